@@ -1,0 +1,2 @@
+//! theta
+fn main() {}

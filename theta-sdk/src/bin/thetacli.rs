@@ -1,0 +1,2 @@
+//! thetacli
+fn main() {}
