@@ -1,1 +1,2 @@
 //! theta-core
+pub mod bls;
