@@ -721,6 +721,7 @@ mod curve {
 }
 
 #[cfg(all(test, feature = "bls"))]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use serde_json::Value;
 
