@@ -31,7 +31,10 @@ pub enum CertificateError {
 }
 
 /// Everything but signatures (`core/vote.go` `CommitCertificate.IsValid`). Strangers' votes are tolerated and not counted.
-pub fn check_form(certificate: &CommitCertificate, validators: &ValidatorSet) -> Result<(), CertificateError> {
+pub fn check_form(
+    certificate: &CommitCertificate,
+    validators: &ValidatorSet,
+) -> Result<(), CertificateError> {
     let votes = certificate.votes.as_slice();
     check_votes(certificate)?;
     if votes.len() > validators.as_slice().len() {

@@ -55,7 +55,8 @@ mod tests {
         for case in array("proposer_schedule") {
             let set = validators(&case["validators"]);
             for row in case["failing_epochs"].as_array().into_iter().flatten() {
-                let expected: Address = row["expected_here"].as_str().expect("text").parse().expect("address");
+                let expected: Address =
+                    row["expected_here"].as_str().expect("text").parse().expect("address");
                 assert_eq!(expected, set.as_slice().last().expect("not empty").address);
                 assert_eq!(proposer(&set, row["epoch"].as_u64().expect("number")), Some(expected));
                 failing += 1;

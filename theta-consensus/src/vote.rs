@@ -223,8 +223,7 @@ mod tests {
         let block: Hash = all["on_block"].as_str().expect("text").parse().expect("hash");
         let on_block = book.on_block(&block, &anybody).map(Encode::to_rlp).collect();
         assert_eq!(hex_set(on_block), listed("unique_voter_on_block"));
-        let on_all =
-            book.blocks.values().flat_map(BTreeMap::values).map(Encode::to_rlp).collect::<Vec<_>>();
+        let on_all = book.blocks.values().flat_map(BTreeMap::values).map(Encode::to_rlp).collect::<Vec<_>>();
         assert_eq!(hex_set(on_all), listed("unique_voter_and_block"));
         let set_on_block = VoteSet::new(book.on_block(&block, &anybody).cloned());
         assert_eq!(
