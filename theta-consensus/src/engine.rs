@@ -408,6 +408,52 @@ impl Engine {
         (tip, self.tree.header(&tip).map_or(0, |header| header.height))
     }
 
+    #[allow(missing_docs)]
+    pub fn dbg(&self) -> String {
+        let n: Vec<String> = self
+            .tree
+            .nodes()
+            .map(|(h, n)| {
+                format!(
+                    "{:.6} h{} e{} p{:.6} c{:.6} {} ch={}",
+                    h.to_string(),
+                    n.header.height,
+                    n.header.epoch,
+                    n.header.parent.to_string(),
+                    n.header.certificate.block.to_string(),
+                    match n.progress {
+                        Progress::Valid(_) => "V",
+                        Progress::Executing => "X",
+                        _ => "W",
+                    },
+                    self.tree.post(h).is_some_and(|p| p.changes_validators)
+                )
+            })
+            .collect();
+        let v: Vec<String> = self
+            .book
+            .latest()
+            .map(|v| format!("{:.6}:{:.6}@{}", v.voter.to_string(), v.block.to_string(), v.epoch))
+            .collect();
+        format!(
+            "me {:.6} head {:?} lock {:.6} h{} cert {} epoch {} last {:?} votes {v:?}\n   {}\n wants {:?} orphans {} tip {:?} ext {:?} fails {} member {:?}",
+            self.roles.validator.unwrap().to_string(),
+            self.settled(),
+            self.lock.block.to_string(),
+            self.lock.height,
+            self.lock.certificate.votes.as_slice().len(),
+            self.epoch,
+            self.last_vote.map(|v| (v.block.to_string()[..6].to_owned(), v.height, v.epoch)),
+            n.join("\n   "),
+            self.wants,
+            self.orphans.len(),
+            self.tip(),
+            self.tip_to_extend(),
+            self.timers.failures,
+            self.tree.validators(&self.tip().0).map(|s| s.as_slice().len())
+        )
+    }
+
     fn start(&mut self, out: &mut Vec<Effect>) {
         for hash in self.tree.children(&self.tree.head()) {
             self.try_execute(hash, out);
@@ -503,7 +549,7 @@ impl Engine {
     }
 
     fn on_vote(&mut self, from: Peer, vote: Vote, out: &mut Vec<Effect>) {
-        let (block, epoch) = (vote.block, vote.epoch);
+        let block = vote.block;
         if !self.takes(&vote) {
             return;
         }
@@ -518,7 +564,7 @@ impl Engine {
             self.want(block, from, self.settings.fetch_delay);
         }
         self.certify(block, out);
-        self.try_advance(epoch, out);
+        self.try_advance(out);
     }
 
     fn on_status(&mut self, from: Peer, status: Status, out: &mut Vec<Effect>) {
@@ -526,11 +572,9 @@ impl Engine {
             return;
         }
         let block = status.certificate.block;
-        let mut epochs = BTreeSet::new();
         for vote in status.certificate.votes.as_slice() {
             if self.takes(vote) {
                 let tree = &self.tree;
-                epochs.insert(vote.epoch);
                 self.book.insert(vote.clone(), |hash| tree.knows(hash));
             }
         }
@@ -538,32 +582,35 @@ impl Engine {
             self.want(block, from, 0);
         }
         self.certify(block, out);
-        for epoch in epochs {
-            self.try_advance(epoch, out);
-        }
+        self.try_advance(out);
     }
 
-    /// Moves on when a quorum has finished an epoch.
-    fn try_advance(&mut self, epoch: u64, out: &mut Vec<Effect>) {
+    /// Moves on when a quorum has finished an epoch. The reference asks only about the epoch of the vote at hand and is
+    /// saved by repetition; here a vote counts once, so every epoch that a vote is known of is asked about.
+    fn try_advance(&mut self, out: &mut Vec<Effect>) {
         let Some(validators) = self.tree.next_validators(&self.tree.head()).cloned() else { return };
-        if epoch < self.epoch {
-            return;
-        }
-        if is_quorum(self.book.since(epoch, &validators), &validators) {
+        let epochs: BTreeSet<u64> = self.book.since(self.epoch, &validators).map(|vote| vote.epoch).collect();
+        let finished = |epoch: &&u64| is_quorum(self.book.since(**epoch, &validators), &validators);
+        if let Some(epoch) = epochs.iter().rev().find(finished).copied() {
             if epoch > self.epoch {
                 let votes = self.book.since(epoch, &validators).cloned();
                 out.extend(votes.map(|vote| Effect::Broadcast(Message::Vote(vote))));
             }
             self.epoch = epoch.saturating_add(1);
             self.enter_epoch(out);
-        } else if epoch > self.epoch && self.pace() == Pace::Responsive {
-            // More than a third, so at least one honest validator has seen the quorum that opened this epoch.
-            let voters = self.book.since(epoch, &validators).map(|vote| vote.voter);
+            return;
+        }
+        // More than a third, so at least one honest validator has seen the quorum that opened the epoch.
+        let opened = |epoch: &&u64| {
+            let voters = self.book.since(**epoch, &validators).map(|vote| vote.voter);
             let three = validators.stake_of(voters).get().saturating_mul(U256::from(3));
-            if three > validators.total_stake().get() {
-                self.epoch = epoch;
-                self.enter_epoch(out);
-            }
+            **epoch > self.epoch && three > validators.total_stake().get()
+        };
+        if self.pace() == Pace::Responsive
+            && let Some(epoch) = epochs.iter().rev().find(opened).copied()
+        {
+            self.epoch = epoch;
+            self.enter_epoch(out);
         }
     }
 
@@ -936,17 +983,13 @@ impl Engine {
             return;
         }
         let Some(validators) = self.tree.validators(&block).cloned() else { return };
-        let mut epochs = BTreeSet::new();
         for vote in certificate.votes.as_slice() {
             if validators.contains(vote.voter) {
-                epochs.insert(vote.epoch);
                 self.book.insert(vote.clone(), |_| true);
             }
         }
         self.certify(block, out);
-        for epoch in epochs {
-            self.try_advance(epoch, out);
-        }
+        self.try_advance(out);
     }
 
     fn condemn(&mut self, hash: Hash, fault: Option<Fault>, out: &mut Vec<Effect>) {

@@ -171,3 +171,12 @@ fn a_transaction_settles_within_a_few_message_delays() {
     // Proposal and votes of two blocks are four delays.
     assert!(slowest <= 100, "{:?}", report.latencies);
 }
+
+#[test]
+fn dbg_one() {
+    let seed = std::env::var("SEED").map_or(18, |s| s.parse().unwrap());
+    let scenario = Scenario { until: 400_000, ..storm(ChainSpec::privatenet(), seed) };
+    let scenario = Scenario { calm_from: 200_000, ..scenario };
+    let report = scenario.run();
+    println!("{report:?}");
+}
