@@ -408,52 +408,6 @@ impl Engine {
         (tip, self.tree.header(&tip).map_or(0, |header| header.height))
     }
 
-    #[allow(missing_docs)]
-    pub fn dbg(&self) -> String {
-        let n: Vec<String> = self
-            .tree
-            .nodes()
-            .map(|(h, n)| {
-                format!(
-                    "{:.6} h{} e{} p{:.6} c{:.6} {} ch={}",
-                    h.to_string(),
-                    n.header.height,
-                    n.header.epoch,
-                    n.header.parent.to_string(),
-                    n.header.certificate.block.to_string(),
-                    match n.progress {
-                        Progress::Valid(_) => "V",
-                        Progress::Executing => "X",
-                        _ => "W",
-                    },
-                    self.tree.post(h).is_some_and(|p| p.changes_validators)
-                )
-            })
-            .collect();
-        let v: Vec<String> = self
-            .book
-            .latest()
-            .map(|v| format!("{:.6}:{:.6}@{}", v.voter.to_string(), v.block.to_string(), v.epoch))
-            .collect();
-        format!(
-            "me {:.6} head {:?} lock {:.6} h{} cert {} epoch {} last {:?} votes {v:?}\n   {}\n wants {:?} orphans {} tip {:?} ext {:?} fails {} member {:?}",
-            self.roles.validator.unwrap().to_string(),
-            self.settled(),
-            self.lock.block.to_string(),
-            self.lock.height,
-            self.lock.certificate.votes.as_slice().len(),
-            self.epoch,
-            self.last_vote.map(|v| (v.block.to_string()[..6].to_owned(), v.height, v.epoch)),
-            n.join("\n   "),
-            self.wants,
-            self.orphans.len(),
-            self.tip(),
-            self.tip_to_extend(),
-            self.timers.failures,
-            self.tree.validators(&self.tip().0).map(|s| s.as_slice().len())
-        )
-    }
-
     fn start(&mut self, out: &mut Vec<Effect>) {
         for hash in self.tree.children(&self.tree.head()) {
             self.try_execute(hash, out);
@@ -1109,3 +1063,6 @@ impl Engine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -44,19 +44,52 @@ pub struct WalVote {
 
 /// Values as their wire bytes: the one form that is known to keep every signature as it came.
 mod as_rlp {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+    use std::fmt;
+
+    use serde::{
+        Deserialize, Deserializer, Serialize, Serializer,
+        de::{Error as _, Visitor},
+    };
     use theta_core::codec::{
         record::MAX_RECORD,
         rlp::{Decode, Encode},
     };
 
+    /// Bytes as one piece; serde takes a vector of them one by one.
+    struct Bytes(Vec<u8>);
+
+    impl Serialize for Bytes {
+        fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+            to.serialize_bytes(&self.0)
+        }
+    }
+
+    impl<'de> Deserialize<'de> for Bytes {
+        fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+            struct Read;
+            impl Visitor<'_> for Read {
+                type Value = Bytes;
+                fn expecting(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    to.write_str("bytes")
+                }
+                fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Bytes, E> {
+                    Ok(Bytes(bytes.to_vec()))
+                }
+                fn visit_byte_buf<E>(self, bytes: Vec<u8>) -> Result<Bytes, E> {
+                    Ok(Bytes(bytes))
+                }
+            }
+            from.deserialize_byte_buf(Read)
+        }
+    }
+
     pub(super) fn serialize<T: Encode, S: Serializer>(values: &[T], to: S) -> Result<S::Ok, S::Error> {
-        values.iter().map(Encode::to_rlp).collect::<Vec<_>>().serialize(to)
+        values.iter().map(|value| Bytes(value.to_rlp())).collect::<Vec<_>>().serialize(to)
     }
 
     pub(super) fn deserialize<'de, T: Decode, D: Deserializer<'de>>(from: D) -> Result<Vec<T>, D::Error> {
-        let values = Vec::<Vec<u8>>::deserialize(from)?;
-        values.iter().map(|bytes| T::from_rlp(bytes, MAX_RECORD).map_err(D::Error::custom)).collect()
+        let values = Vec::<Bytes>::deserialize(from)?;
+        values.iter().map(|bytes| T::from_rlp(&bytes.0, MAX_RECORD).map_err(D::Error::custom)).collect()
     }
 }
 

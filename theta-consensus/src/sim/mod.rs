@@ -306,13 +306,6 @@ impl Network {
             self.happen(event);
         }
         for node in &self.nodes {
-            if std::env::var("DBG").is_ok() {
-                if let Some(r) = &node.running {
-                    eprintln!("{}", r.engine.dbg());
-                } else {
-                    eprintln!("down");
-                }
-            }
             self.report.settled.push(node.settled_height);
             self.report.epochs.push(node.running.as_ref().map_or(0, |running| running.engine.epoch()));
         }

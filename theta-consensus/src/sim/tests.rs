@@ -2,22 +2,22 @@ use theta_core::spec::Pace;
 
 use super::*;
 
-/// Forty seconds of loss, partitions and crashes, then calm.
+/// Twenty-five seconds of loss, partitions and crashes, then calm.
 fn storm(spec: ChainSpec, seed: u64) -> Scenario {
     let mut random = Random::new(seed);
     let partition = |random: &mut Random| {
-        let from = random.below(35_000);
+        let from = random.below(15_000);
         let group = (0..4).filter(|_| random.below(2) == 0).collect();
         Partition { from, until: from + random.below(15_000), group }
     };
     Scenario {
-        until: 70_000,
+        until: 50_000,
         delay: (1, 20 + random.below(300)),
         loss_per_mille: random.below(150),
         crashes_per_100k: random.below(400),
-        calm_from: 40_000,
+        calm_from: 25_000,
         partitions: vec![partition(&mut random), partition(&mut random)],
-        blackouts: if random.below(3) == 0 { vec![random.below(40_000)] } else { Vec::new() },
+        blackouts: if random.below(3) == 0 { vec![random.below(25_000)] } else { Vec::new() },
         transaction_every: 700,
         execution: random.below(3) * 60,
         ..Scenario::honest(spec, 4, seed)
@@ -29,30 +29,50 @@ fn growth(before: &[u64], after: &[u64]) -> u64 {
     after.iter().zip(before).map(|(after, before)| after.saturating_sub(*before)).min().unwrap_or(0)
 }
 
-#[test]
-fn storms_break_no_rule_and_calm_ends_them() {
+fn storms_break_no_rule_and_calm_ends_them(seeds: std::ops::Range<u64>) {
     let mut restarts = 0;
-    for seed in 0..200 {
+    for seed in seeds {
         let report = storm(ChainSpec::devnet(), seed).run();
         assert_eq!(report.violations, [], "seed {seed}");
         // Fifteen seconds after storm and partitions everybody has caught up and goes on.
-        let grown = growth(&report.samples[6], &report.settled);
+        let grown = growth(&report.samples[4], &report.settled);
         assert!(grown >= 3, "seed {seed}: {:?} then {:?}", report.samples, report.settled);
         restarts += report.restarts;
     }
-    assert!(restarts > 1_000, "{restarts}");
+    assert!(restarts > 250, "{restarts}");
+}
+
+// Four tests, so that they run beside each other.
+#[test]
+fn storms_0_to_49_break_no_rule_and_calm_ends_them() {
+    storms_break_no_rule_and_calm_ends_them(0..50);
+}
+
+#[test]
+fn storms_50_to_99_break_no_rule_and_calm_ends_them() {
+    storms_break_no_rule_and_calm_ends_them(50..100);
+}
+
+#[test]
+fn storms_100_to_149_break_no_rule_and_calm_ends_them() {
+    storms_break_no_rule_and_calm_ends_them(100..150);
+}
+
+#[test]
+fn storms_150_to_199_break_no_rule_and_calm_ends_them() {
+    storms_break_no_rule_and_calm_ends_them(150..200);
 }
 
 #[test]
 fn storms_over_changing_validators_break_no_rule() {
     let mut changed = 0;
     for seed in 0..40 {
-        let scenario = Scenario { stake_change_every: 4_000, ..storm(ChainSpec::devnet(), seed) };
+        let scenario = Scenario { stake_change_every: 2_000, ..storm(ChainSpec::devnet(), seed) };
         let report = scenario.run();
         assert_eq!(report.violations, [], "seed {seed}");
         changed += report.settled.iter().max().copied().unwrap_or(0);
     }
-    assert!(changed > 400, "{changed}");
+    assert!(changed > 1_000, "{changed}");
 }
 
 #[test]
@@ -170,13 +190,4 @@ fn a_transaction_settles_within_a_few_message_delays() {
     let slowest = report.latencies.last().copied().unwrap_or(Millis::MAX);
     // Proposal and votes of two blocks are four delays.
     assert!(slowest <= 100, "{:?}", report.latencies);
-}
-
-#[test]
-fn dbg_one() {
-    let seed = std::env::var("SEED").map_or(18, |s| s.parse().unwrap());
-    let scenario = Scenario { until: 400_000, ..storm(ChainSpec::privatenet(), seed) };
-    let scenario = Scenario { calm_from: 200_000, ..scenario };
-    let report = scenario.run();
-    println!("{report:?}");
 }
