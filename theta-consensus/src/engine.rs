@@ -232,6 +232,7 @@ pub struct Engine {
     wake_at: Option<Millis>,
     now: Millis,
     started: bool,
+    members: Vec<Arc<ValidatorSet>>,
 }
 
 impl Engine {
@@ -279,7 +280,7 @@ impl Engine {
             last_vote.map(|vote: WalVote| vote.epoch),
             proposal.as_ref().map(|block: &Block| block.header.epoch),
         ];
-        Ok(Self {
+        let mut engine = Self {
             spec,
             settings: Settings { epoch_timeout: settings.epoch_timeout.max(1), ..settings },
             roles,
@@ -306,7 +307,10 @@ impl Engine {
             wake_at: None,
             now: 0,
             started: false,
-        })
+            members: Vec::new(),
+        };
+        engine.gather_members();
+        Ok(engine)
     }
 
     /// Takes an input. `now` is in milliseconds since 1970; a clock that goes back counts as one that stands still.
@@ -489,13 +493,21 @@ impl Engine {
     }
 
     fn is_member(&self, address: &Address) -> bool {
-        let head = self.tree.head();
-        let sets = [
-            self.tree.next_validators(&head),
-            self.tree.validators(&self.lock.block),
-            self.tree.next_validators(&self.lock.block),
-        ];
-        sets.into_iter().flatten().any(|set| set.contains(*address))
+        self.members.iter().any(|set| set.contains(*address))
+    }
+
+    /// The sets that have a say now: those after the settled head and around the lock.
+    fn gather_members(&mut self) {
+        let (head, lock) = (self.tree.head(), self.lock.block);
+        let sets =
+            [self.tree.next_validators(&head), self.tree.validators(&lock), self.tree.next_validators(&lock)];
+        let mut members: Vec<Arc<ValidatorSet>> = Vec::new();
+        for set in sets.into_iter().flatten() {
+            if !members.contains(set) {
+                members.push(set.clone());
+            }
+        }
+        self.members = members;
     }
 
     fn is_lost(&self, hash: &Hash) -> bool {
@@ -622,6 +634,7 @@ impl Engine {
         self.append(WalRecord { blocks, lock: Some(certificate.clone()), ..WalRecord::default() }, out);
         self.lock = Lock { block: hash, height, certificate };
         self.timers.failures = 0;
+        self.gather_members();
         self.settle(out);
     }
 
@@ -632,6 +645,7 @@ impl Engine {
             return;
         }
         let gone = self.tree.settle(&parent);
+        self.gather_members();
         let Some(header) = self.tree.header(&parent).cloned() else { return };
         let height = header.height;
         out.push(Effect::Reached { finality: Finality::Settled, hash: parent, header });
@@ -996,6 +1010,7 @@ impl Engine {
         }
         if hash == self.lock.block {
             // After a restart the lock is known before its block has been executed again.
+            self.gather_members();
             self.settle(out);
         }
         self.certify(hash, out);

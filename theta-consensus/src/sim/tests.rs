@@ -63,6 +63,30 @@ fn storms_150_to_199_break_no_rule_and_calm_ends_them() {
     storms_break_no_rule_and_calm_ends_them(150..200);
 }
 
+/// So much loss, and delays so near to the timeout, that blocks get certified on several branches.
+#[test]
+fn hopeless_networks_break_no_rule() {
+    for seed in 0..60 {
+        let mut random = Random::new(seed);
+        let flapping = (0..20).map(|slot| {
+            let group = (0..4).filter(|_| random.below(2) == 0).collect();
+            let from = slot * 3_000 + random.below(1_500);
+            Partition { from, until: from + random.below(3_000), group }
+        });
+        let scenario = Scenario {
+            partitions: flapping.collect(),
+            loss_per_mille: 100 + 10 * (seed % 30),
+            delay: (1, 100 + 30 * (seed % 40)),
+            crashes_per_100k: seed % 3 * 300,
+            stake_change_every: seed % 2 * 3_000,
+            transaction_every: 500,
+            ..Scenario::honest(ChainSpec::devnet(), 4, seed)
+        };
+        let report = scenario.run();
+        assert_eq!(report.violations, [], "seed {seed}");
+    }
+}
+
 #[test]
 fn storms_over_changing_validators_break_no_rule() {
     let mut changed = 0;
