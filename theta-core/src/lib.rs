@@ -18,6 +18,7 @@
 
 pub mod amount;
 pub mod block;
+pub mod bls;
 pub mod codec;
 pub mod context;
 pub mod hash;
