@@ -158,8 +158,7 @@ fn theta_js_transactions() {
         assert_eq!(read, raw);
         assert_eq!(read.transaction.kind(), case["typeId"].as_u64().unwrap() as u16);
         // Its own signature verifies, and no other key's does.
-        let signed =
-            theta_ledger::tx::sign_bytes(text(&case["chainId"]), &read.transaction.signed_part(), false);
+        let signed = bytes(&case["signBytes"]);
         let window = raw
             .bytes
             .windows(65)
