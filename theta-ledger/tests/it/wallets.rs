@@ -58,7 +58,8 @@ fn theta_js_transactions() {
         let fee = || tfuel(big(&fields["gasPrice"]));
         let stake = || {
             let amount = big(&fields["amount"]);
-            if fields["purpose"] == 2 { tfuel(amount) } else { theta(amount) }
+            // The older class of theta-js knows Theta only.
+            if fields["purpose"] == 2 && case["typeId"] == 10 { tfuel(amount) } else { theta(amount) }
         };
         let to = |key: &str| TxOutput { address: who(&fields[key]), coins: TxCoins::default() };
         let purpose = || Purpose(fields["purpose"].as_u64().unwrap() as u8);
