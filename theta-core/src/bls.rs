@@ -29,6 +29,8 @@ verify(Suite::Rfc9380, &key.public_key(), b"checkpoint", &signature)?;
 use alloy_primitives::FixedBytes;
 use serde::{Deserialize, Serialize};
 
+use crate::codec::rlp::{Decode, DecodeError, Encode, Fault, Item, Reader, encode_string};
+
 /// Which hash-to-curve and which checks apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -86,10 +88,34 @@ impl Signature {
     }
 }
 
+macro_rules! rlp_point {
+    ($($name:ident),*) => {$(
+        impl Encode for $name {
+            fn encode(&self, out: &mut Vec<u8>) {
+                encode_string(self.0.as_slice(), out);
+            }
+        }
+        impl Decode for $name {
+            /// Exactly the canonical length, and infinity in its one clean form; whether it is a point is not looked at.
+            fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+                let error = input.error(Fault::Value("the point at infinity is 0xc0 and zeros"));
+                let bytes = input.array::<{ Self::LENGTH }>()?;
+                let infinity = bytes[0] & 0x40 != 0;
+                if infinity && (bytes[0] != 0xc0 || bytes[1..].iter().any(|byte| *byte != 0)) {
+                    return Err(error);
+                }
+                Ok(Self(FixedBytes(bytes)))
+            }
+        }
+        impl Item for $name {}
+    )*};
+}
+rlp_point!(PublicKey, Signature);
+
 #[cfg(feature = "bls")]
 pub use self::with_curve::{
-    BlsError, SecretKey, aggregate_public_keys, aggregate_signatures, fast_aggregate_verify,
-    verify, verify_possession,
+    BlsError, SecretKey, aggregate_public_keys, aggregate_signatures, fast_aggregate_verify, verify,
+    verify_possession,
 };
 
 #[cfg(feature = "bls")]
@@ -150,10 +176,7 @@ mod with_curve {
         /// Reads the first 32 bytes as a big-endian scalar, as the reference does; zero parses, and
         /// its public key is the identity.
         pub fn from_bytes(bytes: &[u8]) -> Result<Self, BlsError> {
-            let scalar = bytes.first_chunk().ok_or(BlsError::Length {
-                got: bytes.len(),
-                wanted: 32,
-            })?;
+            let scalar = bytes.first_chunk().ok_or(BlsError::Length { got: bytes.len(), wanted: 32 })?;
             if !curve::below_order(scalar) {
                 return Err(BlsError::Secret);
             }
@@ -172,9 +195,7 @@ mod with_curve {
 
         /// Signs a message. Deterministic.
         pub fn sign(&self, suite: Suite, message: &[u8]) -> Signature {
-            Signature::from_checked_bytes(
-                curve::sign(&self.0, &hash(suite, message, SIGN_TAG)).encode(),
-            )
+            Signature::from_checked_bytes(curve::sign(&self.0, &hash(suite, message, SIGN_TAG)).encode())
         }
 
         /// Proves that the holder of the public key knows the secret: what makes adding up keys safe.
@@ -198,9 +219,7 @@ mod with_curve {
     impl Signature {
         /// Checks bytes and brings them into the one canonical form; leniencies as for keys.
         pub fn parse(bytes: &[u8], suite: Suite) -> Result<Self, BlsError> {
-            Ok(Self::from_checked_bytes(
-                signature_point(bytes, suite)?.encode(),
-            ))
+            Ok(Self::from_checked_bytes(signature_point(bytes, suite)?.encode()))
         }
     }
 
@@ -215,11 +234,7 @@ mod with_curve {
     }
 
     /// Checks what [`SecretKey::proof_of_possession`] makes.
-    pub fn verify_possession(
-        suite: Suite,
-        key: &PublicKey,
-        proof: &Signature,
-    ) -> Result<(), BlsError> {
+    pub fn verify_possession(suite: Suite, key: &PublicKey, proof: &Signature) -> Result<(), BlsError> {
         // The reference hashes the key as it re-encodes it, not as it was received.
         let canonical = key_point(key.as_bytes(), suite)?.encode();
         check(suite, key, &hash(suite, &canonical, POSSESSION_TAG), proof)
@@ -269,12 +284,7 @@ mod with_curve {
         verify(suite, &sum, message, signature)
     }
 
-    fn check(
-        suite: Suite,
-        key: &PublicKey,
-        message: &G2,
-        signature: &Signature,
-    ) -> Result<(), BlsError> {
+    fn check(suite: Suite, key: &PublicKey, message: &G2, signature: &Signature) -> Result<(), BlsError> {
         let key = key_point(key.as_bytes(), suite)?;
         let signature = signature_point(signature.as_bytes(), suite)?;
         if curve::pairings_equal((&G1::generator(), &signature), (&key, message)) {
@@ -318,15 +328,9 @@ mod with_curve {
 
     /// The bytes of a finite point, or `None` for the identity.
     fn compressed<const N: usize>(bytes: &[u8], suite: Suite) -> Result<Option<[u8; N]>, BlsError> {
-        let head = bytes.first_chunk::<N>().ok_or(BlsError::Length {
-            got: bytes.len(),
-            wanted: N,
-        })?;
+        let head = bytes.first_chunk::<N>().ok_or(BlsError::Length { got: bytes.len(), wanted: N })?;
         if suite == Suite::Rfc9380 && bytes.len() != N {
-            return Err(BlsError::Length {
-                got: bytes.len(),
-                wanted: N,
-            });
+            return Err(BlsError::Length { got: bytes.len(), wanted: N });
         }
         if head[0] & 0x80 == 0 {
             return Err(BlsError::Encoding);
@@ -346,46 +350,39 @@ mod with_curve {
 
 /// Safe faces of blst's curve functions, which assume nothing about subgroups unless they say so.
 #[cfg(feature = "bls")]
-#[expect(
-    unsafe_code,
-    reason = "blst's safe layer always checks subgroups and has no 2020 hash-to-curve"
-)]
+#[expect(unsafe_code, reason = "blst's safe layer always checks subgroups and has no 2020 hash-to-curve")]
 mod curve {
     use blst::{
         blst_bendian_from_fp, blst_final_exp, blst_fp, blst_fp_add, blst_fp_from_bendian,
-        blst_fp_from_lendian, blst_fp_from_uint64, blst_fp_mul, blst_fp_sqr, blst_fp_sqrt,
-        blst_fp2, blst_fp2_add, blst_fp2_mul, blst_fp2_sqr, blst_fp2_sqrt, blst_fp12,
-        blst_fp12_is_equal, blst_hash_to_g2, blst_miller_loop, blst_p1, blst_p1_add_or_double,
-        blst_p1_affine, blst_p1_compress, blst_p1_double, blst_p1_from_affine, blst_p1_generator,
-        blst_p1_in_g1, blst_p1_is_inf, blst_p1_to_affine, blst_p2, blst_p2_add_or_double,
-        blst_p2_affine, blst_p2_compress, blst_p2_double, blst_p2_from_affine, blst_p2_in_g2,
-        blst_p2_is_inf, blst_p2_to_affine, blst_scalar, blst_scalar_fr_check,
-        blst_scalar_from_bendian, blst_sign_pk_in_g1, blst_sk_to_pk_in_g1,
+        blst_fp_from_lendian, blst_fp_from_uint64, blst_fp_mul, blst_fp_sqr, blst_fp_sqrt, blst_fp2,
+        blst_fp2_add, blst_fp2_mul, blst_fp2_sqr, blst_fp2_sqrt, blst_fp12, blst_fp12_is_equal,
+        blst_hash_to_g2, blst_miller_loop, blst_p1, blst_p1_add_or_double, blst_p1_affine, blst_p1_compress,
+        blst_p1_double, blst_p1_from_affine, blst_p1_generator, blst_p1_in_g1, blst_p1_is_inf,
+        blst_p1_to_affine, blst_p2, blst_p2_add_or_double, blst_p2_affine, blst_p2_compress, blst_p2_double,
+        blst_p2_from_affine, blst_p2_in_g2, blst_p2_is_inf, blst_p2_to_affine, blst_scalar,
+        blst_scalar_fr_check, blst_scalar_from_bendian, blst_sign_pk_in_g1, blst_sk_to_pk_in_g1,
     };
     use sha2::{Digest, Sha512};
     use zeroize::Zeroize;
 
     /// The field modulus, big-endian.
     const MODULUS: [u8; 48] = [
-        0x1a, 0x01, 0x11, 0xea, 0x39, 0x7f, 0xe6, 0x9a, 0x4b, 0x1b, 0xa7, 0xb6, 0x43, 0x4b, 0xac,
-        0xd7, 0x64, 0x77, 0x4b, 0x84, 0xf3, 0x85, 0x12, 0xbf, 0x67, 0x30, 0xd2, 0xa0, 0xf6, 0xb0,
-        0xf6, 0x24, 0x1e, 0xab, 0xff, 0xfe, 0xb1, 0x53, 0xff, 0xff, 0xb9, 0xfe, 0xff, 0xff, 0xff,
-        0xff, 0xaa, 0xab,
+        0x1a, 0x01, 0x11, 0xea, 0x39, 0x7f, 0xe6, 0x9a, 0x4b, 0x1b, 0xa7, 0xb6, 0x43, 0x4b, 0xac, 0xd7, 0x64,
+        0x77, 0x4b, 0x84, 0xf3, 0x85, 0x12, 0xbf, 0x67, 0x30, 0xd2, 0xa0, 0xf6, 0xb0, 0xf6, 0x24, 0x1e, 0xab,
+        0xff, 0xfe, 0xb1, 0x53, 0xff, 0xff, 0xb9, 0xfe, 0xff, 0xff, 0xff, 0xff, 0xaa, 0xab,
     ];
     /// The full cofactor of G2, big-endian.
     const COFACTOR_G2: &[u8] = &[
-        0x05, 0xd5, 0x43, 0xa9, 0x54, 0x14, 0xe7, 0xf1, 0x09, 0x1d, 0x50, 0x79, 0x28, 0x76, 0xa2,
-        0x02, 0xcd, 0x91, 0xde, 0x45, 0x47, 0x08, 0x5a, 0xba, 0xa6, 0x8a, 0x20, 0x5b, 0x2e, 0x5a,
-        0x7d, 0xdf, 0xa6, 0x28, 0xf1, 0xcb, 0x4d, 0x9e, 0x82, 0xef, 0x21, 0x53, 0x7e, 0x29, 0x3a,
-        0x66, 0x91, 0xae, 0x16, 0x16, 0xec, 0x6e, 0x78, 0x6f, 0x0c, 0x70, 0xcf, 0x1c, 0x38, 0xe3,
-        0x1c, 0x72, 0x38, 0xe5,
+        0x05, 0xd5, 0x43, 0xa9, 0x54, 0x14, 0xe7, 0xf1, 0x09, 0x1d, 0x50, 0x79, 0x28, 0x76, 0xa2, 0x02, 0xcd,
+        0x91, 0xde, 0x45, 0x47, 0x08, 0x5a, 0xba, 0xa6, 0x8a, 0x20, 0x5b, 0x2e, 0x5a, 0x7d, 0xdf, 0xa6, 0x28,
+        0xf1, 0xcb, 0x4d, 0x9e, 0x82, 0xef, 0x21, 0x53, 0x7e, 0x29, 0x3a, 0x66, 0x91, 0xae, 0x16, 0x16, 0xec,
+        0x6e, 0x78, 0x6f, 0x0c, 0x70, 0xcf, 0x1c, 0x38, 0xe3, 0x1c, 0x72, 0x38, 0xe5,
     ];
     /// `(3 (z^2 - 1))^-1` modulo the group order, big-endian; z is the curve parameter. herumi's fast
     /// cofactor multiplication differs from the full one by this factor.
     const ADJUST_G2: &[u8] = &[
-        0x26, 0xa4, 0x8d, 0x1b, 0xb8, 0x89, 0xd4, 0x6d, 0x66, 0x68, 0x9d, 0x58, 0x03, 0x35, 0xf2,
-        0xac, 0x37, 0xd2, 0xaa, 0xab, 0x55, 0x54, 0x3d, 0x54, 0x55, 0x55, 0x55, 0x54, 0xaa, 0xaa,
-        0xaa, 0xab,
+        0x26, 0xa4, 0x8d, 0x1b, 0xb8, 0x89, 0xd4, 0x6d, 0x66, 0x68, 0x9d, 0x58, 0x03, 0x35, 0xf2, 0xac, 0x37,
+        0xd2, 0xaa, 0xab, 0x55, 0x54, 0x3d, 0x54, 0x55, 0x55, 0x55, 0x54, 0xaa, 0xaa, 0xaa, 0xab,
     ];
 
     #[derive(Clone, Copy)]
@@ -418,14 +415,7 @@ mod curve {
             // SAFETY: as above.
             unsafe { blst::blst_fp_cneg(&mut negative, &y, true) };
             let is_larger = big_endian(&y) > big_endian(&negative);
-            let affine = blst_p1_affine {
-                x,
-                y: if is_larger == wants_larger(bytes) {
-                    y
-                } else {
-                    negative
-                },
-            };
+            let affine = blst_p1_affine { x, y: if is_larger == wants_larger(bytes) { y } else { negative } };
             let mut point = blst_p1::default();
             // SAFETY: as above.
             unsafe { blst_p1_from_affine(&mut point, &affine) };
@@ -481,24 +471,14 @@ mod curve {
             if real[0] & 0xe0 != 0 {
                 return None;
             }
-            Self::lift(
-                blst_fp2 {
-                    fp: [field(real)?, field(imaginary)?],
-                },
-                wants_larger(bytes),
-            )
+            Self::lift(blst_fp2 { fp: [field(real)?, field(imaginary)?] }, wants_larger(bytes))
         }
 
         /// The point with this x and the larger or smaller y, if there is one.
         fn lift(x: blst_fp2, larger: bool) -> Option<Self> {
-            let (mut squared, mut cubed, mut right) = (
-                blst_fp2::default(),
-                blst_fp2::default(),
-                blst_fp2::default(),
-            );
-            let four = blst_fp2 {
-                fp: [small(4), small(4)],
-            };
+            let (mut squared, mut cubed, mut right) =
+                (blst_fp2::default(), blst_fp2::default(), blst_fp2::default());
+            let four = blst_fp2 { fp: [small(4), small(4)] };
             let (mut y, mut negative) = (blst_fp2::default(), blst_fp2::default());
             // SAFETY: as above.
             unsafe {
@@ -512,10 +492,7 @@ mod curve {
             }
             let order = |value: &blst_fp2| (big_endian(&value.fp[1]), big_endian(&value.fp[0]));
             let is_larger = order(&y) > order(&negative);
-            let affine = blst_p2_affine {
-                x,
-                y: if is_larger == larger { y } else { negative },
-            };
+            let affine = blst_p2_affine { x, y: if is_larger == larger { y } else { negative } };
             let mut point = blst_p2::default();
             // SAFETY: as above.
             unsafe { blst_p2_from_affine(&mut point, &affine) };
@@ -543,10 +520,7 @@ mod curve {
         /// Scales by a big-endian number.
         fn times_bytes(&self, factor: &[u8]) -> Self {
             let mut out = blst_p2::default();
-            for bit in factor
-                .iter()
-                .flat_map(|byte| (0..8).rev().map(move |bit| byte >> bit & 1))
-            {
+            for bit in factor.iter().flat_map(|byte| (0..8).rev().map(move |bit| byte >> bit & 1)) {
                 let before = out;
                 // SAFETY: as above.
                 unsafe { blst_p2_double(&mut out, &before) };
@@ -754,10 +728,7 @@ mod tests {
     fn signatures_equal_the_reference() {
         for case in cases("bls_sign").iter().chain(&cases("keys")) {
             let secret = SecretKey::from_bytes(&bytes(case, "secret_key")).unwrap();
-            assert_eq!(
-                secret.public_key().as_bytes()[..],
-                bytes(case, "public_key")
-            );
+            assert_eq!(secret.public_key().as_bytes()[..], bytes(case, "public_key"));
             let proof = secret.proof_of_possession(OLD);
             assert_eq!(proof.as_bytes()[..], bytes(case, "pop"));
             for signed in case["signatures"].as_array().unwrap() {
@@ -772,14 +743,8 @@ mod tests {
     fn node_keys_equal_the_reference() {
         for case in cases("bls_node_key") {
             let secret = SecretKey::from_bytes(&bytes(&case, "bls_secret")).unwrap();
-            assert_eq!(
-                secret.public_key().as_bytes()[..],
-                bytes(&case, "bls_public")
-            );
-            assert_eq!(
-                secret.proof_of_possession(OLD).as_bytes()[..],
-                bytes(&case, "bls_pop")
-            );
+            assert_eq!(secret.public_key().as_bytes()[..], bytes(&case, "bls_public"));
+            assert_eq!(secret.proof_of_possession(OLD).as_bytes()[..], bytes(&case, "bls_pop"));
         }
     }
 
@@ -787,18 +752,10 @@ mod tests {
     fn secrets_parse_as_in_the_reference() {
         for case in cases("bls_secret_parse") {
             let parsed = SecretKey::from_bytes(&bytes(&case, "bytes"));
-            assert_eq!(
-                parsed.is_ok(),
-                case["accepted"].as_bool().unwrap(),
-                "{}",
-                case["name"]
-            );
+            assert_eq!(parsed.is_ok(), case["accepted"].as_bool().unwrap(), "{}", case["name"]);
             if let Ok(secret) = parsed {
                 assert_eq!(secret.to_bytes()[..], bytes(&case, "secret_key"));
-                assert_eq!(
-                    secret.public_key().as_bytes()[..],
-                    bytes(&case, "public_key")
-                );
+                assert_eq!(secret.public_key().as_bytes()[..], bytes(&case, "public_key"));
             }
         }
     }
@@ -812,20 +769,9 @@ mod tests {
                 _ => Signature::parse(&raw, suite).map(|signature| signature.as_bytes().to_vec()),
             };
             let accepted = case["accepted"].as_bool().unwrap();
-            assert_eq!(
-                parse(OLD).is_ok(),
-                accepted,
-                "{} {}",
-                case["kind"],
-                case["name"]
-            );
+            assert_eq!(parse(OLD).is_ok(), accepted, "{} {}", case["kind"], case["name"]);
             if accepted {
-                assert_eq!(
-                    parse(OLD).unwrap(),
-                    bytes(&case, "reencoded"),
-                    "{}",
-                    case["name"]
-                );
+                assert_eq!(parse(OLD).unwrap(), bytes(&case, "reencoded"), "{}", case["name"]);
             }
             // The standard suite takes canonical points of the subgroup only.
             if parse(NEW).is_ok() {
@@ -848,22 +794,11 @@ mod tests {
                 &bytes(&case, "message"),
                 &signature(&case, "signature"),
             );
-            assert_eq!(
-                answer.is_ok(),
-                case["verifies"].as_bool().unwrap(),
-                "{}",
-                case["name"]
-            );
+            assert_eq!(answer.is_ok(), case["verifies"].as_bool().unwrap(), "{}", case["name"]);
         }
         for case in cases("bls_pop") {
-            let answer =
-                verify_possession(OLD, &key(&case, "public_key"), &signature(&case, "pop"));
-            assert_eq!(
-                answer.is_ok(),
-                case["verifies"].as_bool().unwrap(),
-                "{}",
-                case["name"]
-            );
+            let answer = verify_possession(OLD, &key(&case, "public_key"), &signature(&case, "pop"));
+            assert_eq!(answer.is_ok(), case["verifies"].as_bool().unwrap(), "{}", case["name"]);
         }
     }
 
@@ -871,42 +806,26 @@ mod tests {
     fn weighted_aggregates_equal_the_reference() {
         for case in cases("bls_aggregate") {
             let message = bytes(&case, "message");
-            let of = |name: &str| {
-                case[name]
-                    .as_array()
-                    .unwrap()
-                    .iter()
-                    .map(Value::clone)
-                    .collect::<Vec<_>>()
-            };
+            let of = |name: &str| case[name].as_array().unwrap().iter().map(Value::clone).collect::<Vec<_>>();
             let weights: Vec<u32> = of("multiplicities")
                 .iter()
                 .map(|weight| weight.as_u64().unwrap().try_into().unwrap())
                 .collect();
             let secrets: Vec<_> = of("secret_keys")
                 .iter()
-                .map(|secret| {
-                    SecretKey::from_bytes(&hex::decode(secret.as_str().unwrap()).unwrap()).unwrap()
-                })
+                .map(|secret| SecretKey::from_bytes(&hex::decode(secret.as_str().unwrap()).unwrap()).unwrap())
                 .collect();
             let keys: Vec<_> = secrets.iter().map(SecretKey::public_key).collect();
-            let signatures: Vec<_> = secrets
-                .iter()
-                .map(|secret| secret.sign(OLD, &message))
-                .collect();
+            let signatures: Vec<_> = secrets.iter().map(|secret| secret.sign(OLD, &message)).collect();
             let sum = aggregate_public_keys(OLD, keys.iter().zip(weights.iter().copied())).unwrap();
             assert_eq!(sum.as_bytes()[..], bytes(&case, "aggregate_public_key"));
-            let signed =
-                aggregate_signatures(OLD, signatures.iter().zip(weights.iter().copied())).unwrap();
+            let signed = aggregate_signatures(OLD, signatures.iter().zip(weights.iter().copied())).unwrap();
             assert_eq!(signed.as_bytes()[..], bytes(&case, "aggregate_signature"));
             let answer = verify(OLD, &sum, &message, &signed);
             assert_eq!(answer.is_ok(), case["verifies"].as_bool().unwrap());
         }
         let (all, known) = (fixture(), cases("keys"));
-        let keys = [
-            (&key(&known[0], "public_key"), 3),
-            (&key(&known[1], "public_key"), 2),
-        ];
+        let keys = [(&key(&known[0], "public_key"), 3), (&key(&known[1], "public_key"), 2)];
         let sum = aggregate_public_keys(OLD, keys).unwrap();
         assert_eq!(sum.as_bytes()[..], bytes(&all["weighted"], "public_key"));
     }
@@ -930,32 +849,17 @@ mod tests {
         let secret = SecretKey::from_bytes(&[9; 32]).unwrap();
         let theirs = blst::min_pk::SecretKey::from_bytes(&[9; 32]).unwrap();
         let tag = b"BLS_SIG_BLS12381G2_XMD:SHA-256_SSWU_RO_POP_";
-        assert_eq!(
-            secret.public_key().as_bytes(),
-            &theirs.sk_to_pk().to_bytes()
-        );
+        assert_eq!(secret.public_key().as_bytes(), &theirs.sk_to_pk().to_bytes());
         let made = secret.sign(NEW, b"message");
-        assert_eq!(
-            made.as_bytes(),
-            &theirs.sign(b"message", tag, &[]).to_bytes()
-        );
+        assert_eq!(made.as_bytes(), &theirs.sign(b"message", tag, &[]).to_bytes());
         assert_eq!(verify(NEW, &secret.public_key(), b"message", &made), Ok(()));
-        assert_eq!(
-            verify(NEW, &secret.public_key(), b"other", &made),
-            Err(BlsError::Mismatch)
-        );
-        assert_eq!(
-            verify(OLD, &secret.public_key(), b"message", &made),
-            Err(BlsError::Mismatch)
-        );
+        assert_eq!(verify(NEW, &secret.public_key(), b"other", &made), Err(BlsError::Mismatch));
+        assert_eq!(verify(OLD, &secret.public_key(), b"message", &made), Err(BlsError::Mismatch));
         let proof = secret.proof_of_possession(NEW);
         assert_eq!(verify_possession(NEW, &secret.public_key(), &proof), Ok(()));
         // A proof is no signature: the tags differ.
         let own_key = *secret.public_key().as_bytes();
-        assert_eq!(
-            verify(NEW, &secret.public_key(), &own_key, &proof),
-            Err(BlsError::Mismatch)
-        );
+        assert_eq!(verify(NEW, &secret.public_key(), &own_key, &proof), Err(BlsError::Mismatch));
     }
 
     #[test]
@@ -963,28 +867,14 @@ mod tests {
         let identity = aggregate_public_keys(OLD, []).unwrap();
         let unsigned = aggregate_signatures(OLD, []).unwrap();
         assert_eq!(verify(OLD, &identity, b"anything", &unsigned), Ok(()));
-        assert_eq!(
-            verify(NEW, &identity, b"anything", &unsigned),
-            Err(BlsError::Identity)
-        );
-        assert_eq!(
-            fast_aggregate_verify(NEW, [], b"anything", &unsigned),
-            Err(BlsError::Empty)
-        );
-        let secrets: Vec<_> = (1_u8..4)
-            .map(|seed| SecretKey::from_bytes(&[seed; 32]).unwrap())
-            .collect();
+        assert_eq!(verify(NEW, &identity, b"anything", &unsigned), Err(BlsError::Identity));
+        assert_eq!(fast_aggregate_verify(NEW, [], b"anything", &unsigned), Err(BlsError::Empty));
+        let secrets: Vec<_> = (1_u8..4).map(|seed| SecretKey::from_bytes(&[seed; 32]).unwrap()).collect();
         let keys: Vec<_> = secrets.iter().map(SecretKey::public_key).collect();
-        let parts: Vec<_> = secrets
-            .iter()
-            .map(|secret| secret.sign(NEW, b"block"))
-            .collect();
+        let parts: Vec<_> = secrets.iter().map(|secret| secret.sign(NEW, b"block")).collect();
         let all = aggregate_signatures(NEW, parts.iter().map(|part| (part, 1))).unwrap();
         assert_eq!(fast_aggregate_verify(NEW, &keys, b"block", &all), Ok(()));
-        assert_eq!(
-            fast_aggregate_verify(NEW, &keys[1..], b"block", &all),
-            Err(BlsError::Mismatch)
-        );
+        assert_eq!(fast_aggregate_verify(NEW, &keys[1..], b"block", &all), Err(BlsError::Mismatch));
     }
 
     #[test]
@@ -992,13 +882,7 @@ mod tests {
         let secret = SecretKey::from_bytes(&[9; 32]).unwrap();
         assert_eq!(format!("{secret:?}"), "SecretKey(..)");
         let json = serde_json::to_string(&secret.public_key()).unwrap();
-        assert_eq!(
-            json,
-            format!("\"0x{}\"", hex::encode(secret.public_key().as_bytes()))
-        );
-        assert_eq!(
-            serde_json::from_str::<PublicKey>(&json).unwrap(),
-            secret.public_key()
-        );
+        assert_eq!(json, format!("\"0x{}\"", hex::encode(secret.public_key().as_bytes())));
+        assert_eq!(serde_json::from_str::<PublicKey>(&json).unwrap(), secret.public_key());
     }
 }

@@ -1,9 +1,9 @@
 //! Votes of all three levels as they stand on the wire (`core/vote.go`, `core/guardian.go`, `core/elite_edge_node.go`).
 
-use alloy_primitives::FixedBytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    bls,
     codec::rlp::{Decode, DecodeError, Encode, Fault, Item, Reader, encode_list},
     hash::{Address, Hash, keccak},
     rlp_list,
@@ -98,28 +98,6 @@ impl Decode for VoteSet {
     }
 }
 
-/// A BLS signature's 96 bytes in their one canonical form; not yet known to be a point.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AggregateSignature(pub FixedBytes<96>);
-
-impl Encode for AggregateSignature {
-    fn encode(&self, out: &mut Vec<u8>) {
-        crate::codec::rlp::encode_string(self.0.as_slice(), out);
-    }
-}
-
-impl Decode for AggregateSignature {
-    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let error = input.error(Fault::Value("infinity is 0xc0 and zeros"));
-        let bytes = input.array::<96>()?;
-        let infinity = bytes[0] & 0x40 != 0;
-        if infinity && (bytes[0] != 0xc0 || bytes[1..].iter().any(|byte| *byte != 0)) {
-            return Err(error);
-        }
-        Ok(Self(FixedBytes(bytes)))
-    }
-}
-
 /// Guardians' votes for a checkpoint, aggregated; one multiplier for each guardian of the pool that has stake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuardianVotes {
@@ -130,7 +108,7 @@ pub struct GuardianVotes {
     /// How often each guardian's signature is in the aggregate.
     pub multipliers: Vec<u32>,
     /// Over [`GuardianVotes::message`].
-    pub signature: AggregateSignature,
+    pub signature: bls::Signature,
 }
 
 rlp_list!(GuardianVotes { block, pool, multipliers, signature });
@@ -158,7 +136,7 @@ pub struct EliteVotes {
     /// The nodes, ascending.
     pub addresses: Vec<Address>,
     /// Over [`EliteVotes::message`].
-    pub signature: AggregateSignature,
+    pub signature: bls::Signature,
 }
 
 rlp_list!(EliteVotes { block, multipliers, addresses, signature });

@@ -1,12 +1,12 @@
 //! Elite edge nodes: TFUEL stakes with a BLS key, sampled for each checkpoint.
 
-use alloy_primitives::FixedBytes;
 use num_bigint::BigUint;
 
-use super::{Stake, StakeError, StakeHolder, guardian::BlsKey};
+use super::{Stake, StakeError, StakeHolder};
 use crate::{
     amount::{TFuelWei, WEI_PER_TOKEN, to_big},
-    codec::rlp::{Decode, DecodeError, Encode, Reader, encode_list, encode_string},
+    bls::PublicKey,
+    codec::rlp::{Decode, DecodeError, Encode, Reader, encode_list},
     hash::{Address, Hash},
     hash_rand::HashRand,
     rlp_list,
@@ -25,14 +25,14 @@ pub struct EliteEdgeNode {
     /// Stakes that back it.
     pub stakes: StakeHolder<TFuelWei>,
     /// Key of its votes.
-    pub key: BlsKey,
+    pub key: PublicKey,
 }
 
 impl Encode for EliteEdgeNode {
     fn encode(&self, out: &mut Vec<u8>) {
         encode_list(out, |out| {
             self.stakes.encode(out);
-            encode_string(self.key.as_slice(), out);
+            self.key.encode(out);
         });
     }
 }
@@ -40,7 +40,7 @@ impl Encode for EliteEdgeNode {
 impl Decode for EliteEdgeNode {
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let mut list = input.list()?;
-        let node = Self { stakes: list.read()?, key: FixedBytes(list.array()?) };
+        let node = Self { stakes: list.read()?, key: list.read()? };
         list.finish()?;
         Ok(node)
     }
@@ -59,7 +59,7 @@ rlp_list!(StakeReturn { holder, stake });
 
 impl EliteEdgeNode {
     /// A node without stakes.
-    pub const fn new(holder: Address, key: BlsKey) -> Self {
+    pub const fn new(holder: Address, key: PublicKey) -> Self {
         Self { stakes: StakeHolder::new(holder), key }
     }
 

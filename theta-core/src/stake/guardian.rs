@@ -1,16 +1,12 @@
 //! Guardians: THETA stakes with a BLS key, sorted by holder.
 
-use alloy_primitives::FixedBytes;
-
 use super::{Stake, StakeError, StakeHolder};
 use crate::{
     amount::ThetaWei,
-    codec::rlp::{Decode, DecodeError, Encode, Item, Reader, encode_list, encode_string},
+    bls::PublicKey,
+    codec::rlp::{Decode, DecodeError, Encode, Item, Reader, encode_list},
     hash::{Address, Hash, keccak},
 };
-
-/// A BLS public key's 48 canonical bytes, as pools keep it.
-pub type BlsKey = FixedBytes<48>;
 
 /// A guardian: its stakes and the key it votes with, which never changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,14 +14,14 @@ pub struct Guardian {
     /// Stakes that back it.
     pub stakes: StakeHolder<ThetaWei>,
     /// Key of its votes.
-    pub key: BlsKey,
+    pub key: PublicKey,
 }
 
 impl Encode for Guardian {
     fn encode(&self, out: &mut Vec<u8>) {
         encode_list(out, |out| {
             self.stakes.encode(out);
-            encode_string(self.key.as_slice(), out);
+            self.key.encode(out);
         });
     }
 }
@@ -33,7 +29,7 @@ impl Encode for Guardian {
 impl Decode for Guardian {
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let mut list = input.list()?;
-        let guardian = Self { stakes: list.read()?, key: FixedBytes(list.array()?) };
+        let guardian = Self { stakes: list.read()?, key: list.read()? };
         list.finish()?;
         Ok(guardian)
     }
@@ -73,17 +69,18 @@ impl GuardianPool {
         self.position(holder).is_ok()
     }
 
-    /// Deposits; `key` is used only for a holder that is new.
+    /// Deposits; `key` is used only for a holder that is new, which is refused without one.
     pub fn deposit(
         &mut self,
         source: Address,
         holder: Address,
         amount: ThetaWei,
-        key: BlsKey,
+        key: Option<PublicKey>,
     ) -> Result<(), StakeError> {
         match self.position(holder) {
             Ok(index) => self.guardians[index].stakes.deposit(source, amount),
             Err(index) => {
+                let key = key.ok_or(StakeError::NoHolder(holder))?;
                 let mut stakes = StakeHolder::new(holder);
                 stakes.deposit(source, amount)?;
                 self.guardians.insert(index, Guardian { stakes, key });
