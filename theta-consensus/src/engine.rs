@@ -96,6 +96,7 @@ pub enum RecoverError {
 /// What happens to an engine.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
+#[expect(clippy::large_enum_variant, reason = "a block is moved a few times at most")]
 pub enum Input {
     /// Time has passed, as asked for by [`Effect::WakeAt`].
     Tick,

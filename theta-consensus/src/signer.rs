@@ -20,6 +20,7 @@ use crate::message::{Message, Proposal};
 /// What the engine wants signed and sent to everybody.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+#[expect(clippy::large_enum_variant, reason = "a block is moved a few times at most")]
 pub enum Intent {
     /// A vote, as yet without signature.
     Vote {
@@ -40,6 +41,7 @@ pub enum Intent {
 /// A signed [`Intent`]: send it to everybody and feed it back as a message of [`crate::Peer::Own`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+#[expect(clippy::large_enum_variant, reason = "a block is moved a few times at most")]
 pub enum Signed {
     /// Goes to [`crate::Engine::wants`].
     Message(Message),
