@@ -531,6 +531,7 @@ impl Engine {
             self.want(block, from, self.settings.fetch_delay);
         }
         self.certify(block, out);
+        self.complete_lock();
         self.try_advance(out);
     }
 
@@ -637,6 +638,19 @@ impl Engine {
         self.timers.failures = 0;
         self.gather_members();
         self.settle(out);
+    }
+
+    /// Finds a certificate for a lock that has none, after a lost log: without one this node may not propose.
+    fn complete_lock(&mut self) {
+        let block = self.lock.block;
+        if !self.lock.certificate.votes.is_empty() || block == self.tree.root() {
+            return;
+        }
+        let Some(validators) = self.tree.validators(&block) else { return };
+        let votes: Vec<Vote> = self.book.on_block(&block, validators).cloned().collect();
+        if is_quorum(&votes, validators) {
+            self.lock.certificate.votes = VoteSet::new(votes);
+        }
     }
 
     fn settle(&mut self, out: &mut Vec<Effect>) {

@@ -1,8 +1,8 @@
 //! The validators' agreement of a Theta chain as a machine without I/O.
 //!
 //! [`Engine`] takes time and [`Input`]s and gives [`Effect`]s; the host owns sockets, disks, clocks and the ledger.
-//! Safety rests on four places: [`vote`](crate#safety) rules, the two-chain commit, the write-ahead log
-//! ([`WalRecord`]) and the signer's own mark ([`LocalSigner`]).
+//! Safety rests on the vote and commit rules, the write-ahead log ([`WalRecord`]) and the signer's own mark
+//! ([`LocalSigner`]).
 //!
 //! Start at [`Engine::step`]; at [`Settings`] for durations; at `sim` (feature `sim`) for a deterministic network
 //! of engines with loss, delay, partitions and crashes.

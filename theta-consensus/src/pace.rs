@@ -3,7 +3,7 @@
 //! *Clocked* is the reference: a vote waits for the vote timer and the first block of the current or previous epoch, an
 //! epoch that times out is entered again with the same length. *Responsive* has no floor: a vote follows the execution
 //! of a block of the current epoch, a proposer with work proposes at once, and the wait for a dead proposer starts short
-//! and doubles while nothing gets certified.
+//! and grows while nothing gets certified.
 
 use theta_core::spec;
 
@@ -15,7 +15,7 @@ pub type Millis = u64;
 pub struct Settings {
     /// How long an epoch waits for its proposer.
     pub epoch_timeout: Millis,
-    /// Responsive: the wait doubles up to this while nothing gets certified.
+    /// Responsive: after two epochs without a certified block the wait doubles with each more, up to this.
     pub epoch_timeout_cap: Millis,
     /// Clocked: how long a vote waits at least; the interval between blocks.
     pub vote_delay: Millis,
@@ -108,7 +108,9 @@ impl Timers {
 
 /// The patience after some failures in a row.
 fn wait(failures: u32, settings: &Settings) -> Millis {
-    let doubled = settings.epoch_timeout.saturating_mul(1 << failures.min(16));
+    // One failure is what a dead proposer costs; only more in a row hint at a slow network.
+    let doublings = failures.saturating_sub(1).min(16);
+    let doubled = settings.epoch_timeout.saturating_mul(1 << doublings);
     doubled.min(settings.epoch_timeout_cap.max(settings.epoch_timeout))
 }
 
@@ -120,7 +122,7 @@ mod tests {
     fn patience_doubles_up_to_its_cap() {
         let settings = Settings::new(spec::Pace::Responsive);
         let waits: Vec<_> = (0..6).map(|failures| wait(failures, &settings)).collect();
-        assert_eq!(waits, [1_000, 2_000, 4_000, 8_000, 8_000, 8_000]);
+        assert_eq!(waits, [1_000, 1_000, 2_000, 4_000, 8_000, 8_000]);
         assert_eq!(wait(u32::MAX, &settings), 8_000);
     }
 

@@ -214,6 +214,8 @@ struct Network {
     proposals: BTreeMap<(usize, u64), Hash>,
     born: BTreeMap<Vec<u8>, Millis>,
     report: Report,
+    #[cfg(test)]
+    lose_disks_at_blackout: bool,
 }
 
 impl Network {
@@ -259,6 +261,8 @@ impl Network {
             votes: BTreeMap::new(),
             proposals: BTreeMap::new(),
             born: BTreeMap::new(),
+            #[cfg(test)]
+            lose_disks_at_blackout: false,
             report: Report {
                 settled: Vec::new(),
                 samples: Vec::new(),
@@ -326,7 +330,7 @@ impl Network {
         match event {
             Event::Restart { node } => {
                 self.report.restarts += 1;
-                for transaction in self.born.keys() {
+                for (transaction, _) in self.born.iter().filter(|(_, born)| **born != Millis::MAX) {
                     self.nodes[node].offer(transaction);
                 }
                 let outcome = self.nodes[node].start(DAWN + self.now);
@@ -336,6 +340,11 @@ impl Network {
                 for node in 0..self.nodes.len() {
                     if self.nodes[node].running.is_some() {
                         self.crash(node);
+                    }
+                    #[cfg(test)]
+                    if self.lose_disks_at_blackout {
+                        self.nodes[node].wal = MemDisk::default();
+                        self.nodes[node].mark = MemDisk::default();
                     }
                 }
             }

@@ -145,6 +145,11 @@ fn three_of_four_go_on() {
         let settled = report.latencies.len();
         assert!(report.transactions - settled < 12, "{settled} of {}", report.transactions);
         let half = report.latencies[settled / 2];
+        println!(
+            "one of four stopped, seed {seed}: settled {:?}, p50 {half} p99 {} of {settled}",
+            report.settled,
+            report.latencies[settled * 99 / 100]
+        );
         assert!(half < 2_000, "seed {seed}: half of the transactions took {half} ms or more");
     }
     let clocked = with_one_stopped(ChainSpec::privatenet(), 0, 600_000);
@@ -212,6 +217,30 @@ fn a_transaction_settles_within_a_few_message_delays() {
     let scenario = Scenario::honest(ChainSpec::devnet(), 4, 9);
     let report = Scenario { delay: (10, 10), transaction_every: 1_700, ..scenario }.run();
     let slowest = report.latencies.last().copied().unwrap_or(Millis::MAX);
+    println!("latencies {:?}", report.latencies);
     // Proposal and votes of two blocks are four delays.
     assert!(slowest <= 100, "{:?}", report.latencies);
+}
+
+#[test]
+fn one_alone_and_seven_together_make_a_chain() {
+    for validators in [1, 7] {
+        let report = Scenario::honest(ChainSpec::devnet(), validators, 4).run();
+        assert_eq!(report.violations, []);
+        assert!(report.settled.iter().all(|height| *height > 50), "{validators}: {:?}", report.settled);
+        assert!(report.latencies.len() + 2 > report.transactions, "{:?}", report.latencies);
+    }
+}
+
+#[test]
+fn a_network_that_lost_its_logs_and_marks_goes_on_from_what_is_settled() {
+    let mut network = Network::new(Scenario::honest(ChainSpec::devnet(), 4, 8));
+    network.scenario.blackouts = vec![20_000];
+    network.lose_disks_at_blackout = true;
+    let report = network.run();
+    let lost = |violation: &Violation| {
+        !matches!(violation, Violation::DoubleVote { .. } | Violation::DoubleProposal { .. })
+    };
+    assert!(!report.violations.iter().any(lost), "{:?}", report.violations);
+    assert!(growth(&report.samples[3], &report.settled) > 10, "{:?}", report.samples);
 }
