@@ -145,12 +145,9 @@ fn three_of_four_go_on() {
         let settled = report.latencies.len();
         assert!(report.transactions - settled < 12, "{settled} of {}", report.transactions);
         let half = report.latencies[settled / 2];
-        println!(
-            "one of four stopped, seed {seed}: settled {:?}, p50 {half} p99 {} of {settled}",
-            report.settled,
-            report.latencies[settled * 99 / 100]
-        );
-        assert!(half < 2_000, "seed {seed}: half of the transactions took {half} ms or more");
+        assert!(half < 1_500, "seed {seed}: half of the transactions took {half} ms or more");
+        let late = report.latencies[settled * 99 / 100];
+        assert!(late < 6_000, "seed {seed}: one in a hundred took {late} ms or more");
     }
     let clocked = with_one_stopped(ChainSpec::privatenet(), 0, 600_000);
     assert!(clocked.settled[0] > 40, "{:?}", clocked.settled);
@@ -217,7 +214,6 @@ fn a_transaction_settles_within_a_few_message_delays() {
     let scenario = Scenario::honest(ChainSpec::devnet(), 4, 9);
     let report = Scenario { delay: (10, 10), transaction_every: 1_700, ..scenario }.run();
     let slowest = report.latencies.last().copied().unwrap_or(Millis::MAX);
-    println!("latencies {:?}", report.latencies);
     // Proposal and votes of two blocks are four delays.
     assert!(slowest <= 100, "{:?}", report.latencies);
 }
