@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use theta_consensus::Settings;
 use theta_core::{
     hash::{Address, Hash},
-    sign::{SecretKey, Signer},
+    sign::SecretKey,
     spec::ChainSpec,
     store::{FjallStore, MemStore, Store},
 };

@@ -1,7 +1,7 @@
 //! Keys from mnemonic phrases (BIP-39, BIP-32). The same words give other addresses under Theta's coin type and
 //! Ethereum's, so a wallet has to ask which one is meant.
 
-use coins_bip39::{English, Entropy, Mnemonic};
+use coins_bip39::{English, Mnemonic};
 use theta_core::sign::SecretKey;
 use zeroize::Zeroizing;
 
@@ -65,6 +65,6 @@ pub fn derive_with_passphrase(phrase: &str, passphrase: &str, path: Path) -> Res
 pub fn fresh_phrase() -> Result<Zeroizing<String>, HdError> {
     let mut entropy = Zeroizing::new([0; 16]);
     getrandom::fill(&mut *entropy).map_err(|error| HdError::Random(error.to_string()))?;
-    let entropy = Entropy::from_slice(&*entropy).map_err(|error| HdError::Phrase(error.to_string()))?;
+    let entropy = coins_bip39::Entropy::from_slice(&*entropy).map_err(|error| HdError::Phrase(error.to_string()))?;
     Ok(Mnemonic::<English>::new_from_entropy(entropy).to_phrase())
 }
