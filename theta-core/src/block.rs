@@ -1,0 +1,285 @@
+//! Blocks and headers (`core/block.go`). Transactions are opaque bytes here; the ledger gives them meaning.
+
+use crate::{
+    codec::rlp::{Decode, DecodeError, Encode, Reader, encode_list, encode_string},
+    hash::{Address, EMPTY_ROOT, Hash, keccak},
+    rlp_list,
+    sign::{SignError, Signature, Signer},
+    spec::HeaderRules,
+    trie,
+    vote::{EliteVotes, GuardianVotes, VoteSet},
+};
+use alloy_primitives::FixedBytes;
+use num_bigint::BigUint;
+
+/// A block on the wire is never larger: 512 transactions of the largest size the mempool takes fit many times.
+pub const MAX_BLOCK_BYTES: usize = 16 * 1024 * 1024;
+
+/// Logs' bloom filter of a block.
+pub type Bloom = FixedBytes<256>;
+
+/// A quorum's votes for a block; in a header, for an ancestor of that header.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CommitCertificate {
+    /// The votes, all for `block`.
+    pub votes: VoteSet,
+    /// The block they certify.
+    pub block: Hash,
+}
+
+rlp_list!(CommitCertificate { votes, block });
+
+/// The fields that later forks added to headers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Extension {
+    /// Twelve fields: genesis, and everything before Theta 2.
+    #[default]
+    None,
+    /// Thirteen fields.
+    Guardians(Option<GuardianVotes>),
+    /// Fourteen fields.
+    GuardiansAndElite(Option<GuardianVotes>, Option<EliteVotes>),
+}
+
+impl Extension {
+    /// The guardians' votes, if there are any.
+    pub const fn guardian_votes(&self) -> Option<&GuardianVotes> {
+        match self {
+            Self::None => None,
+            Self::Guardians(votes) | Self::GuardiansAndElite(votes, _) => votes.as_ref(),
+        }
+    }
+
+    /// The elite edge nodes' votes, if there are any.
+    pub const fn elite_votes(&self) -> Option<&EliteVotes> {
+        match self {
+            Self::GuardiansAndElite(_, votes) => votes.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// Which header rules it belongs to.
+    pub const fn rules(&self) -> HeaderRules {
+        match self {
+            Self::None => HeaderRules::Twelve,
+            Self::Guardians(_) => HeaderRules::Guardians,
+            Self::GuardiansAndElite(..) => HeaderRules::GuardiansAndElite,
+        }
+    }
+
+    /// An extension without votes.
+    pub const fn empty(rules: HeaderRules) -> Self {
+        match rules {
+            HeaderRules::Twelve => Self::None,
+            HeaderRules::Guardians => Self::Guardians(None),
+            HeaderRules::GuardiansAndElite => Self::GuardiansAndElite(None, None),
+        }
+    }
+}
+
+/// A block header. Its hash covers the signature.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Chain id as a string, such as `mainnet`.
+    pub chain: String,
+    /// The proposer's epoch.
+    pub epoch: u64,
+    /// Height; genesis has 0.
+    pub height: u64,
+    /// Hash of the block below.
+    pub parent: Hash,
+    /// Certificate of the highest certified ancestor the proposer knew.
+    pub certificate: CommitCertificate,
+    /// Root over the transactions; see [`transactions_root`].
+    pub transactions_root: Hash,
+    /// The empty root under today's rules; never checked by the reference.
+    pub receipts_root: Hash,
+    /// Zero under today's rules; never checked by the reference.
+    pub bloom: Bloom,
+    /// State root after this block.
+    pub state_root: Hash,
+    /// Seconds since 1970. No width limit on the wire.
+    pub timestamp: BigUint,
+    /// Who proposes.
+    pub proposer: Address,
+    /// The proposer's, over [`Header::digest`].
+    pub signature: Signature,
+    /// Votes of guardians and elite edge nodes.
+    pub extension: Extension,
+}
+
+impl Header {
+    /// The header of all zeros that fills unused places of genesis files.
+    pub fn zero() -> Self {
+        Self {
+            chain: String::new(),
+            epoch: 0,
+            height: 0,
+            parent: Hash::ZERO,
+            certificate: CommitCertificate::default(),
+            transactions_root: Hash::ZERO,
+            receipts_root: Hash::ZERO,
+            bloom: Bloom::ZERO,
+            state_root: Hash::ZERO,
+            timestamp: BigUint::ZERO,
+            proposer: Address::ZERO,
+            signature: Signature::EMPTY,
+            extension: Extension::None,
+        }
+    }
+
+    /// Hash of the block: Keccak-256 of the encoded header, signature included.
+    pub fn hash(&self) -> Hash {
+        keccak(self.to_rlp())
+    }
+
+    /// What the proposer signs: the header with an empty signature.
+    pub fn digest(&self) -> Hash {
+        let mut out = Vec::new();
+        self.encode_signed_by(&Signature::EMPTY, &mut out);
+        keccak(out)
+    }
+
+    /// Whether the proposer signed it.
+    pub fn verify(&self) -> Result<(), SignError> {
+        if self.signature.recover(&self.digest())? == self.proposer { Ok(()) } else { Err(SignError::NoKey) }
+    }
+
+    /// Signs it; `signer` has to be the proposer.
+    pub fn sign(&mut self, signer: &dyn Signer) -> Result<(), SignError> {
+        self.signature = signer.sign(&self.digest())?;
+        Ok(())
+    }
+
+    fn encode_signed_by(&self, signature: &Signature, out: &mut Vec<u8>) {
+        encode_list(out, |out| {
+            self.chain.encode(out);
+            self.epoch.encode(out);
+            self.height.encode(out);
+            self.parent.encode(out);
+            self.certificate.encode(out);
+            self.transactions_root.encode(out);
+            self.receipts_root.encode(out);
+            encode_string(self.bloom.as_slice(), out);
+            self.state_root.encode(out);
+            self.timestamp.encode(out);
+            self.proposer.encode(out);
+            signature.encode(out);
+            match &self.extension {
+                Extension::None => {}
+                Extension::Guardians(guardians) => encode_votes(guardians.as_ref(), out),
+                Extension::GuardiansAndElite(guardians, elite) => {
+                    encode_votes(guardians.as_ref(), out);
+                    encode_votes(elite.as_ref(), out);
+                }
+            }
+        });
+    }
+}
+
+fn encode_votes<T: Encode>(votes: Option<&T>, out: &mut Vec<u8>) {
+    match votes {
+        Some(votes) => votes.encode(out),
+        None => out.push(0xc0),
+    }
+}
+
+fn decode_votes<T: Decode>(input: &mut Reader<'_>) -> Result<Option<T>, DecodeError> {
+    if input.rest().first() == Some(&0xc0) {
+        input.raw_item()?;
+        return Ok(None);
+    }
+    T::decode(input).map(Some)
+}
+
+impl Encode for Header {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.encode_signed_by(&self.signature, out);
+    }
+}
+
+impl Decode for Header {
+    /// Reads 12, 13 or 14 fields; whether that is right at its height is [`crate::spec::ChainSpec`]'s to say.
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let mut list = input.list()?;
+        let mut header = Self {
+            chain: list.read()?,
+            epoch: list.read()?,
+            height: list.read()?,
+            parent: list.read()?,
+            certificate: list.read()?,
+            transactions_root: list.read()?,
+            receipts_root: list.read()?,
+            bloom: FixedBytes(list.array()?),
+            state_root: list.read()?,
+            timestamp: list.read()?,
+            proposer: list.read()?,
+            signature: list.read()?,
+            extension: Extension::None,
+        };
+        if !list.is_empty() {
+            let guardians = decode_votes(&mut list)?;
+            header.extension = if list.is_empty() {
+                Extension::Guardians(guardians)
+            } else {
+                Extension::GuardiansAndElite(guardians, decode_votes(&mut list)?)
+            };
+        }
+        list.finish()?;
+        Ok(header)
+    }
+}
+
+/// A header and its transactions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// The header.
+    pub header: Header,
+    /// Raw transactions in order.
+    pub transactions: Vec<Vec<u8>>,
+}
+
+rlp_list!(Block { header, transactions });
+
+/// Root over transactions: a trie from `rlp(index)` to the raw bytes.
+pub fn transactions_root(transactions: &[Vec<u8>]) -> Hash {
+    if transactions.is_empty() {
+        return EMPTY_ROOT;
+    }
+    trie::list_root(transactions)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::rlp::Fault;
+
+    #[test]
+    fn the_zero_header_has_its_known_bytes() {
+        // core/block.go EncodeRLP of a nil header; the RLP of genesis files.
+        let bytes = Header::zero().to_rlp();
+        assert_eq!(&bytes[..6], &[0xf9, 0x01, 0xc4, 0x80, 0x80, 0x80]);
+        assert_eq!(bytes.len(), 3 + 0x1c4);
+        assert_eq!(Header::from_rlp(&bytes, 1 << 16), Ok(Header::zero()));
+    }
+
+    #[test]
+    fn the_number_of_fields_says_which_votes_there_are() {
+        for rules in [HeaderRules::Twelve, HeaderRules::Guardians, HeaderRules::GuardiansAndElite] {
+            let header = Header { extension: Extension::empty(rules), ..Header::zero() };
+            let bytes = header.to_rlp();
+            let read = Header::from_rlp(&bytes, 1 << 16).expect("whole");
+            assert_eq!(read.extension.rules(), rules);
+            assert_eq!(read, header);
+        }
+    }
+
+    #[test]
+    fn a_cut_header_is_an_error_at_every_byte() {
+        let bytes = Header::zero().to_rlp();
+        for cut in 0..bytes.len() {
+            let error = Header::from_rlp(&bytes[..cut], 1 << 16).expect_err("cut");
+            assert_eq!(error.fault, Fault::Cut, "cut at {cut}");
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! The two values that join consensus and ledger, which know nothing of each other.
+
+use std::sync::Arc;
+
+use num_bigint::BigUint;
+
+use crate::{
+    block::Header,
+    hash::{Address, Hash},
+    stake::ValidatorSet,
+    vote::{EliteVotes, GuardianVotes},
+};
+
+/// All that execution of a block may depend on besides its parent's state. Made by consensus.
+#[derive(Clone, Debug)]
+pub struct BlockContext {
+    /// The block below.
+    pub parent: Arc<Header>,
+    /// Hash of the block below.
+    pub parent_hash: Hash,
+    /// Epoch of the block.
+    pub epoch: u64,
+    /// Seconds since 1970 of the block itself; contracts see the parent's under today's mainnet rules.
+    pub timestamp: BigUint,
+    /// Who proposes the block.
+    pub proposer: Address,
+    /// The validators that may propose and are rewarded: the next set after the parent.
+    pub validators: Arc<ValidatorSet>,
+    /// Guardian votes that the block carries.
+    pub guardian_votes: Option<GuardianVotes>,
+    /// Elite edge votes that the block carries.
+    pub elite_votes: Option<EliteVotes>,
+    /// State root whose pools those votes reward: that of the checkpoint at or below the voted block.
+    pub voted_state: Option<Hash>,
+    /// Whether stake transactions have to wait (`consensus.md` 3.5).
+    pub freeze_stakes: bool,
+}
+
+impl BlockContext {
+    /// Height of the block.
+    pub fn height(&self) -> u64 {
+        self.parent.height + 1
+    }
+}
+
+/// All that consensus may know about the state after a block. Made by the ledger.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PostState {
+    /// State root.
+    pub root: Hash,
+    /// The validators that the pool in this state gives.
+    pub validators: Arc<ValidatorSet>,
+    /// Whether the block holds a transaction that changes validators, as the set-change rule counts it.
+    pub changes_validators: bool,
+}
+
+/// What a proposer needs from the ledger to complete a header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Body {
+    /// Raw transactions in order, the coinbase first.
+    pub transactions: Vec<Vec<u8>>,
+    /// State root after them.
+    pub state_root: Hash,
+}
+
+/// How sure a block is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Finality {
+    /// The two-chain commit of the validators: `finalized` in `theta.*`, `latest` in `eth_*`.
+    Settled,
+    /// A guardian certificate.
+    Final,
+}

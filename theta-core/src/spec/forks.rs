@@ -1,0 +1,148 @@
+//! The forks and, for each, the whole of what it changes.
+
+use super::{ConsensusRules, EvmRules, HeaderRules, Pace, Rules, StakeRules, TxRules};
+use crate::{amount::TFuelWei, stake::reward::RewardRule};
+
+/// A change of rules. In the order in which they apply where heights are equal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fork {
+    /// Validators are paid in TFUEL.
+    ValidatorReward,
+    /// Guardians.
+    Theta2,
+    /// Guardians stake from 1,000 THETA.
+    SmallGuardians,
+    /// Contracts.
+    Contracts,
+    /// Rewards by sampling.
+    SampledReward,
+    /// Fees of June 2021.
+    June2021,
+    /// Elite edge nodes.
+    Theta3,
+    /// Ethereum wallets.
+    RpcCompatibility,
+    /// The second wrapper of sign bytes.
+    TxWrapper,
+    /// THETA in contracts.
+    ThetaInContracts,
+    /// Validators stake from 200,000 THETA.
+    SmallValidators,
+    /// Stakes by precompile.
+    WrappedTheta,
+    /// Subchain ids and larger contracts.
+    Metachain,
+    /// Withdrawn stakes return after 1,000 blocks, as on the reference's private net.
+    ShortLock,
+    /// What the reference gets wrong, put right; our own networks only.
+    Improved,
+}
+
+impl Fork {
+    /// The main network's heights (`common/heights.go`).
+    pub const MAINNET: [(Self, u64); 13] = [
+        (Self::ValidatorReward, 4_164_982),
+        (Self::Theta2, 5_877_350),
+        (Self::SmallGuardians, 8_411_427),
+        (Self::Contracts, 8_411_427),
+        (Self::SampledReward, 9_497_418),
+        (Self::June2021, 10_709_540),
+        (Self::Theta3, 10_968_061),
+        (Self::RpcCompatibility, 11_354_820),
+        (Self::TxWrapper, 12_749_952),
+        (Self::ThetaInContracts, 13_123_789),
+        (Self::SmallValidators, 14_526_120),
+        (Self::WrappedTheta, 17_285_755),
+        (Self::Metachain, 17_790_756),
+    ];
+
+    pub(super) fn change(self, rules: &mut Rules) {
+        match self {
+            Self::ValidatorReward => rules.stake.reward = RewardRule::Validators,
+            Self::Theta2 => {
+                rules.header = HeaderRules::Guardians;
+                rules.stake.deposits_with_keys = true;
+                rules.stake.reward = RewardRule::Guardians;
+            }
+            Self::SmallGuardians => rules.stake.min_guardian = 1_000,
+            Self::Contracts => rules.tx.contracts = true,
+            Self::SampledReward => rules.stake.reward = RewardRule::Sampled,
+            Self::June2021 => {
+                rules.tx.min_fee = TFuelWei::wei(300_000_000_000_000_000_u64);
+                rules.tx.send_fee_by_accounts = true;
+                rules.tx.min_gas_price = 4_000_000_000_000;
+                rules.tx.max_gas = 20_000_000;
+                rules.tx.regular_gas = 80_000;
+                rules.evm.cheap_curves = true;
+            }
+            Self::Theta3 => {
+                rules.header = HeaderRules::GuardiansAndElite;
+                rules.stake.elite_edge = true;
+                rules.stake.reward = RewardRule::Elite;
+            }
+            Self::RpcCompatibility => {
+                rules.tx.ethereum_signatures = true;
+                rules.tx.chain_id_offset = true;
+            }
+            Self::TxWrapper => rules.tx.second_wrapper = true,
+            Self::ThetaInContracts => {
+                rules.tx.theta_in_contracts = true;
+                rules.evm.theta_values = true;
+            }
+            Self::SmallValidators => rules.stake.min_validator = 200_000,
+            Self::WrappedTheta => {
+                rules.tx.intrinsic_gas_in_limit = true;
+                rules.evm.stake_precompiles = true;
+            }
+            Self::Metachain => {
+                rules.tx.subchain_ids = true;
+                rules.evm.code_limit = 49_152;
+            }
+            Self::ShortLock => rules.stake.lock_blocks = 1_000,
+            Self::Improved => {
+                rules.tx.low_s = true;
+                rules.tx.no_trailing_bytes = true;
+                rules.stake.validator_keys = true;
+                rules.consensus = ConsensusRules { pace: Pace::Responsive, checkpoint_interval: 10 };
+            }
+        }
+    }
+}
+
+pub(super) fn oldest() -> Rules {
+    Rules {
+        header: HeaderRules::Twelve,
+        tx: TxRules {
+            contracts: false,
+            min_fee: TFuelWei::wei(1_000_000_000_000_u64),
+            send_fee_by_accounts: false,
+            min_gas_price: 100_000_000,
+            max_gas: 10_000_000,
+            regular_gas: 10_000,
+            intrinsic_gas_in_limit: false,
+            theta_in_contracts: false,
+            ethereum_signatures: false,
+            second_wrapper: false,
+            chain_id_offset: false,
+            subchain_ids: false,
+            low_s: false,
+            no_trailing_bytes: false,
+        },
+        stake: StakeRules {
+            deposits_with_keys: false,
+            min_validator: 2_000_000,
+            min_guardian: 10_000,
+            elite_edge: false,
+            lock_blocks: 28_800,
+            reward: RewardRule::Zero,
+            validator_keys: false,
+        },
+        evm: EvmRules {
+            cheap_curves: false,
+            theta_values: false,
+            stake_precompiles: false,
+            code_limit: 24_576,
+        },
+        consensus: ConsensusRules { pace: Pace::Clocked, checkpoint_interval: 100 },
+    }
+}

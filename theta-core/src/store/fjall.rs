@@ -1,0 +1,123 @@
+//! The default disk store, on fjall: a log-structured store in pure Rust.
+
+use std::{fs, path::Path};
+
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+
+use super::{Batch, Rows, Store, StoreError, Table, writes};
+
+/// Format of the tables; another one is refused at open.
+const FORMAT: &str = "theta-store 1";
+
+/// A store in a folder. One process at a time.
+#[derive(Clone)]
+pub struct FjallStore {
+    database: Database,
+    tables: Vec<Keyspace>,
+}
+
+impl std::fmt::Debug for FjallStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FjallStore").finish_non_exhaustive()
+    }
+}
+
+fn backend(error: fjall::Error) -> StoreError {
+    StoreError::Backend(error.to_string())
+}
+
+impl FjallStore {
+    /// Opens the store in `folder`, or makes it.
+    pub fn open(folder: &Path) -> Result<Self, StoreError> {
+        let io = |error: std::io::Error| StoreError::Backend(format!("{}: {error}", folder.display()));
+        fs::create_dir_all(folder).map_err(io)?;
+        let mark = folder.join("format");
+        match fs::read_to_string(&mark) {
+            Ok(found) if found.trim() == FORMAT => {}
+            Ok(found) => {
+                return Err(StoreError::Format {
+                    folder: folder.display().to_string(),
+                    found: found.trim().to_owned(),
+                    expected: FORMAT.to_owned(),
+                });
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                fs::write(&mark, FORMAT).map_err(io)?
+            }
+            Err(error) => return Err(io(error)),
+        }
+        let database = Database::builder(folder.join("data")).open().map_err(|error| match error {
+            fjall::Error::Locked => StoreError::Locked(folder.display().to_string()),
+            other => backend(other),
+        })?;
+        let open = |table: &Table| database.keyspace(table.name(), KeyspaceCreateOptions::default);
+        let tables = Table::ALL.iter().map(open).collect::<Result<_, _>>().map_err(backend)?;
+        Ok(Self { database, tables })
+    }
+
+    fn table(&self, table: Table) -> &Keyspace {
+        &self.tables[table as usize]
+    }
+}
+
+impl Store for FjallStore {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.table(table).get(key).map_err(backend)?.map(|value| value.to_vec()))
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Rows, StoreError> {
+        let mut rows = Vec::new();
+        let from = after.filter(|after| *after >= prefix).unwrap_or(prefix);
+        for row in self.table(table).range(from..) {
+            let (key, value) = row.into_inner().map_err(backend)?;
+            if !key.starts_with(prefix) || rows.len() == limit {
+                break;
+            }
+            if Some(&*key) != after {
+                rows.push((key.to_vec(), value.to_vec()));
+            }
+        }
+        Ok(rows)
+    }
+
+    fn commit(&self, batch: Batch) -> Result<(), StoreError> {
+        let mut out = self.database.batch().durability(Some(PersistMode::SyncAll));
+        for (table, key, value) in writes(batch) {
+            match value {
+                Some(value) => out.insert(self.table(table), key, value),
+                None => out.remove(self.table(table), key),
+            }
+        }
+        out.commit().map_err(backend)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_a_store_and_keeps_what_was_committed() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        {
+            let store = FjallStore::open(folder.path()).expect("opens");
+            super::super::check_store(&store);
+            assert!(matches!(FjallStore::open(folder.path()), Err(StoreError::Locked(_))));
+        }
+        let store = FjallStore::open(folder.path()).expect("opens again");
+        assert_eq!(store.get(Table::Meta, b"a").expect("readable").as_deref(), Some(b"second".as_slice()));
+    }
+
+    #[test]
+    fn another_format_is_refused() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        fs::write(folder.path().join("format"), "theta-store 2").expect("written");
+        assert!(matches!(FjallStore::open(folder.path()), Err(StoreError::Format { .. })));
+    }
+}
