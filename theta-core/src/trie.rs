@@ -519,11 +519,6 @@ impl Trie {
         drain(&self.root, write);
     }
 
-    /// Drops nodes from memory that are stored; they are read again when needed.
-    pub fn forget_stored(&mut self) {
-        forget(&mut self.root);
-    }
-
     /// The encoded nodes stored by hash on the path of a key, root first: a proof of its value or absence.
     pub fn prove(&self, key: &[u8]) -> Result<Vec<Vec<u8>>, TrieError> {
         let path = nibbles(key);
@@ -629,23 +624,6 @@ fn drain(link: &Link, write: &mut dyn FnMut(Hash, &Arc<Node>)) {
         Kind::Leaf { .. } => {}
         Kind::Extension { child, .. } => drain(child, write),
         Kind::Branch { children, .. } => children.iter().for_each(|child| drain(child, write)),
-    }
-}
-
-fn forget(link: &mut Link) {
-    let Link::Node(node) = link else { return };
-    if node.stored.load(Ordering::Relaxed)
-        && let Some(Reference::Hash(hash)) = node.reference.get()
-    {
-        *link = Link::Hash(*hash);
-        return;
-    }
-    // Clearing below a shared node would copy it; its other owner does it in time.
-    let Some(node) = Arc::get_mut(node) else { return };
-    match &mut node.kind {
-        Kind::Leaf { .. } => {}
-        Kind::Extension { child, .. } => forget(child),
-        Kind::Branch { children, .. } => children.iter_mut().for_each(forget),
     }
 }
 

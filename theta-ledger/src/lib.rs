@@ -1,1 +1,5 @@
-//! theta-ledger
+//! Theta accounts, transactions, state and blocks.
+pub mod staking;
+pub mod state;
+pub mod tx;
+pub mod vm;

@@ -95,6 +95,7 @@ impl<T: Item> Decode for Vec<T> {
 }
 
 impl Item for Address {}
+impl Item for Hash {}
 impl Item for String {}
 impl Item for Vec<u8> {}
 impl Item for u32 {}

@@ -69,17 +69,18 @@ impl GuardianPool {
         self.position(holder).is_ok()
     }
 
-    /// Deposits; `key` is used only for a holder that is new.
+    /// Deposits; `key` is used only for a holder that is new, which is refused without one.
     pub fn deposit(
         &mut self,
         source: Address,
         holder: Address,
         amount: ThetaWei,
-        key: PublicKey,
+        key: Option<PublicKey>,
     ) -> Result<(), StakeError> {
         match self.position(holder) {
             Ok(index) => self.guardians[index].stakes.deposit(source, amount),
             Err(index) => {
+                let key = key.ok_or(StakeError::NoHolder(holder))?;
                 let mut stakes = StakeHolder::new(holder);
                 stakes.deposit(source, amount)?;
                 self.guardians.insert(index, Guardian { stakes, key });

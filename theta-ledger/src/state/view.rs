@@ -1,0 +1,420 @@
+//! One state, with changes on top that can be taken back.
+//!
+//! Transactions, contracts and stake pools change the same cells, and every change leaves a note of what was there before
+//! in one journal. A candidate that fails half way, a contract frame that reverts and a rejected block are therefore one
+//! operation: [`StateView::revert`]. Cells are decoded once, and encoded once when the root is asked for.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use theta_core::{
+    amount::{TFuelWei, ThetaWei},
+    codec::rlp::{Decode, Encode, Reader},
+    hash::{Address, EMPTY_CODE_HASH, Hash, U256, keccak},
+    stake::{EliteEdgeNode, GuardianPool, StakeHolder, ValidatorPool, reward::RewardDistribution},
+    trie::{NodeSource, Trie},
+};
+
+use super::{
+    StateError,
+    account::{Account, DEAD_CODE_HASH, HeightList, SplitRule},
+    keys,
+    nodes::{NewNodes, collect},
+};
+
+/// A place in the journal to come back to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Checkpoint(usize);
+
+/// The state after a block, and changes on top of it.
+#[derive(Clone)]
+pub struct StateView {
+    trie: Trie,
+    height: u64,
+    accounts: BTreeMap<Address, Cell<Account>>,
+    storage: BTreeMap<Address, Storage>,
+    records: BTreeMap<Vec<u8>, Cell<Vec<u8>>>,
+    journal: Vec<Undo>,
+    new_nodes: NewNodes,
+    coinbase: bool,
+}
+
+impl std::fmt::Debug for StateView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StateView")
+            .field("height", &self.height)
+            .field("changes", &self.journal.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A record as it now is; `None` is no record. Read cells are kept too.
+#[derive(Clone, Debug)]
+struct Cell<T> {
+    value: Option<T>,
+    changed: bool,
+}
+
+/// A contract's storage: a trie at the root its account had, and slots on top.
+#[derive(Clone, Debug)]
+struct Storage {
+    trie: Trie,
+    slots: BTreeMap<Hash, U256>,
+    /// A write, even of the same value, gives the account a storage root.
+    written: bool,
+}
+
+#[derive(Clone)]
+enum Undo {
+    Account(Address, Option<Cell<Account>>),
+    Record(Vec<u8>, Option<Cell<Vec<u8>>>),
+    Slot { address: Address, key: Hash, old: Option<U256>, written: bool },
+    Storage(Address, Option<Storage>),
+}
+
+impl StateView {
+    /// The state with this root; `height` is that of its block, H - 1 for the transactions that run on it.
+    pub fn open(root: Hash, height: u64, nodes: Arc<dyn NodeSource>) -> Result<Self, StateError> {
+        Ok(Self {
+            trie: Trie::open(root, nodes)?,
+            height,
+            accounts: BTreeMap::new(),
+            storage: BTreeMap::new(),
+            records: BTreeMap::new(),
+            journal: Vec::new(),
+            new_nodes: NewNodes::new(),
+            coinbase: false,
+        })
+    }
+
+    /// Height of the block whose state this is, without the changes on top.
+    pub const fn height(&self) -> u64 {
+        self.height
+    }
+
+    /// Where nodes are read from.
+    pub fn nodes(&self) -> &Arc<dyn NodeSource> {
+        self.trie.source()
+    }
+
+    /// Marks a place to come back to.
+    pub fn checkpoint(&self) -> Checkpoint {
+        Checkpoint(self.journal.len())
+    }
+
+    /// Takes back every change since a checkpoint of this view.
+    pub fn revert(&mut self, to: Checkpoint) {
+        while self.journal.len() > to.0 {
+            match self.journal.pop() {
+                Some(Undo::Account(address, old)) => restore(&mut self.accounts, address, old),
+                Some(Undo::Record(key, old)) => restore(&mut self.records, key, old),
+                Some(Undo::Storage(address, old)) => restore(&mut self.storage, address, old),
+                Some(Undo::Slot { address, key, old, written }) => {
+                    if let Some(storage) = self.storage.get_mut(&address) {
+                        storage.written = written;
+                        restore(&mut storage.slots, key, old);
+                    }
+                }
+                None => return,
+            }
+        }
+    }
+
+    /// Whether the block's coinbase has been carried out on this view.
+    pub(crate) const fn has_coinbase(&self) -> bool {
+        self.coinbase
+    }
+
+    /// Marks that it has. A coinbase cannot fail behind this point, so the mark is not journaled.
+    pub(crate) const fn mark_coinbase(&mut self) {
+        self.coinbase = true;
+    }
+
+    // Accounts
+
+    /// The account's record as it stands, without releasing reserved funds.
+    pub fn account(&mut self, address: Address) -> Result<Option<&Account>, StateError> {
+        if !self.accounts.contains_key(&address) {
+            let value = read(&self.trie, &keys::account(address))?;
+            self.accounts.insert(address, Cell { value, changed: false });
+        }
+        Ok(self.accounts.get(&address).and_then(|cell| cell.value.as_ref()))
+    }
+
+    /// The account as a transaction loads it: expired reserved funds are released, in the copy given out only.
+    pub fn load(&mut self, address: Address) -> Result<Option<Account>, StateError> {
+        let height = self.height;
+        Ok(self.account(address)?.cloned().map(|mut account| {
+            account.release_expired(height);
+            account
+        }))
+    }
+
+    /// The account as a transaction loads it, or a fresh one that is not stored yet.
+    pub fn load_or_new(&mut self, address: Address) -> Result<Account, StateError> {
+        Ok(self.load(address)?.unwrap_or_else(|| Account::new(address, self.height)))
+    }
+
+    /// Stores an account.
+    pub fn store(&mut self, account: Account) {
+        let address = account.address;
+        let old = self.accounts.insert(address, Cell { value: Some(account), changed: true });
+        self.journal.push(Undo::Account(address, old));
+    }
+
+    /// Replaces an account by a fresh contract record whose storage is empty, as a creation does.
+    pub fn reset(&mut self, account: Account) {
+        let old = self.storage.remove(&account.address);
+        self.journal.push(Undo::Storage(account.address, old));
+        self.store(account);
+    }
+
+    // Contracts
+
+    /// Code by its hash; nothing for accounts without code.
+    pub fn code(&mut self, hash: Hash) -> Result<Vec<u8>, StateError> {
+        if hash == EMPTY_CODE_HASH || hash == DEAD_CODE_HASH || hash == Hash::ZERO {
+            return Ok(Vec::new());
+        }
+        Ok(self.record(&keys::code(hash))?.unwrap_or_default())
+    }
+
+    /// Stores code; gives its hash. Empty code has no entry.
+    pub fn store_code(&mut self, code: Vec<u8>) -> Hash {
+        let hash = keccak(&code);
+        if !code.is_empty() {
+            self.set_record(keys::code(hash), Some(code));
+        }
+        hash
+    }
+
+    fn storage(&mut self, address: Address) -> Result<&mut Storage, StateError> {
+        if !self.storage.contains_key(&address) {
+            let root = self.account(address)?.map_or(Hash::ZERO, |account| account.root);
+            let trie = Trie::open(root, self.trie.source().clone())?;
+            self.storage.insert(address, Storage { trie, slots: BTreeMap::new(), written: false });
+        }
+        Ok(self.storage.get_mut(&address).expect("inserted above"))
+    }
+
+    /// A word of a contract's storage.
+    pub fn slot(&mut self, address: Address, key: Hash) -> Result<U256, StateError> {
+        let storage = self.storage(address)?;
+        if let Some(value) = storage.slots.get(&key) {
+            return Ok(*value);
+        }
+        match storage.trie.get(key.as_slice())? {
+            None => Ok(U256::ZERO),
+            Some(bytes) => decode::<U256>(key.as_slice(), &bytes),
+        }
+    }
+
+    /// Writes a word of a contract's storage; zero removes it. Makes no account: the caller has.
+    pub fn set_slot(&mut self, address: Address, key: Hash, value: U256) -> Result<(), StateError> {
+        let storage = self.storage(address)?;
+        let written = std::mem::replace(&mut storage.written, true);
+        let old = storage.slots.insert(key, value);
+        self.journal.push(Undo::Slot { address, key, old, written });
+        Ok(())
+    }
+
+    // Other records
+
+    /// A record's bytes.
+    pub fn record(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
+        if let Some(cell) = self.records.get(key) {
+            return Ok(cell.value.clone());
+        }
+        let value = self.trie.get(key)?;
+        self.records.insert(key.to_vec(), Cell { value: value.clone(), changed: false });
+        Ok(value)
+    }
+
+    /// Sets a record's bytes; `None` or nothing removes it.
+    pub fn set_record(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
+        let value = value.filter(|bytes| !bytes.is_empty());
+        let old = self.records.insert(key.clone(), Cell { value, changed: true });
+        self.journal.push(Undo::Record(key, old));
+    }
+
+    fn typed<T: Decode>(&mut self, key: &[u8]) -> Result<Option<T>, StateError> {
+        self.record(key)?.map(|bytes| decode(key, &bytes)).transpose()
+    }
+
+    /// All records whose keys begin with `prefix`, changes included, ascending by key.
+    pub fn records_with(&self, prefix: &[u8]) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, StateError> {
+        let mut found = BTreeMap::new();
+        self.trie.visit(prefix, &mut |key, value| {
+            found.insert(key.to_vec(), value.to_vec());
+            true
+        })?;
+        for (key, cell) in self.records.range(prefix.to_vec()..).take_while(|(key, _)| key.starts_with(prefix)) {
+            match &cell.value {
+                Some(value) => found.insert(key.clone(), value.clone()),
+                None => found.remove(key),
+            };
+        }
+        Ok(found)
+    }
+
+    /// Validator candidates; `None` where the state has none.
+    pub fn validators(&mut self) -> Result<Option<ValidatorPool>, StateError> {
+        self.typed(keys::VALIDATORS)
+    }
+
+    /// Stores the validator candidates.
+    pub fn set_validators(&mut self, pool: &ValidatorPool) {
+        self.set_record(keys::VALIDATORS.to_vec(), Some(pool.to_rlp()));
+    }
+
+    /// Guardian candidates.
+    pub fn guardians(&mut self) -> Result<GuardianPool, StateError> {
+        Ok(self.typed(keys::GUARDIANS)?.unwrap_or_default())
+    }
+
+    /// Stores the guardian candidates.
+    pub fn set_guardians(&mut self, pool: &GuardianPool) {
+        self.set_record(keys::GUARDIANS.to_vec(), Some(pool.to_rlp()));
+    }
+
+    /// An elite edge node.
+    pub fn elite(&mut self, holder: Address) -> Result<Option<EliteEdgeNode>, StateError> {
+        self.typed(&keys::elite(holder))
+    }
+
+    /// Stores an elite edge node, or removes the holder's.
+    pub fn set_elite(&mut self, holder: Address, node: Option<&EliteEdgeNode>) {
+        self.set_record(keys::elite(holder), node.map(Encode::to_rlp));
+    }
+
+    /// Live stake of all elite edge nodes.
+    pub fn elite_total(&mut self) -> Result<TFuelWei, StateError> {
+        let bytes = self.record(keys::ELITE_TOTAL)?.unwrap_or_default();
+        Ok(TFuelWei::from_u256(U256::try_from_be_slice(&bytes).unwrap_or(U256::MAX)))
+    }
+
+    /// Stores the live stake of all elite edge nodes.
+    pub fn set_elite_total(&mut self, total: TFuelWei) {
+        self.set_record(keys::ELITE_TOTAL.to_vec(), Some(total.get().to_be_bytes_trimmed_vec()));
+    }
+
+    /// A split rule.
+    pub fn split_rule(&mut self, resource: &[u8]) -> Result<Option<SplitRule>, StateError> {
+        self.typed(&keys::split(resource))
+    }
+
+    /// Stores a split rule, or removes the resource's.
+    pub fn set_split_rule(&mut self, resource: &[u8], rule: Option<&SplitRule>) {
+        self.set_record(keys::split(resource), rule.map(Encode::to_rlp));
+    }
+
+    /// A holder's reward distribution rule.
+    pub fn distribution(&mut self, holder: Address) -> Result<Option<RewardDistribution>, StateError> {
+        self.typed(&keys::distribution(holder))
+    }
+
+    /// Appends a height to the list of blocks with validator stake transactions.
+    pub fn add_stake_height(&mut self, height: u64) -> Result<(), StateError> {
+        let mut heights: HeightList = self.typed(keys::STAKE_HEIGHTS)?.unwrap_or_default();
+        heights.0.push(height);
+        self.set_record(keys::STAKE_HEIGHTS.to_vec(), Some(heights.to_rlp()));
+        Ok(())
+    }
+
+    /// THETA that an address has staked with validators and guardians and not withdrawn.
+    pub fn theta_stake(&mut self, source: Address) -> Result<ThetaWei, StateError> {
+        let of = |holder: &StakeHolder<ThetaWei>| {
+            let stakes: Vec<ThetaWei> =
+                holder.live().filter(|stake| stake.source == source).map(|stake| stake.amount).collect();
+            stakes
+        };
+        let validators = self.validators()?.unwrap_or_default();
+        let guardians = self.guardians()?;
+        let all = validators
+            .candidates
+            .iter()
+            .flat_map(&of)
+            .chain(guardians.guardians.iter().flat_map(|guardian| of(&guardian.stakes)));
+        Ok(all.fold(ThetaWei::ZERO, |sum, stake| sum.checked_add(stake).unwrap_or(sum)))
+    }
+
+    // Roots
+
+    /// Puts every change into the tries and gives the root. Changes up to here can no longer be taken back.
+    pub fn root(&mut self) -> Result<Hash, StateError> {
+        let mut roots = Vec::new();
+        for (address, storage) in &mut self.storage {
+            for (key, value) in std::mem::take(&mut storage.slots) {
+                let bytes = if value.is_zero() { Vec::new() } else { value.to_rlp() };
+                storage.trie.set(key.as_slice(), bytes)?;
+            }
+            if std::mem::take(&mut storage.written) {
+                roots.push((*address, storage.trie.root()));
+                collect(&storage.trie, &mut self.new_nodes);
+            }
+        }
+        for (address, root) in roots {
+            if let Some(mut account) = self.account(address)?.cloned() {
+                account.root = root;
+                self.store(account);
+            }
+        }
+        for (address, cell) in std::mem::take(&mut self.accounts) {
+            if let (true, Some(account)) = (cell.changed, cell.value) {
+                self.trie.set(&keys::account(address), account.to_rlp())?;
+            }
+        }
+        for (key, cell) in std::mem::take(&mut self.records) {
+            if cell.changed {
+                self.trie.set(&key, cell.value.unwrap_or_default())?;
+            }
+        }
+        self.journal.clear();
+        Ok(self.trie.root())
+    }
+
+    /// Takes the nodes that are new since the view was opened, for the block whose state this has become.
+    pub(crate) fn take_new_nodes(&mut self) -> NewNodes {
+        let mut new = std::mem::take(&mut self.new_nodes);
+        collect(&self.trie, &mut new);
+        new
+    }
+
+    /// The same state, now that a block has made it: its height is that block's.
+    pub fn at_height(mut self, height: u64) -> Self {
+        self.height = height;
+        self
+    }
+
+    /// Nodes on the path of a key, root first; [`theta_core::trie::verify`] checks them. Changes on top are not proven.
+    pub fn prove(&self, key: &[u8]) -> Result<Vec<Vec<u8>>, StateError> {
+        Ok(self.trie.prove(key)?)
+    }
+
+    /// Every entry of the state trie and, for contracts, every slot, changes on top excluded.
+    pub fn visit(
+        &self,
+        prefix: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), StateError> {
+        Ok(self.trie.visit(prefix, visit)?)
+    }
+}
+
+fn restore<K: Ord, V>(cells: &mut BTreeMap<K, V>, key: K, old: Option<V>) {
+    match old {
+        Some(old) => cells.insert(key, old),
+        None => cells.remove(&key),
+    };
+}
+
+fn read<T: Decode>(trie: &Trie, key: &[u8]) -> Result<Option<T>, StateError> {
+    trie.get(key)?.map(|bytes| decode(key, &bytes)).transpose()
+}
+
+fn decode<T: Decode>(key: &[u8], bytes: &[u8]) -> Result<T, StateError> {
+    let damaged = |source| StateError::Damaged { key: String::from_utf8_lossy(key).into_owned(), source };
+    let mut reader = Reader::new(bytes, bytes.len()).map_err(damaged)?;
+    let value = T::decode(&mut reader).map_err(damaged)?;
+    reader.finish().map_err(damaged)?;
+    Ok(value)
+}
