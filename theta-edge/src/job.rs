@@ -37,7 +37,8 @@ pub struct Limits {
 
 impl Limits {
     /// The most that any job may ask for; operators may offer less.
-    pub const MAX: Self = Self { fuel: u64::MAX / 2, memory_mib: 4096, wall_seconds: 86_400, output_mib: 1023 };
+    pub const MAX: Self =
+        Self { fuel: u64::MAX / 2, memory_mib: 4096, wall_seconds: 86_400, output_mib: 1023 };
 
     /// Whether every bound is at least one and within `most`.
     pub const fn within(&self, most: &Self) -> Result<(), JobError> {
@@ -123,6 +124,12 @@ impl Work {
     }
 
     fn check(&self) -> Result<(), JobError> {
+        if self.to_rlp().len() > MAX_WORK {
+            return Err(JobError::field(
+                "inputs",
+                "has too many files, or args or env are too long, for one message",
+            ));
+        }
         let Self::Wasm(work) = self;
         let plain = |part: &str| !matches!(part, "" | "." | "..") && !part.contains('\0');
         for folder in &work.inputs {
@@ -139,7 +146,11 @@ impl Work {
         if work.args.iter().chain([&work.program]).any(|arg| arg.contains('\0')) {
             return Err(JobError::field("args", "contains a zero byte"));
         }
-        if work.env.iter().any(|(name, value)| name.is_empty() || name.contains(['=', '\0']) || value.contains('\0')) {
+        if work
+            .env
+            .iter()
+            .any(|(name, value)| name.is_empty() || name.contains(['=', '\0']) || value.contains('\0'))
+        {
             return Err(JobError::field("env", "has a name or value that no environment can hold"));
         }
         Ok(())
@@ -282,6 +293,8 @@ pub struct JobSpec {
     pub pool: PoolRef,
 }
 
+/// Largest encoded work in bytes, so that an offer fits a message whatever has to be escaped in it.
+const MAX_WORK: usize = 256 << 10;
 /// Version of the encoding of a job.
 const JOB_VERSION: u8 = 1;
 /// The most equal results a job may ask for.
@@ -413,9 +426,15 @@ impl JobFile {
                 let mut fields = Fields::new("limits.", value)?;
                 let limits = Limits {
                     fuel: fields.optional("fuel", "is a whole number above 0")?.unwrap_or(base.fuel),
-                    memory_mib: fields.optional("memoryMiB", "is a whole number above 0")?.unwrap_or(base.memory_mib),
-                    wall_seconds: fields.optional("wallSeconds", "is a whole number above 0")?.unwrap_or(base.wall_seconds),
-                    output_mib: fields.optional("outputMiB", "is a whole number above 0")?.unwrap_or(base.output_mib),
+                    memory_mib: fields
+                        .optional("memoryMiB", "is a whole number above 0")?
+                        .unwrap_or(base.memory_mib),
+                    wall_seconds: fields
+                        .optional("wallSeconds", "is a whole number above 0")?
+                        .unwrap_or(base.wall_seconds),
+                    output_mib: fields
+                        .optional("outputMiB", "is a whole number above 0")?
+                        .unwrap_or(base.output_mib),
                 };
                 fields.finish()?;
                 limits
@@ -480,23 +499,38 @@ impl Fields {
         match value {
             Value::Object(map) => Ok(Self(map, prefix)),
             _ if prefix.is_empty() => Err(JobError::Json),
-            _ => Err(JobError::Field { field: prefix.trim_end_matches('.').to_owned(), problem: "is an object" }),
+            _ => Err(JobError::Field {
+                field: prefix.trim_end_matches('.').to_owned(),
+                problem: "is an object",
+            }),
         }
     }
 
-    fn optional<T: serde::de::DeserializeOwned>(&mut self, field: &str, problem: &'static str) -> Result<Option<T>, JobError> {
+    fn optional<T: serde::de::DeserializeOwned>(
+        &mut self,
+        field: &str,
+        problem: &'static str,
+    ) -> Result<Option<T>, JobError> {
         let value = self.0.remove(field).unwrap_or(Value::Null);
-        serde_json::from_value(value).map_err(|_| JobError::Field { field: format!("{}{field}", self.1), problem })
+        serde_json::from_value(value)
+            .map_err(|_| JobError::Field { field: format!("{}{field}", self.1), problem })
     }
 
-    fn required<T: serde::de::DeserializeOwned>(&mut self, field: &str, problem: &'static str) -> Result<T, JobError> {
+    fn required<T: serde::de::DeserializeOwned>(
+        &mut self,
+        field: &str,
+        problem: &'static str,
+    ) -> Result<T, JobError> {
         let missing = JobError::Field { field: format!("{}{field}", self.1), problem: "is missing" };
         self.optional(field, problem)?.ok_or(missing)
     }
 
     fn finish(self) -> Result<(), JobError> {
         match self.0.keys().next() {
-            Some(field) => Err(JobError::Field { field: format!("{}{field}", self.1), problem: "is not a field of a job" }),
+            Some(field) => Err(JobError::Field {
+                field: format!("{}{field}", self.1),
+                problem: "is not a field of a job",
+            }),
             None => Ok(()),
         }
     }
@@ -508,9 +542,12 @@ pub(crate) mod tests {
 
     /// A job over a module that exists only by name.
     pub(crate) fn spec() -> JobSpec {
-        let file = JobFile::parse(r#"{"kind":"wasm","module":"m.wasm","args":["x"],"maxTfuel":"5"}"#).unwrap();
-        let pool = PoolRef { payer: Address::repeat_byte(1), reserve_sequence: 1, resource_id: "edge1/any".into() };
-        file.spec("privatenet", 0, pool, BlobRef::of(b"module"), Some(BlobRef::of(b"in")), Vec::new()).unwrap()
+        let file =
+            JobFile::parse(r#"{"kind":"wasm","module":"m.wasm","args":["x"],"maxTfuel":"5"}"#).unwrap();
+        let pool =
+            PoolRef { payer: Address::repeat_byte(1), reserve_sequence: 1, resource_id: "edge1/any".into() };
+        file.spec("privatenet", 0, pool, BlobRef::of(b"module"), Some(BlobRef::of(b"in")), Vec::new())
+            .unwrap()
     }
 
     #[test]
@@ -579,8 +616,33 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn work_that_fits_no_message_is_refused() {
+        let mut spec = spec();
+        let Work::Wasm(work) = &mut spec.work;
+        work.args = vec!["\u{1}".repeat(200 << 10)];
+        let offer = crate::message::Message::Offer {
+            task: spec.task(),
+            epoch: 1,
+            pool: spec.pool.clone(),
+            cap: spec.total_cap,
+        };
+        assert!(spec.check().is_ok());
+        let key = theta_core::sign::SecretKey::from_bytes(&[1; 32]).unwrap();
+        let to = crate::identity::NodeId::of(&key);
+        assert!(
+            crate::message::Envelope::seal("privatenet", &key, to, &offer).is_ok(),
+            "what is allowed fits"
+        );
+        let Work::Wasm(work) = &mut spec.work;
+        work.args.push("x".repeat(60 << 10));
+        assert!(spec.check().is_err());
+    }
+
+    #[test]
     fn no_folder_reaches_out_of_its_place() {
-        for (folder, file) in [("data", "x"), ("/", "x"), ("/a/../b", "x"), ("/out", "x"), ("/data", "../x"), ("/data", "/x")] {
+        for (folder, file) in
+            [("data", "x"), ("/", "x"), ("/a/../b", "x"), ("/out", "x"), ("/data", "../x"), ("/data", "/x")]
+        {
             let mut spec = spec();
             let Work::Wasm(work) = &mut spec.work;
             let files = vec![FolderFile { path: file.into(), blob: BlobRef::of(b"") }];

@@ -71,10 +71,13 @@ pub(crate) fn serve() -> ! {
 }
 
 fn answer(job: Job, out: &mut impl Write) -> io::Result<()> {
-    let compiled = engine().and_then(|engine| Module::new(&engine, &job.module).map(|module| (engine, module)));
+    let compiled =
+        engine().and_then(|engine| Module::new(&engine, &job.module).map(|module| (engine, module)));
     let (engine, module) = match compiled {
         Ok(both) => both,
-        Err(error) => return done(out, Ending::InvalidModule(reason(&error)), 0, [Vec::new(), Vec::new()], Vec::new()),
+        Err(error) => {
+            return done(out, Ending::InvalidModule(reason(&error)), 0, [Vec::new(), Vec::new()], Vec::new());
+        }
     };
     send_head(out, &Answer::Compiled)?;
     out.flush()?;
@@ -133,8 +136,14 @@ fn start(linker: &Linker<Guest>, store: &mut Store<Guest>, module: &Module) -> w
     if module.get_export("memory").is_none_or(|export| export.memory().is_none()) {
         return Ok(Ending::InvalidModule("it exports no `memory`".into()));
     }
-    if module.get_export("_start").and_then(|export| export.func().cloned()).is_none_or(|f| f.params().len() + f.results().len() > 0) {
-        return Ok(Ending::InvalidModule("it exports no function `_start` without parameters and results".into()));
+    if module
+        .get_export("_start")
+        .and_then(|export| export.func().cloned())
+        .is_none_or(|f| f.params().len() + f.results().len() > 0)
+    {
+        return Ok(Ending::InvalidModule(
+            "it exports no function `_start` without parameters and results".into(),
+        ));
     }
     let instance = linker.instantiate(&mut *store, module)?;
     instance.get_typed_func::<(), ()>(&mut *store, "_start")?.call(&mut *store, ())?;

@@ -39,7 +39,8 @@ const ENGINE: &str = "wasm";
 
 /// Names everything that can change a result: runtime, its settings, and the calls offered. Results are compared
 /// between nodes of equal profile only.
-pub const PROFILE: &str = "theta-edge-wasm/1 wasmtime/48 preview1 fuel nan=canonical relaxed-simd=deterministic stack=512K";
+pub const PROFILE: &str =
+    "theta-edge-wasm/1 wasmtime/48 preview1 fuel nan=canonical relaxed-simd=deterministic stack=512K";
 
 /// Turns this process into a worker if it was started as one (`<program> worker wasm`) and returns at once if not. A
 /// worker never returns: it serves one task and exits.

@@ -20,18 +20,30 @@ pub(crate) struct Guest {
 impl Guest {
     /// Takes growth from the budget. Growth beyond what the module itself declares fails in the program as usual;
     /// growth beyond the job's limit ends it, so that every node tells the same reason.
-    fn grow(&mut self, current: usize, desired: usize, maximum: Option<usize>, unit: usize) -> wasmtime::Result<bool> {
+    fn grow(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+        unit: usize,
+    ) -> wasmtime::Result<bool> {
         if maximum.is_some_and(|maximum| desired > maximum) {
             return Ok(false);
         }
         let more = desired.saturating_sub(current).saturating_mul(unit);
-        self.memory_left = self.memory_left.checked_sub(more).ok_or(wasmtime::Error::new(Stop::OutOfMemory))?;
+        self.memory_left =
+            self.memory_left.checked_sub(more).ok_or(wasmtime::Error::new(Stop::OutOfMemory))?;
         Ok(true)
     }
 }
 
 impl ResourceLimiter for Guest {
-    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         self.grow(current, desired, maximum, 1)
     }
 
@@ -41,7 +53,12 @@ impl ResourceLimiter for Guest {
         Err(error)
     }
 
-    fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         self.grow(current, desired, maximum, ELEMENT)
     }
 

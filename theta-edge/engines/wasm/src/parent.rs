@@ -104,9 +104,12 @@ impl Executor for Wasm {
     }
 }
 
-
 /// Head and bodies of the request, read from the blobs that the task names.
-async fn load(task: &Task, work: &WasmWork, blobs: &dyn BlobStore) -> Result<(Vec<u8>, Vec<Vec<u8>>), RunError> {
+async fn load(
+    task: &Task,
+    work: &WasmWork,
+    blobs: &dyn BlobStore,
+) -> Result<(Vec<u8>, Vec<Vec<u8>>), RunError> {
     let mut bodies = vec![blobs.read_all(&work.module).await?];
     bodies.push(match &work.stdin {
         Some(stdin) => blobs.read_all(stdin).await?,

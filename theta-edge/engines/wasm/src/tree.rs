@@ -11,6 +11,8 @@ use crate::errno::Errno;
 pub(crate) const OUT: &str = "/out";
 /// Entries that `/out` may have.
 pub(crate) const MAX_OUT_FILES: usize = 10_000;
+/// Bytes that all paths of `/out` have together, so that their list fits a message between nodes.
+const MAX_OUT_PATHS: usize = 256 << 10;
 /// Longest path in bytes.
 const MAX_PATH: usize = 4096;
 
@@ -28,6 +30,8 @@ pub(crate) struct Entry {
 pub(crate) struct Tree {
     entries: BTreeMap<String, Entry>,
     created: u64,
+    /// Entries below `/out`, and bytes of their paths.
+    out: (usize, usize),
 }
 
 /// Whether the program may change what lies at this path.
@@ -82,6 +86,9 @@ impl Tree {
     fn insert(&mut self, path: &str, bytes: Option<Vec<u8>>) {
         if !path.is_empty() && !self.entries.contains_key(path) {
             self.created += 1;
+            if is_writable(path) && path != OUT {
+                self.out = (self.out.0 + 1, self.out.1 + path.len());
+            }
             self.entries.insert(path.to_owned(), Entry { number: self.created, bytes });
         }
     }
@@ -118,11 +125,19 @@ impl Tree {
         if self.get(folder)?.bytes.is_some() {
             return Err(Errno::NOTDIR);
         }
-        if self.below(OUT).count() >= MAX_OUT_FILES {
-            return Err(Errno::NOSPC);
-        }
+        self.check_room(path.len(), 1)?;
         self.insert(path, bytes);
         Ok(())
+    }
+
+    /// Whether `/out` has room for so many more entries and bytes of path.
+    const fn check_room(&self, path_bytes: usize, entries: usize) -> Result<(), Errno> {
+        let (count, bytes) = self.out;
+        if count + entries <= MAX_OUT_FILES && bytes + path_bytes <= MAX_OUT_PATHS {
+            Ok(())
+        } else {
+            Err(Errno::NOSPC)
+        }
     }
 
     /// Removes a file, or a folder that is empty, and says how many bytes that frees.
@@ -138,6 +153,7 @@ impl Tree {
             _ => {}
         }
         let removed = self.entries.remove(path).and_then(|entry| entry.bytes);
+        self.out = (self.out.0 - 1, self.out.1 - path.len());
         Ok(removed.map_or(0, |bytes| bytes.len() as u64))
     }
 
@@ -158,10 +174,14 @@ impl Tree {
         if self.get(folder)?.bytes.is_some() {
             return Err(Errno::NOTDIR);
         }
+        // A longer name for a folder makes every path in it longer.
+        let inside = self.below(from).count() + 1;
+        self.check_room(to.len().saturating_sub(from.len()).saturating_mul(inside), 0)?;
         let freed = if self.entries.contains_key(to) { self.remove(to, is_folder)? } else { 0 };
         let inside: Vec<String> = self.below(from).map(|(path, _)| path.to_owned()).collect();
         for path in inside.iter().map(String::as_str).chain([from]) {
             if let Some(entry) = self.entries.remove(path) {
+                self.out.1 = self.out.1 - from.len() + to.len();
                 self.entries.insert(format!("{to}{}", &path[from.len()..]), entry);
             }
         }
@@ -205,6 +225,30 @@ mod tests {
         for out in ["..", "a/../../x", "/data/x", "../data2/x"] {
             assert_eq!(resolve("/data", "/data", out), Err(Errno::NOTCAPABLE), "{out}");
         }
+    }
+
+    #[test]
+    fn out_has_room_for_so_many_entries_and_names() {
+        let mut tree = Tree::default();
+        tree.add_folder(OUT);
+        let long = "x".repeat(4000);
+        let made = (0..100)
+            .take_while(|i| tree.create(&format!("/out/{i}{long}"), Some(Vec::new())).is_ok())
+            .count();
+        assert_eq!(made, MAX_OUT_PATHS / 4008);
+        let mut tree = Tree::default();
+        tree.add_folder(OUT);
+        tree.create("/out/d", None).unwrap();
+        for i in 0..1000 {
+            tree.create(&format!("/out/d/{i}"), Some(Vec::new())).unwrap();
+        }
+        assert_eq!(tree.rename("/out/d", &format!("/out/{long}")), Err(Errno::NOSPC));
+        tree.rename("/out/d", "/out/longer").unwrap();
+        let counted =
+            tree.below(OUT).fold((0, 0), |(count, bytes), (path, _)| (count + 1, bytes + path.len()));
+        assert_eq!(tree.out, counted);
+        tree.remove("/out/longer/7", false).unwrap();
+        assert_eq!(tree.out, (counted.0 - 1, counted.1 - "/out/longer/7".len()));
     }
 
     #[test]

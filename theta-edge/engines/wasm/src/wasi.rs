@@ -54,8 +54,17 @@ enum Open {
     Stdout,
     Stderr,
     /// A folder at `path` inside the granted folder `root`.
-    Folder { root: String, path: String },
-    File { path: String, at: u64, append: bool, read: bool, write: bool },
+    Folder {
+        root: String,
+        path: String,
+    },
+    File {
+        path: String,
+        at: u64,
+        append: bool,
+        read: bool,
+        write: bool,
+    },
 }
 
 /// All that a program can see and change.
@@ -77,7 +86,13 @@ pub(crate) struct World {
 
 impl World {
     /// A world with the granted folders of `tree`, `output_limit` bytes to write and `fuel` to use.
-    pub(crate) fn new(mut tree: Tree, roots: &[String], seed: &[u8; 32], fuel: u64, output_limit: u64) -> Self {
+    pub(crate) fn new(
+        mut tree: Tree,
+        roots: &[String],
+        seed: &[u8; 32],
+        fuel: u64,
+        output_limit: u64,
+    ) -> Self {
         tree.add_folder(OUT);
         let mut open = vec![Some(Open::Stdin), Some(Open::Stdout), Some(Open::Stderr)];
         for root in roots.iter().map(String::as_str).chain([OUT]) {
@@ -271,7 +286,14 @@ impl Call<'_> {
     }
 }
 
-fn fd_read(call: &mut Call<'_>, fd: i32, vectors: i32, count: i32, at: Option<u64>, out: i32) -> Result<(), Fail> {
+fn fd_read(
+    call: &mut Call<'_>,
+    fd: i32,
+    vectors: i32,
+    count: i32,
+    at: Option<u64>,
+    out: i32,
+) -> Result<(), Fail> {
     let total = match (call.world.open(fd)?.clone(), at) {
         (Open::Stdin, None) => {
             let source = std::mem::take(&mut call.world.stdin);
@@ -299,7 +321,14 @@ fn fd_read(call: &mut Call<'_>, fd: i32, vectors: i32, count: i32, at: Option<u6
     Ok(call.put(out, &total.to_le_bytes())?)
 }
 
-fn fd_write(call: &mut Call<'_>, fd: i32, vectors: i32, count: i32, at: Option<u64>, out: i32) -> Result<(), Fail> {
+fn fd_write(
+    call: &mut Call<'_>,
+    fd: i32,
+    vectors: i32,
+    count: i32,
+    at: Option<u64>,
+    out: i32,
+) -> Result<(), Fail> {
     let bytes = call.gather(vectors, count)?;
     let total = bytes.len() as u64;
     match (call.world.open(fd)?.clone(), at) {
@@ -361,7 +390,14 @@ fn fd_seek(call: &mut Call<'_>, fd: i32, offset: i64, whence: i32, out: i32) -> 
     Ok(call.put(out, &at.to_le_bytes())?)
 }
 
-fn fd_readdir(call: &mut Call<'_>, fd: i32, buffer: i32, len: i32, cookie: i64, out: i32) -> Result<(), Fail> {
+fn fd_readdir(
+    call: &mut Call<'_>,
+    fd: i32,
+    buffer: i32,
+    len: i32,
+    cookie: i64,
+    out: i32,
+) -> Result<(), Fail> {
     let path = call.world.folder(fd)?.1.to_owned();
     let this = call.world.tree.get(&path)?.number;
     let mut names = vec![(".".to_owned(), this, DIRECTORY), ("..".to_owned(), 0, DIRECTORY)];
@@ -388,8 +424,17 @@ fn fd_readdir(call: &mut Call<'_>, fd: i32, buffer: i32, len: i32, cookie: i64, 
     Ok(call.put(out, &(bytes.len() as u32).to_le_bytes())?)
 }
 
-fn path_open(call: &mut Call<'_>, fd: i32, path: (i32, i32), oflags: i32, rights: i64, fdflags: i32, out: i32) -> Result<(), Fail> {
-    let (create, folder, exclusive, truncate) = (oflags & 1 != 0, oflags & 2 != 0, oflags & 4 != 0, oflags & 8 != 0);
+fn path_open(
+    call: &mut Call<'_>,
+    fd: i32,
+    path: (i32, i32),
+    oflags: i32,
+    rights: i64,
+    fdflags: i32,
+    out: i32,
+) -> Result<(), Fail> {
+    let (create, folder, exclusive, truncate) =
+        (oflags & 1 != 0, oflags & 2 != 0, oflags & 4 != 0, oflags & 8 != 0);
     let root = call.world.folder(fd)?.0.to_owned();
     let path = call.path(fd, path.0, path.1)?;
     let world = &mut *call.world;
@@ -424,7 +469,13 @@ fn path_open(call: &mut Call<'_>, fd: i32, path: (i32, i32), oflags: i32, rights
 }
 
 /// Waiting: descriptors are always ready, and the nearest clock rings at once because sleeping moves the clock.
-fn poll_oneoff(call: &mut Call<'_>, subscriptions: i32, events: i32, count: i32, out: i32) -> Result<(), Fail> {
+fn poll_oneoff(
+    call: &mut Call<'_>,
+    subscriptions: i32,
+    events: i32,
+    count: i32,
+    out: i32,
+) -> Result<(), Fail> {
     if !(1..=1024).contains(&count) {
         return Err(Errno::INVAL.into());
     }
@@ -461,7 +512,10 @@ fn poll_oneoff(call: &mut Call<'_>, subscriptions: i32, events: i32, count: i32,
 }
 
 /// Runs one call with the memory and the world apart, and charges for it.
-fn run(caller: &mut Caller<'_, crate::limits::Guest>, body: impl FnOnce(&mut Call<'_>) -> Result<(), Fail>) -> wasmtime::Result<i32> {
+fn run(
+    caller: &mut Caller<'_, crate::limits::Guest>,
+    body: impl FnOnce(&mut Call<'_>) -> Result<(), Fail>,
+) -> wasmtime::Result<i32> {
     let left = caller.get_fuel()?;
     let Some(Extern::Memory(memory)) = caller.get_export("memory") else {
         return Ok(i32::from(Errno::FAULT.0));
@@ -496,22 +550,37 @@ pub(crate) fn link(linker: &mut Linker<crate::limits::Guest>) -> wasmtime::Resul
         Err(wasmtime::Error::new(Stop::Exit(code)))
     })?;
     linker.func_wrap(m, "args_sizes_get", |mut c: Ctx<'_>, a: i32, b: i32| {
-        run(&mut c, |call| { let strings = call.world.args.clone(); call.string_sizes(a, b, &strings) })
+        run(&mut c, |call| {
+            let strings = call.world.args.clone();
+            call.string_sizes(a, b, &strings)
+        })
     })?;
     linker.func_wrap(m, "args_get", |mut c: Ctx<'_>, a: i32, b: i32| {
-        run(&mut c, |call| { let strings = call.world.args.clone(); call.strings(a, b, &strings) })
+        run(&mut c, |call| {
+            let strings = call.world.args.clone();
+            call.strings(a, b, &strings)
+        })
     })?;
     linker.func_wrap(m, "environ_sizes_get", |mut c: Ctx<'_>, a: i32, b: i32| {
-        run(&mut c, |call| { let strings = call.world.env.clone(); call.string_sizes(a, b, &strings) })
+        run(&mut c, |call| {
+            let strings = call.world.env.clone();
+            call.string_sizes(a, b, &strings)
+        })
     })?;
     linker.func_wrap(m, "environ_get", |mut c: Ctx<'_>, a: i32, b: i32| {
-        run(&mut c, |call| { let strings = call.world.env.clone(); call.strings(a, b, &strings) })
+        run(&mut c, |call| {
+            let strings = call.world.env.clone();
+            call.strings(a, b, &strings)
+        })
     })?;
     linker.func_wrap(m, "clock_res_get", |mut c: Ctx<'_>, _clock: i32, out: i32| {
         run(&mut c, |call| Ok(call.put(out, &1_u64.to_le_bytes())?))
     })?;
     linker.func_wrap(m, "clock_time_get", |mut c: Ctx<'_>, _clock: i32, _precision: i64, out: i32| {
-        run(&mut c, |call| { let now = call.now; Ok(call.put(out, &now.to_le_bytes())?) })
+        run(&mut c, |call| {
+            let now = call.now;
+            Ok(call.put(out, &now.to_le_bytes())?)
+        })
     })?;
     linker.func_wrap(m, "random_get", |mut c: Ctx<'_>, at: i32, len: i32| {
         run(&mut c, |call| {
@@ -525,17 +594,23 @@ pub(crate) fn link(linker: &mut Linker<crate::limits::Guest>) -> wasmtime::Resul
     linker.func_wrap(m, "poll_oneoff", |mut c: Ctx<'_>, a: i32, b: i32, n: i32, out: i32| {
         run(&mut c, |call| poll_oneoff(call, a, b, n, out))
     })?;
-    linker.func_wrap(m, "proc_raise", |mut c: Ctx<'_>, _signal: i32| run(&mut c, |_| Err(Errno::NOTSUP.into())))?;
+    linker.func_wrap(m, "proc_raise", |mut c: Ctx<'_>, _signal: i32| {
+        run(&mut c, |_| Err(Errno::NOTSUP.into()))
+    })?;
     link_descriptors(linker, m)?;
     link_paths(linker, m)?;
-    linker.func_wrap(m, "sock_accept", |mut c: Ctx<'_>, _: i32, _: i32, _: i32| run(&mut c, |_| Err(Errno::NOTSUP.into())))?;
+    linker.func_wrap(m, "sock_accept", |mut c: Ctx<'_>, _: i32, _: i32, _: i32| {
+        run(&mut c, |_| Err(Errno::NOTSUP.into()))
+    })?;
     linker.func_wrap(m, "sock_recv", |mut c: Ctx<'_>, _: i32, _: i32, _: i32, _: i32, _: i32, _: i32| {
         run(&mut c, |_| Err(Errno::NOTSUP.into()))
     })?;
     linker.func_wrap(m, "sock_send", |mut c: Ctx<'_>, _: i32, _: i32, _: i32, _: i32, _: i32| {
         run(&mut c, |_| Err(Errno::NOTSUP.into()))
     })?;
-    linker.func_wrap(m, "sock_shutdown", |mut c: Ctx<'_>, _: i32, _: i32| run(&mut c, |_| Err(Errno::NOTSUP.into())))?;
+    linker.func_wrap(m, "sock_shutdown", |mut c: Ctx<'_>, _: i32, _: i32| {
+        run(&mut c, |_| Err(Errno::NOTSUP.into()))
+    })?;
     Ok(())
 }
 
@@ -615,11 +690,17 @@ fn link_descriptors(linker: &mut Linker<crate::limits::Guest>, m: &str) -> wasmt
         run(&mut c, |call| Ok(call.world.file(fd).map(|_| ())?))
     })?;
     for name in ["fd_sync", "fd_datasync"] {
-        linker.func_wrap(m, name, |mut c: Ctx<'_>, fd: i32| run(&mut c, |call| Ok(call.world.open(fd).map(|_| ())?)))?;
+        linker.func_wrap(m, name, |mut c: Ctx<'_>, fd: i32| {
+            run(&mut c, |call| Ok(call.world.open(fd).map(|_| ())?))
+        })?;
     }
-    linker.func_wrap(m, "fd_readdir", |mut c: Ctx<'_>, fd: i32, buffer: i32, len: i32, cookie: i64, out: i32| {
-        run(&mut c, |call| fd_readdir(call, fd, buffer, len, cookie, out))
-    })?;
+    linker.func_wrap(
+        m,
+        "fd_readdir",
+        |mut c: Ctx<'_>, fd: i32, buffer: i32, len: i32, cookie: i64, out: i32| {
+            run(&mut c, |call| fd_readdir(call, fd, buffer, len, cookie, out))
+        },
+    )?;
     linker.func_wrap(m, "fd_prestat_get", |mut c: Ctx<'_>, fd: i32, out: i32| {
         run(&mut c, |call| {
             // Only the granted folders themselves are announced.
@@ -652,16 +733,27 @@ fn link_paths(linker: &mut Linker<crate::limits::Guest>, m: &str) -> wasmtime::R
     linker.func_wrap(
         m,
         "path_open",
-        |mut c: Ctx<'_>, fd: i32, _look: i32, p: i32, n: i32, oflags: i32, rights: i64, _inherit: i64, flags: i32, out: i32| {
-            run(&mut c, |call| path_open(call, fd, (p, n), oflags, rights, flags, out))
+        |mut c: Ctx<'_>,
+         fd: i32,
+         _look: i32,
+         p: i32,
+         n: i32,
+         oflags: i32,
+         rights: i64,
+         _inherit: i64,
+         flags: i32,
+         out: i32| { run(&mut c, |call| path_open(call, fd, (p, n), oflags, rights, flags, out)) },
+    )?;
+    linker.func_wrap(
+        m,
+        "path_filestat_get",
+        |mut c: Ctx<'_>, fd: i32, _look: i32, p: i32, n: i32, out: i32| {
+            run(&mut c, |call| {
+                let path = call.path(fd, p, n)?;
+                call.stat_path(&path, out)
+            })
         },
     )?;
-    linker.func_wrap(m, "path_filestat_get", |mut c: Ctx<'_>, fd: i32, _look: i32, p: i32, n: i32, out: i32| {
-        run(&mut c, |call| {
-            let path = call.path(fd, p, n)?;
-            call.stat_path(&path, out)
-        })
-    })?;
     linker.func_wrap(
         m,
         "path_filestat_set_times",
@@ -687,26 +779,38 @@ fn link_paths(linker: &mut Linker<crate::limits::Guest>, m: &str) -> wasmtime::R
             })
         })?;
     }
-    linker.func_wrap(m, "path_rename", |mut c: Ctx<'_>, fd: i32, p: i32, n: i32, to_fd: i32, q: i32, k: i32| {
-        run(&mut c, |call| {
-            let from = call.path(fd, p, n)?;
-            let to = call.path(to_fd, q, k)?;
-            call.world.output_left += call.world.tree.rename(&from, &to)?;
-            Ok(())
-        })
-    })?;
-    linker.func_wrap(m, "path_readlink", |mut c: Ctx<'_>, fd: i32, p: i32, n: i32, _: i32, _: i32, _: i32| {
-        run(&mut c, |call| {
-            let path = call.path(fd, p, n)?;
-            call.world.tree.get(&path)?;
-            Err(Errno::INVAL.into())
-        })
-    })?;
+    linker.func_wrap(
+        m,
+        "path_rename",
+        |mut c: Ctx<'_>, fd: i32, p: i32, n: i32, to_fd: i32, q: i32, k: i32| {
+            run(&mut c, |call| {
+                let from = call.path(fd, p, n)?;
+                let to = call.path(to_fd, q, k)?;
+                call.world.output_left += call.world.tree.rename(&from, &to)?;
+                Ok(())
+            })
+        },
+    )?;
+    linker.func_wrap(
+        m,
+        "path_readlink",
+        |mut c: Ctx<'_>, fd: i32, p: i32, n: i32, _: i32, _: i32, _: i32| {
+            run(&mut c, |call| {
+                let path = call.path(fd, p, n)?;
+                call.world.tree.get(&path)?;
+                Err(Errno::INVAL.into())
+            })
+        },
+    )?;
     linker.func_wrap(m, "path_symlink", |mut c: Ctx<'_>, _: i32, _: i32, _: i32, _: i32, _: i32| {
         run(&mut c, |_| Err(Errno::PERM.into()))
     })?;
-    linker.func_wrap(m, "path_link", |mut c: Ctx<'_>, _: i32, _: i32, _: i32, _: i32, _: i32, _: i32, _: i32| {
-        run(&mut c, |_| Err(Errno::PERM.into()))
-    })?;
+    linker.func_wrap(
+        m,
+        "path_link",
+        |mut c: Ctx<'_>, _: i32, _: i32, _: i32, _: i32, _: i32, _: i32, _: i32| {
+            run(&mut c, |_| Err(Errno::PERM.into()))
+        },
+    )?;
     Ok(())
 }

@@ -106,7 +106,10 @@ async fn a_module_reads_stdin_and_writes_stdout() {
     assert_eq!(bench.read(output.stdout).await, 200_000_u32.to_le_bytes());
     assert_eq!(bench.engine.check(&bench.task, &output, bench.attempt()).await.unwrap(), Verdict::Holds);
     let lie = Output { fuel_used: output.fuel_used + 1, ..output };
-    assert!(matches!(bench.engine.check(&bench.task, &lie, bench.attempt()).await.unwrap(), Verdict::Differs { .. }));
+    assert!(matches!(
+        bench.engine.check(&bench.task, &lie, bench.attempt()).await.unwrap(),
+        Verdict::Differs { .. }
+    ));
 }
 
 #[tokio::test]
@@ -131,7 +134,8 @@ async fn asking_for_too_much_memory_ends_out_of_memory_for_all_alike() {
     let first = Bench::new(&grow).await.run().await;
     assert_eq!(first.ending, Ending::OutOfMemory);
     assert_eq!(Bench::new(&grow).await.run().await.digest(), first.digest());
-    let from_the_start = Bench::new(r#"(module (memory (export "memory") 65536) (func (export "_start")))"#).await;
+    let from_the_start =
+        Bench::new(r#"(module (memory (export "memory") 65536) (func (export "_start")))"#).await;
     assert_eq!(from_the_start.run().await.ending, Ending::OutOfMemory);
     let table = r#"(module (memory (export "memory") 1) (table $t 0 funcref)
         (func (export "_start") (drop (table.grow $t (ref.null func) (i32.const 100000000)))))"#;
@@ -154,8 +158,11 @@ async fn a_trap_says_which() {
             other => panic!("{other:?}"),
         }
     }
-    let recursion = r#"(module (memory (export "memory") 1) (func $f (call $f)) (func (export "_start") (call $f)))"#;
-    assert!(matches!(Bench::new(recursion).await.run().await.ending, Ending::Trap(text) if text.contains("stack")));
+    let recursion =
+        r#"(module (memory (export "memory") 1) (func $f (call $f)) (func (export "_start") (call $f)))"#;
+    assert!(
+        matches!(Bench::new(recursion).await.run().await.ending, Ending::Trap(text) if text.contains("stack"))
+    );
 }
 
 #[tokio::test]
@@ -171,7 +178,12 @@ async fn a_flood_of_output_is_cut() {
 
 #[tokio::test]
 async fn what_is_not_a_module_or_wants_more_than_wasi_is_refused() {
-    for module in ["not a module", "(module (func (export \"_start\")))", r#"(module (memory (export "memory") 1))"#, ""] {
+    for module in [
+        "not a module",
+        "(module (func (export \"_start\")))",
+        r#"(module (memory (export "memory") 1))"#,
+        "",
+    ] {
         let ending = Bench::new(module).await.run().await.ending;
         assert!(matches!(ending, Ending::InvalidModule(_)), "{module}: {ending:?}");
     }
@@ -185,8 +197,13 @@ async fn what_is_not_a_module_or_wants_more_than_wasi_is_refused() {
 async fn a_module_that_keeps_the_compiler_busy_is_killed_at_the_wall_limit() {
     // Functions of deeply nested blocks with a value in each: little to download, long to compile.
     let depth = 2_000;
-    let function = format!("(func {} {})", "(block (result i32) i32.const 1 ".repeat(depth), ")".repeat(depth) + " drop");
-    let module = format!(r#"(module (memory (export "memory") 1) {} (func (export "_start")))"#, function.repeat(60));
+    let function = format!(
+        "(func {} {})",
+        "(block (result i32) i32.const 1 ".repeat(depth),
+        ")".repeat(depth) + " drop"
+    );
+    let module =
+        format!(r#"(module (memory (export "memory") 1) {} (func (export "_start")))"#, function.repeat(60));
     let mut bench = Bench::new(module).await;
     bench.task.limits.wall_seconds = 1;
     let start = Instant::now();
@@ -276,7 +293,8 @@ impl OwnWorker {
     }
 
     fn processes(&self) -> Vec<i32> {
-        let is_ours = |pid: &i32| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == self.path());
+        let is_ours =
+            |pid: &i32| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == self.path());
         let entries = std::fs::read_dir("/proc").unwrap();
         entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).filter(is_ours).collect()
     }
@@ -303,7 +321,11 @@ async fn a_child_that_is_killed_is_the_machines_fault_and_the_next_task_runs() {
         let pid = worker.wait_for(1).await[0];
         // Give it time to compile, so that it dies in the middle of the program.
         tokio::time::sleep(Duration::from_millis(300)).await;
-        rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL).unwrap();
+        rustix::process::kill_process(
+            rustix::process::Pid::from_raw(pid).unwrap(),
+            rustix::process::Signal::KILL,
+        )
+        .unwrap();
     };
     let (result, ()) = tokio::join!(bench.try_run(), kill);
     assert!(matches!(result, Err(RunError::Lost(_))), "{result:?}");
