@@ -36,6 +36,18 @@ pub enum Reject {
     PoolInvalid,
 }
 
+impl Reject {
+    /// Says in words what it means, for the requester.
+    pub const fn message(&self) -> &'static str {
+        match self {
+            Self::Busy { .. } => "all its slots are taken",
+            Self::MissingCapability => "it has no engine for this, or the limits are above what it offers",
+            Self::PriceTooLow => "what limits.fuel may cost at its price is above maxTfuel divided by quorum",
+            Self::PoolInvalid => "the reserve fund does not cover the job or ends too soon",
+        }
+    }
+}
+
 /// One message. All but payments name a task and an epoch, the number of the requester's attempt at the job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -79,6 +79,8 @@ pub(super) struct Job {
     wanted: usize,
     faults: u32,
     offers: u32,
+    /// Why the last node that would not take it would not.
+    refusal: Option<&'static str>,
 }
 
 /// Order of nodes for a job.
@@ -107,6 +109,7 @@ impl Job {
             tried: BTreeSet::new(),
             faults: 0,
             offers: 0,
+            refusal: None,
         }
     }
 
@@ -242,6 +245,7 @@ impl Job {
             }
             (Message::Rejected { reason, .. }, Step::Offered) => {
                 self.attempts.retain(|attempt| attempt.node != from);
+                self.refusal = Some(reason.message());
                 // Being busy is no fault, but a node that is busy without end is not asked without end.
                 if matches!(reason, Reject::Busy { .. }) && self.offers < MAX_OFFERS {
                     self.tried.remove(&from);
@@ -420,7 +424,13 @@ impl Job {
             return Next::Wait;
         }
         if self.claims.is_empty() {
-            let message = format!("no node took the job or finished it; {} failed", self.faults);
+            let refusal = self.refusal.map(|refusal| format!("; the last one that refused: {refusal}"));
+            let message = format!(
+                "no node took the job and finished it: {} asked, {} failed{}",
+                self.offers,
+                self.faults,
+                refusal.unwrap_or_default()
+            );
             self.fail("no_capacity", message);
             return Next::Again;
         }

@@ -114,6 +114,12 @@ fn with_nobody_to_ask_the_job_fails_and_holds_no_money() {
     world.conducts = [Conduct::Vanishes; 3].into();
     let report = world.run(world.spec(5, 2));
     assert_eq!(report.error.unwrap().0, "no_capacity");
+    // Two nodes at one TFUEL each do not work for a cap of one.
+    let mut world = World::new(3, 100);
+    let (code, message) = world.run(world.spec(1, 2)).error.unwrap();
+    assert_eq!(code, "no_capacity");
+    assert!(message.contains("maxTfuel"), "{message}");
+    assert_eq!(world.nodes.values().map(|node| node.runs).sum::<usize>(), 0);
 }
 
 #[test]

@@ -1,5 +1,9 @@
 //! Programs of every kind of ending, run in real child processes.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod job;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
