@@ -52,7 +52,8 @@ pub fn deposit(
 }
 
 fn checked(summary: Option<&HolderSummary>) -> Result<&HolderSummary, TxError> {
-    let summary = summary.ok_or(TxError::BlsKey("key, proof of possession and holder signature are needed"))?;
+    let summary =
+        summary.ok_or(TxError::BlsKey("key, proof of possession and holder signature are needed"))?;
     summary.check()?;
     Ok(summary)
 }
@@ -101,7 +102,7 @@ fn returns_at(view: &mut StateView, key: &[u8]) -> Result<Vec<StakeReturn>, Stat
 }
 
 /// What the end of every block does: returns stakes that are due (`ledger.md` 7.4).
-pub(crate) fn end_of_block(view: &mut StateView, rules: &Rules) -> Result<(), TxError> {
+pub fn end_of_block(view: &mut StateView, rules: &Rules) -> Result<(), TxError> {
     let parent_height = view.height();
     // The pool is sorted and written again even if nothing is due; a stored order that was not sorted changes here.
     if let Some(mut pool) = view.validators()? {

@@ -63,7 +63,8 @@ impl Account {
             if fund.end_height.wrapping_add(FREEZE_BLOCKS) > height {
                 return true;
             }
-            let returned = fund.collateral.checked_add(fund.left()).and_then(|coins| balance.checked_add(coins));
+            let returned =
+                fund.collateral.checked_add(fund.left()).and_then(|coins| balance.checked_add(coins));
             // A sum above 2^256 wei cannot arise from coins that exist.
             balance = returned.unwrap_or(balance);
             false
@@ -155,7 +156,6 @@ impl Decode for HeightList {
 }
 
 impl Item for HeightList {}
-
 
 #[cfg(test)]
 mod tests {

@@ -247,7 +247,9 @@ impl StateView {
             found.insert(key.to_vec(), value.to_vec());
             true
         })?;
-        for (key, cell) in self.records.range(prefix.to_vec()..).take_while(|(key, _)| key.starts_with(prefix)) {
+        for (key, cell) in
+            self.records.range(prefix.to_vec()..).take_while(|(key, _)| key.starts_with(prefix))
+        {
             match &cell.value {
                 Some(value) => found.insert(key.clone(), value.clone()),
                 None => found.remove(key),
@@ -379,9 +381,10 @@ impl StateView {
         new
     }
 
-    /// The same state, now that a block has made it: its height is that block's.
+    /// The same state, now that a block has made it: its height is that block's, and the next coinbase may come.
     pub fn at_height(mut self, height: u64) -> Self {
         self.height = height;
+        self.coinbase = false;
         self
     }
 

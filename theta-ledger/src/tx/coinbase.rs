@@ -73,11 +73,7 @@ impl Coinbase {
         Ok(())
     }
 
-    pub(super) fn apply(
-        &self,
-        _: &Scope<'_>,
-        view: &mut StateView,
-    ) -> Result<Option<VmOutcome>, TxError> {
+    pub(super) fn apply(&self, _: &Scope<'_>, view: &mut StateView) -> Result<Option<VmOutcome>, TxError> {
         for output in &self.outputs {
             let mut account = view.load_or_new(output.address)?;
             credit(&mut account, output.coins.coins().ok_or(TxError::Overflow)?)?;

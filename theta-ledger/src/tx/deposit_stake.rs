@@ -176,9 +176,7 @@ fn point<T>(
     let at = input.clone();
     match input.string()? {
         [] => Ok(None),
-        bytes => {
-            parse(bytes).map(Some).map_err(|why| at.error(theta_core::codec::rlp::Fault::Value(why)))
-        }
+        bytes => parse(bytes).map(Some).map_err(|why| at.error(theta_core::codec::rlp::Fault::Value(why))),
     }
 }
 

@@ -47,7 +47,11 @@ impl ReleaseFund {
         }))
     }
 
-    pub(super) fn apply(&self, scope: &Scope<'_>, view: &mut StateView) -> Result<Option<VmOutcome>, TxError> {
+    pub(super) fn apply(
+        &self,
+        scope: &Scope<'_>,
+        view: &mut StateView,
+    ) -> Result<Option<VmOutcome>, TxError> {
         self.check(scope, view).map(|()| None)
     }
 }

@@ -85,11 +85,7 @@ impl Send {
         scope.check_fee_of(&self.fee, minimum)
     }
 
-    pub(super) fn apply(
-        &self,
-        _: &Scope<'_>,
-        view: &mut StateView,
-    ) -> Result<Option<VmOutcome>, TxError> {
+    pub(super) fn apply(&self, _: &Scope<'_>, view: &mut StateView) -> Result<Option<VmOutcome>, TxError> {
         for input in &self.inputs {
             let mut account = view.load_or_new(input.address)?;
             charge(&mut account, input.coins.coins().ok_or(TxError::Overflow)?)?;

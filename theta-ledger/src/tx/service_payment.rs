@@ -139,11 +139,7 @@ impl ServicePayment {
     }
 
     /// Who gets how much of the amount, which may be of any width.
-    fn parts(
-        &self,
-        scope: &Scope<'_>,
-        view: &mut StateView,
-    ) -> Result<BTreeMap<Address, BigUint>, TxError> {
+    fn parts(&self, scope: &Scope<'_>, view: &mut StateView) -> Result<BTreeMap<Address, BigUint>, TxError> {
         let amount = &self.source.coins.tfuel;
         let mut parts: BTreeMap<Address, BigUint> = BTreeMap::new();
         let mut left = amount.clone();

@@ -101,8 +101,7 @@ impl Signatures {
         if let Some(known) = self.cache.get(&key) {
             return known;
         }
-        let signer =
-            if ethereum { signature.recover_ethereum(digest) } else { signature.recover(digest) };
+        let signer = if ethereum { signature.recover_ethereum(digest) } else { signature.recover(digest) };
         self.cache.insert(key, signer.clone());
         signer
     }

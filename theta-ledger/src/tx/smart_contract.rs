@@ -46,7 +46,7 @@ impl Body for SmartContract {
 }
 
 /// Gas that the bytes of a transaction cost before any code runs.
-pub fn intrinsic_gas(data: &[u8], creates: bool) -> u64 {
+pub(crate) fn intrinsic_gas(data: &[u8], creates: bool) -> u64 {
     let base: u64 = if creates { 53_000 } else { 21_000 };
     data.iter().fold(base, |gas, byte| gas.saturating_add(if *byte == 0 { 4 } else { 68 }))
 }

@@ -1,0 +1,147 @@
+//! One block: built from candidates, or carried out as it came.
+
+use std::sync::Arc;
+
+use theta_core::{
+    context::{BlockContext, Body},
+    hash::Hash,
+    sign::Signer,
+    stake::ValidatorSet,
+};
+
+use crate::{
+    chain::ContractResult,
+    error::BlockError,
+    staking,
+    state::{StateView, nodes::NewNodes},
+    tx::{Coinbase, RawTx, Scope, TxError, TxInput, TxOutput, Unsigned, expected_rewards},
+    vm::VmOutcome,
+};
+use theta_core::amount::Coins;
+
+/// Transactions that a proposer puts into a block besides the coinbase.
+pub const MAX_BLOCK_TXS: usize = 512;
+
+/// What carrying out a block gave.
+#[derive(Clone)]
+pub(crate) struct Executed {
+    pub(crate) root: Hash,
+    pub(crate) results: Vec<ContractResult>,
+    pub(crate) new_nodes: NewNodes,
+    pub(crate) validators: Arc<ValidatorSet>,
+    pub(crate) changes_validators: bool,
+}
+
+/// Checks a transaction and carries it out, or leaves the view as it was.
+pub(crate) fn run(
+    scope: &Scope<'_>,
+    view: &mut StateView,
+    raw: &RawTx,
+) -> Result<Option<VmOutcome>, TxError> {
+    if scope.rules.tx.no_trailing_bytes && raw.trailing > 0 {
+        return Err(TxError::Trailing(raw.trailing));
+    }
+    let before = view.checkpoint();
+    let outcome = raw.transaction.check(scope, view).and_then(|()| raw.transaction.apply(scope, view));
+    if outcome.is_err() {
+        view.revert(before);
+    }
+    outcome
+}
+
+struct Execution {
+    results: Vec<ContractResult>,
+    changes_validators: bool,
+}
+
+impl Execution {
+    const fn new() -> Self {
+        Self { results: Vec::new(), changes_validators: false }
+    }
+
+    fn done(&mut self, raw: &RawTx, outcome: Option<VmOutcome>) {
+        self.changes_validators |= raw.transaction.changes_validators();
+        self.results.extend(outcome.map(|outcome| ContractResult::new(raw.hash, outcome)));
+    }
+
+    fn finish(self, scope: &Scope<'_>, view: &mut StateView) -> Result<Executed, BlockError> {
+        staking::end_of_block(view, scope.rules).map_err(BlockError::End)?;
+        let pool = view.validators()?.unwrap_or_default();
+        let root = view.root()?;
+        Ok(Executed {
+            root,
+            results: self.results,
+            new_nodes: view.take_new_nodes(),
+            validators: Arc::new(ValidatorSet::of_pool(&pool)),
+            changes_validators: self.changes_validators,
+        })
+    }
+}
+
+/// Carries out all transactions of a block on its parent's state.
+pub(crate) fn execute(
+    scope: &Scope<'_>,
+    mut view: StateView,
+    transactions: &[Vec<u8>],
+) -> Result<Executed, BlockError> {
+    let mut execution = Execution::new();
+    for (index, bytes) in transactions.iter().enumerate() {
+        let failed = |source| BlockError::Transaction { index, source };
+        let raw = RawTx::decode(bytes.clone()).map_err(|error| failed(error.into()))?;
+        let outcome = run(scope, &mut view, &raw).map_err(failed)?;
+        execution.done(&raw, outcome);
+    }
+    execution.finish(scope, &mut view)
+}
+
+/// Builds a block: the coinbase, then the candidates that are valid, in their order. What is not valid is left out.
+pub(crate) fn build(
+    scope: &Scope<'_>,
+    mut view: StateView,
+    candidates: &[Arc<RawTx>],
+    signer: &dyn Signer,
+) -> Result<(Body, Executed), BlockError> {
+    let mut execution = Execution::new();
+    let mut transactions = Vec::with_capacity(candidates.len() + 1);
+    let coinbase = coinbase(scope, &mut view, signer)?;
+    let failed = |source| BlockError::Transaction { index: 0, source };
+    execution.done(&coinbase, run(scope, &mut view, &coinbase).map_err(failed)?);
+    transactions.push(coinbase.bytes);
+    for raw in candidates {
+        if transactions.len() > MAX_BLOCK_TXS {
+            break;
+        }
+        if scope.block.freeze_stakes && raw.transaction.is_freezable() {
+            continue;
+        }
+        match run(scope, &mut view, raw) {
+            Ok(outcome) => {
+                execution.done(raw, outcome);
+                transactions.push(raw.bytes.clone());
+            }
+            Err(error) if error.state_error().is_some() => {
+                return Err(BlockError::Transaction { index: transactions.len(), source: error });
+            }
+            Err(_) => {}
+        }
+    }
+    let executed = execution.finish(scope, &mut view)?;
+    Ok((Body { transactions, state_root: executed.root }, executed))
+}
+
+fn coinbase(scope: &Scope<'_>, view: &mut StateView, signer: &dyn Signer) -> Result<RawTx, BlockError> {
+    let failed = |source| BlockError::Transaction { index: 0, source };
+    let outputs = expected_rewards(scope, view)
+        .map_err(failed)?
+        .into_iter()
+        .map(|(address, tfuel)| TxOutput::new(address, Coins::tfuel(tfuel)))
+        .collect();
+    let body = Coinbase {
+        proposer: TxInput::new(scope.block.proposer, Coins::ZERO, 0),
+        outputs,
+        block_height: scope.parent_height(),
+    };
+    let context: &BlockContext = scope.block;
+    debug_assert_eq!(context.proposer, signer.address());
+    Ok(Unsigned::new(scope.spec.chain.clone(), body).sign(signer)?)
+}

@@ -1,0 +1,158 @@
+//! Why a block, a ledger or a file was refused.
+
+use theta_core::{codec::rlp::DecodeError, hash::Hash, sign::SignError, store::StoreError};
+
+use crate::{state::StateError, tx::TxError};
+
+/// Why a block was not built or applied.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BlockError {
+    /// A transaction in it is not valid there.
+    #[error("transaction {index} is not valid: {source}")]
+    Transaction {
+        /// Its place in the block.
+        index: usize,
+        /// Why.
+        source: TxError,
+    },
+    /// The header's root over the transactions is another.
+    #[error("header says transactions root {header}, the transactions have {computed}")]
+    TransactionsRoot {
+        /// In the header.
+        header: Hash,
+        /// Of the transactions.
+        computed: Hash,
+    },
+    /// The state after the block is another.
+    #[error("header says state root {header}, execution gave {computed}")]
+    StateRoot {
+        /// In the header.
+        header: Hash,
+        /// By execution.
+        computed: Hash,
+    },
+    /// The block's end could not be carried out.
+    #[error("end of the block failed: {0}")]
+    End(TxError),
+    /// The coinbase could not be signed.
+    #[error("coinbase could not be signed: {0}")]
+    Coinbase(#[from] SignError),
+    /// Our own state could not be read or written; says nothing about the block.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+impl BlockError {
+    /// Whether the block is bad for good, as against a disk of ours.
+    pub fn condemns_block(&self) -> bool {
+        match self {
+            Self::Transaction { source, .. } | Self::End(source) => source.state_error().is_none(),
+            Self::TransactionsRoot { .. } | Self::StateRoot { .. } => true,
+            Self::Coinbase(_) | Self::State(_) => false,
+        }
+    }
+}
+
+impl From<StoreError> for BlockError {
+    fn from(error: StoreError) -> Self {
+        Self::State(error.into())
+    }
+}
+
+/// Why a ledger could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The store belongs to another network.
+    #[error("the data folder belongs to the chain with genesis {found}, not {expected}; name another folder")]
+    OtherGenesis {
+        /// In the store.
+        found: Hash,
+        /// Asked for.
+        expected: Hash,
+    },
+    /// The store is not whole.
+    #[error("the store is damaged: {0}")]
+    Damaged(&'static str),
+    /// The state could not be read or written.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+impl From<StoreError> for OpenError {
+    fn from(error: StoreError) -> Self {
+        Self::State(error.into())
+    }
+}
+
+/// Why a genesis file was refused; every place is a byte of the file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SnapshotError {
+    /// The file could not be read.
+    #[error("file could not be read: {0}")]
+    Io(#[from] std::io::Error),
+    /// The file ends inside a record.
+    #[error("file is cut: record {record} at byte {at} needs {needed} bytes, {left} are left")]
+    Cut {
+        /// Number of the record, from 0.
+        record: usize,
+        /// Where it begins.
+        at: usize,
+        /// Bytes it needs.
+        needed: u64,
+        /// Bytes that are there.
+        left: usize,
+    },
+    /// A record is not the RLP of what belongs there.
+    #[error("record {record} at byte {at} is malformed: {source}")]
+    Malformed {
+        /// Number of the record, from 0.
+        record: usize,
+        /// Where its contents begin.
+        at: usize,
+        /// What is wrong, counted from there.
+        source: DecodeError,
+    },
+    /// A record says what a genesis file does not say there.
+    #[error("record {record} at byte {at}: {what}")]
+    Unexpected {
+        /// Number of the record, from 0.
+        record: usize,
+        /// Where its contents begin.
+        at: usize,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// Written in a newer format.
+    #[error("file has version {0}; this command reads genesis files, version 1")]
+    Version(u64),
+    /// The entries are not the state that the header names.
+    #[error("the {entries} entries have state root {computed}, the header at byte {at} says {header}")]
+    StateRoot {
+        /// How many entries there are.
+        entries: usize,
+        /// Where the header's record begins.
+        at: usize,
+        /// Of the entries.
+        computed: Hash,
+        /// In the header.
+        header: Hash,
+    },
+    /// The header is not that of the known chain.
+    #[error("the header at byte {at} has hash {found}, the genesis of {chain} has {expected}")]
+    OtherGenesis {
+        /// Where the header's record begins.
+        at: usize,
+        /// The chain.
+        chain: String,
+        /// Of the file.
+        found: Hash,
+        /// Known or configured.
+        expected: Hash,
+    },
+    /// A BLS key in the state comes without a valid proof.
+    #[error("validator {0} has no BLS key with a valid proof of possession")]
+    ValidatorKey(theta_core::hash::Address),
+}

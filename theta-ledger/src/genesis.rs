@@ -1,0 +1,541 @@
+//! Genesis files: the state and the header that a chain begins with (`ledger.md` 8).
+//!
+//! A file is records, each a length in eight little-endian bytes and as many bytes of RLP: metadata with the header, a
+//! mark, every entry of the state trie, a mark. All of it is checked while it is read; what is given back is whole.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use theta_core::{
+    BigUint,
+    amount::{Coins, TFuelWei, ThetaWei},
+    block::Header,
+    bls::{self, PublicKey},
+    codec::rlp::{Decode, DecodeError, Encode, Fault, Item, Reader, encode_list},
+    hash::{Address, Hash},
+    rlp_list,
+    spec::ChainSpec,
+    stake::{ValidatorPool, ValidatorSet},
+    trie::{NoNodes, Trie},
+};
+
+use crate::{
+    error::SnapshotError,
+    state::{Account, account::HeightList, keys},
+};
+
+/// State roots of genesis files that are known, with the hashes of their headers. A file with one of these states and
+/// another header has been altered.
+const KNOWN: [(&str, &str, &str); 6] = [
+    (
+        "mainnet",
+        "7ada5b5bda556a0573364718e37a189043c80fd8defbd9e28d1bf5c1c197316c",
+        "d8836c6cf3c3ccea0b015b4ed0f9efb0ffe6254db793a515843c9d0f68cbab65",
+    ),
+    (
+        "privatenet",
+        "1ac082033355eb1071e0a48c18db3e6a08ac8dd7f0744dcb1416069449272a81",
+        "45c579eb4d435ffcd37f0f76beaa772072cea146c4ecec2e52066904b80f4e0a",
+    ),
+    (
+        "privatenet",
+        "157728ebcca3817170f7280871fdd8701e9a2d3630159a32c494d5e38e52f2b0",
+        "a01e8a75e33586ccaf354d4e1377dda94e36fbce310720682984d5427b80aa81",
+    ),
+    (
+        "testnet",
+        "73f491c3f94d256490170ee4e089579cd5a7e03a210e6509f59d74d13a680e1e",
+        "a58cb754a23975c872ef06d8b54baf16eec88ad60f966368b950a6c16ae52ed9",
+    ),
+    (
+        "testnet_amber",
+        "185daca96f50d7444e6620a2f7ae2bb2f7142075192191635d8857a75675fea0",
+        "1e58bb5dc3be6d2889c76661173abe1dea5be639a655ea2e3f7b1eddda6f3206",
+    ),
+    (
+        "testnet_sapphire",
+        "d840b52a77a2cde745cd8edb1e4772307f425dbd43b67b22ff4aa16cf37fd68e",
+        "2789f210f63d15e864ee41a16c87350ffbe02d1f6f9cb723afa3ad956d7a8d25",
+    ),
+];
+
+/// The first block's header and the whole state behind it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Genesis {
+    /// The header; its hash names the network.
+    pub header: Header,
+    /// Every entry of the state, by key.
+    pub entries: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+/// The three headers that a snapshot proves itself by. In a genesis file only the second says anything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Trio {
+    first: (Header, Vec<ProofNode>),
+    second: Header,
+    third: (Header, theta_core::vote::VoteSet),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct ProofNode {
+    hash: Vec<u8>,
+    node: Vec<u8>,
+}
+
+rlp_list!(ProofNode { hash, node });
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Metadata {
+    proofs: Vec<Trio>,
+    tail: Trio,
+}
+
+rlp_list!(Metadata { proofs, tail });
+
+impl Item for Trio {}
+
+impl Encode for Trio {
+    fn encode(&self, out: &mut Vec<u8>) {
+        encode_list(out, |out| {
+            encode_list(out, |out| {
+                self.first.0.encode(out);
+                self.first.1.encode(out);
+            });
+            encode_list(out, |out| self.second.encode(out));
+            encode_list(out, |out| {
+                self.third.0.encode(out);
+                self.third.1.encode(out);
+            });
+        });
+    }
+}
+
+impl Decode for Trio {
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let mut list = input.list()?;
+        let (mut first, mut second, mut third) = (list.list()?, list.list()?, list.list()?);
+        list.finish()?;
+        let trio = Self {
+            first: (first.read()?, first.read()?),
+            second: second.read()?,
+            third: (third.read()?, third.read()?),
+        };
+        for part in [first, second, third] {
+            part.finish()?;
+        }
+        Ok(trio)
+    }
+}
+
+/// A key and a value; also the marks, whose keys are 0 and 1.
+struct Entry {
+    key: Vec<u8>,
+    value: Vec<u8>,
+}
+
+rlp_list!(Entry { key, value });
+
+/// One record of a file.
+struct Record<'a> {
+    number: usize,
+    at: usize,
+    bytes: &'a [u8],
+}
+
+impl<'a> Record<'a> {
+    fn unexpected(&self, what: &'static str) -> SnapshotError {
+        SnapshotError::Unexpected { record: self.number, at: self.at, what }
+    }
+
+    fn decode<T: Decode>(&self) -> Result<T, SnapshotError> {
+        T::from_rlp(self.bytes, self.bytes.len()).map_err(|source| SnapshotError::Malformed {
+            record: self.number,
+            at: self.at,
+            source,
+        })
+    }
+}
+
+fn records(file: &[u8]) -> impl Iterator<Item = Result<Record<'_>, SnapshotError>> {
+    let (mut at, mut number, mut failed) = (0, 0, false);
+    std::iter::from_fn(move || {
+        if at == file.len() || failed {
+            return None;
+        }
+        let left = file.len() - at;
+        let cut = |needed| SnapshotError::Cut { record: number, at, needed, left };
+        let Some(length) = file[at..].first_chunk::<8>() else {
+            failed = true;
+            return Some(Err(cut(8)));
+        };
+        let length = u64::from_le_bytes(*length);
+        let body = usize::try_from(length).ok().and_then(|length| file[at + 8..].get(..length));
+        let Some(bytes) = body else {
+            failed = true;
+            return Some(Err(cut(length.saturating_add(8))));
+        };
+        let record = Record { number, at: at + 8, bytes };
+        at += 8 + bytes.len();
+        number += 1;
+        Some(Ok(record))
+    })
+}
+
+impl Genesis {
+    /// Reads a genesis file and checks all of it. `expected` is the hash that the header has to have, where it is known
+    /// from elsewhere; the main network's is built in.
+    pub fn read(file: &[u8], expected: Option<Hash>) -> Result<Self, SnapshotError> {
+        let mut records = records(file);
+        let mut next = |what: &'static str| {
+            records.next().unwrap_or(Err(SnapshotError::Unexpected { record: 0, at: file.len(), what }))
+        };
+        let head = next("the file is empty")?;
+        if let Ok(version) = head.decode::<Version>() {
+            return Err(SnapshotError::Version(version.version));
+        }
+        let metadata: Metadata = head.decode()?;
+        let empty = (Header::zero(), Vec::new());
+        if !metadata.proofs.is_empty() || metadata.tail.first != empty {
+            return Err(head.unexpected("a genesis file proves nothing before its header"));
+        }
+        if metadata.tail.third != (Header::zero(), theta_core::vote::VoteSet::default()) {
+            return Err(head.unexpected("a genesis file has nothing behind its header"));
+        }
+        let header = metadata.tail.second;
+        if header.height != 0 {
+            return Err(head.unexpected("the header is not at height 0"));
+        }
+        let start = next("the file ends behind its header")?;
+        mark(&start, 0)?;
+        let mut entries = BTreeMap::new();
+        loop {
+            let record = next("the file ends before its closing mark")?;
+            let entry: Entry = record.decode()?;
+            if entry.key.len() == 1 {
+                mark(&record, 1)?;
+                break;
+            }
+            if entry.value.is_empty() {
+                return Err(record.unexpected("an entry has no value"));
+            }
+            check_entry(&record, &entry)?;
+            if entries.insert(entry.key, entry.value).is_some() {
+                return Err(record.unexpected("a key stands twice"));
+            }
+        }
+        if let Some(surplus) = records.next() {
+            return Err(surplus?.unexpected("something stands behind the closing mark"));
+        }
+        let genesis = Self { header, entries };
+        let computed = genesis.trie().root();
+        if computed != genesis.header.state_root {
+            return Err(SnapshotError::StateRoot {
+                entries: genesis.entries.len(),
+                at: head.at,
+                computed,
+                header: genesis.header.state_root,
+            });
+        }
+        genesis.check_hash(head.at, expected)?;
+        Ok(genesis)
+    }
+
+    fn check_hash(&self, at: usize, expected: Option<Hash>) -> Result<(), SnapshotError> {
+        let found = self.header.hash();
+        let refuse = |chain: &str, expected| {
+            Err(SnapshotError::OtherGenesis { at, chain: chain.to_owned(), found, expected })
+        };
+        let parse = |text: &str| text.parse::<Hash>().unwrap_or_default();
+        let known = KNOWN
+            .iter()
+            .find(|(_, root, _)| parse(root) == self.header.state_root)
+            .or_else(|| KNOWN.iter().find(|(chain, ..)| *chain == "mainnet" && *chain == self.header.chain));
+        if let Some((chain, _, hash)) = known
+            && parse(hash) != found
+        {
+            return refuse(chain, parse(hash));
+        }
+        match expected {
+            Some(expected) if expected != found => refuse(&self.header.chain, expected),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes the file.
+    pub fn write(&self) -> Vec<u8> {
+        let zero = Header::zero();
+        let metadata = Metadata {
+            proofs: Vec::new(),
+            tail: Trio {
+                first: (zero.clone(), Vec::new()),
+                second: self.header.clone(),
+                third: (zero, theta_core::vote::VoteSet::default()),
+            },
+        };
+        let mut out = Vec::new();
+        let mut record = |bytes: Vec<u8>| {
+            out.extend((bytes.len() as u64).to_le_bytes());
+            out.extend(bytes);
+        };
+        let mark = |key: u8| Entry { key: vec![key], value: self.header.height.to_le_bytes().to_vec() };
+        record(metadata.to_rlp());
+        record(mark(0).to_rlp());
+        let write = &mut |key: &[u8], value: &[u8]| {
+            record(Entry { key: key.to_vec(), value: value.to_vec() }.to_rlp());
+            true
+        };
+        self.trie().visit(&[], write).expect("nothing is read from a source");
+        record(mark(1).to_rlp());
+        out
+    }
+
+    /// The state as a trie in memory.
+    pub(crate) fn trie(&self) -> Trie {
+        let mut trie = Trie::empty(Arc::new(NoNodes));
+        for (key, value) in &self.entries {
+            trie.set(key, value.clone()).expect("nothing is read from a source");
+        }
+        trie
+    }
+
+    /// Hash of the header: the network's name for machines.
+    pub fn hash(&self) -> Hash {
+        self.header.hash()
+    }
+
+    fn record<T: Decode>(&self, key: &[u8]) -> Option<T> {
+        let bytes = self.entries.get(key)?;
+        T::from_rlp(bytes, bytes.len()).ok()
+    }
+
+    /// The validator candidates.
+    pub fn validators(&self) -> ValidatorPool {
+        self.record(keys::VALIDATORS).unwrap_or_default()
+    }
+
+    /// Whether validator stakes changed in this block, as the set-change rule counts it.
+    pub fn changes_validators(&self) -> bool {
+        self.record::<HeightList>(keys::STAKE_HEIGHTS)
+            .is_some_and(|heights| heights.0.contains(&self.header.height))
+    }
+
+    /// Every account, ascending by address.
+    pub fn accounts(&self) -> impl Iterator<Item = Account> {
+        self.entries
+            .iter()
+            .filter(|(key, _)| key.starts_with(keys::ACCOUNT))
+            .filter_map(|(_, value)| Account::from_rlp(value, value.len()).ok())
+    }
+}
+
+struct Version {
+    magic: String,
+    version: u64,
+}
+
+impl Decode for Version {
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let error = input.error(Fault::Value("no version record"));
+        let mut list = input.list()?;
+        let version = Self { magic: list.read()?, version: list.read()? };
+        list.finish()?;
+        if version.magic == "ThetaToDaMoon" { Ok(version) } else { Err(error) }
+    }
+}
+
+fn mark(record: &Record<'_>, key: u8) -> Result<(), SnapshotError> {
+    let entry: Entry = record.decode()?;
+    let expected = 0_u64.to_le_bytes();
+    if entry.key == [key] && entry.value == expected {
+        Ok(())
+    } else {
+        Err(record.unexpected(match key {
+            0 => "the opening mark of height 0 belongs here",
+            _ => "the closing mark of height 0 belongs here",
+        }))
+    }
+}
+
+/// What can be said of an entry alone: it is what belongs under its key.
+fn check_entry(record: &Record<'_>, entry: &Entry) -> Result<(), SnapshotError> {
+    let inside = |source| SnapshotError::Malformed { record: record.number, at: record.at, source };
+    if let Some(address) = entry.key.strip_prefix(keys::ACCOUNT) {
+        let account = Account::from_rlp(&entry.value, entry.value.len()).map_err(inside)?;
+        if account.address.as_slice() != address {
+            return Err(record.unexpected("an account stands under another address"));
+        }
+    } else if entry.key == keys::VALIDATORS {
+        ValidatorPool::from_rlp(&entry.value, entry.value.len()).map_err(inside)?;
+    } else if entry.key == keys::STAKE_HEIGHTS {
+        HeightList::from_rlp(&entry.value, entry.value.len()).map_err(inside)?;
+    }
+    Ok(())
+}
+
+/// A validator's BLS key in the state of chains that have them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ValidatorKey {
+    /// The key.
+    pub key: PublicKey,
+    /// The key's signature on its own bytes.
+    pub proof: bls::Signature,
+}
+
+rlp_list!(ValidatorKey { key, proof });
+
+/// Makes a genesis.
+#[derive(Clone, Debug)]
+pub struct GenesisBuilder {
+    chain: String,
+    timestamp: u64,
+    accounts: BTreeMap<Address, Coins>,
+    pool: ValidatorPool,
+    keys: BTreeMap<Address, ValidatorKey>,
+}
+
+impl GenesisBuilder {
+    /// A genesis of this chain at this time, in seconds since 1970.
+    pub fn new(spec: &ChainSpec, timestamp: u64) -> Self {
+        Self {
+            chain: spec.chain.clone(),
+            timestamp,
+            accounts: BTreeMap::new(),
+            pool: ValidatorPool::default(),
+            keys: BTreeMap::new(),
+        }
+    }
+
+    /// Gives an account coins; a later call for the same account replaces them.
+    pub fn account(mut self, address: Address, coins: Coins) -> Self {
+        self.accounts.insert(address, coins);
+        self
+    }
+
+    /// Stakes THETA behind a validator, in addition to what its source has.
+    pub fn validator(mut self, source: Address, holder: Address, stake: ThetaWei) -> Self {
+        // A first deposit of one source cannot be refused, and a second one only adds.
+        let _ = self.pool.deposit(source, holder, stake);
+        self.accounts.entry(source).or_default();
+        self
+    }
+
+    /// Gives a validator a BLS key.
+    pub fn validator_key(mut self, holder: Address, key: ValidatorKey) -> Self {
+        self.keys.insert(holder, key);
+        self
+    }
+
+    /// Builds the state and its header.
+    pub fn build(self) -> Genesis {
+        let mut entries = BTreeMap::new();
+        for (address, balance) in self.accounts {
+            let account = Account { balance, ..Account::new(address, 0) };
+            entries.insert(keys::account(address), account.to_rlp());
+        }
+        entries.insert(keys::VALIDATORS.to_vec(), self.pool.to_rlp());
+        entries.insert(keys::STAKE_HEIGHTS.to_vec(), HeightList(vec![0]).to_rlp());
+        for (holder, key) in self.keys {
+            entries.insert(keys::validator_key(holder), key.to_rlp());
+        }
+        let header = Header { chain: self.chain, timestamp: BigUint::from(self.timestamp), ..Header::zero() };
+        let mut genesis = Genesis { header, entries };
+        genesis.header.state_root = genesis.trie().root();
+        genesis
+    }
+}
+
+/// Checks that every validator of a genesis has a BLS key with a valid proof, where the chain has such keys.
+#[cfg(feature = "bls")]
+pub fn check_validator_keys(genesis: &Genesis, spec: &ChainSpec) -> Result<(), SnapshotError> {
+    if !spec.rules(0).stake.validator_keys {
+        return Ok(());
+    }
+    for validator in ValidatorSet::of_pool(&genesis.validators()).as_slice() {
+        let holder = validator.address;
+        genesis
+            .record::<ValidatorKey>(&keys::validator_key(holder))
+            .filter(|key| bls::verify_possession(bls::Suite::Rfc9380, &key.key, &key.proof).is_ok())
+            .ok_or(SnapshotError::ValidatorKey(holder))?;
+    }
+    Ok(())
+}
+
+/// What a genesis holds, in numbers.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GenesisSummary {
+    /// Version of the file format.
+    pub version: u64,
+    /// Chain id.
+    pub chain_id: String,
+    /// Height of the header.
+    pub height: u64,
+    /// Hash of the header.
+    pub block_hash: Hash,
+    /// Root of the state.
+    pub state_root: Hash,
+    /// Whether the entries have that root; a file where they have not is refused before this is made.
+    pub state_root_matches_header: bool,
+    /// Seconds since 1970.
+    pub timestamp: u64,
+    /// Records in the file, header and marks included.
+    pub records: usize,
+    /// Accounts in the state.
+    pub accounts: usize,
+    /// THETA in accounts.
+    pub theta_wei: ThetaWei,
+    /// TFUEL in accounts.
+    pub tfuel_wei: TFuelWei,
+    /// THETA staked with validators.
+    pub staked_theta_wei: ThetaWei,
+    /// Validators in their stored order.
+    pub validators: Vec<ValidatorSummary>,
+}
+
+/// A validator in a [`GenesisSummary`].
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ValidatorSummary {
+    /// The node.
+    pub holder: Address,
+    /// Its stake.
+    pub stake_theta_wei: ThetaWei,
+}
+
+impl Genesis {
+    /// Counts and sums.
+    pub fn summary(&self) -> GenesisSummary {
+        let mut accounts = 0;
+        let mut sum = Coins::ZERO;
+        for account in self.accounts() {
+            accounts += 1;
+            sum = sum.checked_add(account.balance).unwrap_or(sum);
+        }
+        let pool = self.validators();
+        let validators: Vec<_> = pool
+            .candidates
+            .iter()
+            .map(|candidate| ValidatorSummary {
+                holder: candidate.holder,
+                stake_theta_wei: candidate.total(),
+            })
+            .collect();
+        let staked = validators
+            .iter()
+            .fold(ThetaWei::ZERO, |sum, validator| sum.checked_add(validator.stake_theta_wei).unwrap_or(sum));
+        GenesisSummary {
+            version: 1,
+            chain_id: self.header.chain.clone(),
+            height: self.header.height,
+            block_hash: self.hash(),
+            state_root: self.header.state_root,
+            state_root_matches_header: true,
+            timestamp: u64::try_from(&self.header.timestamp).unwrap_or(u64::MAX),
+            records: self.entries.len() + 3,
+            accounts,
+            theta_wei: sum.theta,
+            tfuel_wei: sum.tfuel,
+            staked_theta_wei: staked,
+            validators,
+        }
+    }
+}

@@ -1,0 +1,538 @@
+//! The ledger: one writer, many readers.
+//!
+//! [`Ledger::apply_block`] carries a block out and keeps what it changed in memory; [`Ledger::reached`] writes the newly
+//! settled blocks with state, receipts and indexes in one durable batch, so the store always stands at a settled block.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use parking_lot::RwLock;
+use theta_core::{
+    block::{Block, Header, transactions_root},
+    context::{BlockContext, Body, Finality, PostState},
+    hash::Hash,
+    sign::Signer,
+    spec::ChainSpec,
+    stake::ValidatorSet,
+    store::{Batch, MemStore, Store},
+};
+
+use crate::{
+    block::{self, Executed},
+    chain::{self, ContractResult, Place, Status, StoredBlock},
+    error::{BlockError, OpenError},
+    genesis::Genesis,
+    state::{
+        StateError, StateView,
+        nodes::{NewNodes, Nodes, collect},
+    },
+    tx::{RawTx, Scope, Signatures},
+    vm::{ContractVm, NoContracts, VmCall, VmEnv, VmOutcome},
+};
+
+/// A block that is executed and not settled.
+struct Layer {
+    block: Arc<Block>,
+    post: PostState,
+    results: Vec<ContractResult>,
+    new_nodes: NewNodes,
+}
+
+/// The newest settled block.
+#[derive(Clone, Debug)]
+pub struct Head {
+    /// Its hash.
+    pub hash: Hash,
+    /// Its header.
+    pub header: Arc<Header>,
+}
+
+struct Moving {
+    layers: BTreeMap<Hash, Layer>,
+    settled: Head,
+}
+
+/// What writer and readers share.
+struct Shared {
+    spec: ChainSpec,
+    genesis: Head,
+    store: Arc<dyn Store>,
+    nodes: Arc<Nodes>,
+    vm: Arc<dyn ContractVm>,
+    signatures: Signatures,
+    moving: RwLock<Moving>,
+}
+
+/// Settings of a ledger. Without a store it lives in memory, without a machine it runs no contracts.
+pub struct LedgerBuilder {
+    spec: ChainSpec,
+    store: Arc<dyn Store>,
+    vm: Arc<dyn ContractVm>,
+}
+
+impl std::fmt::Debug for LedgerBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LedgerBuilder").field("chain", &self.spec.chain).finish_non_exhaustive()
+    }
+}
+
+impl LedgerBuilder {
+    /// Where blocks and states are kept.
+    pub fn store(self, store: Arc<dyn Store>) -> Self {
+        Self { store, ..self }
+    }
+
+    /// Who runs contracts.
+    pub fn contracts(self, vm: Arc<dyn ContractVm>) -> Self {
+        Self { vm, ..self }
+    }
+
+    /// Opens the store, or begins it with this genesis.
+    pub fn open(self, genesis: &Genesis) -> Result<Ledger, OpenError> {
+        let expected = genesis.hash();
+        let settled = match chain::heads(self.store.as_ref())? {
+            Some((found, settled)) if found == expected => settled,
+            Some((found, _)) => return Err(OpenError::OtherGenesis { found, expected }),
+            None => {
+                begin(self.store.as_ref(), genesis)?;
+                expected
+            }
+        };
+        let head = |hash| -> Result<Head, OpenError> {
+            let stored = chain::block(self.store.as_ref(), &hash)?
+                .ok_or(OpenError::Damaged("the block of a head mark is missing"))?;
+            Ok(Head { hash, header: Arc::new(stored.block.header) })
+        };
+        let (genesis, settled) = (head(expected)?, head(settled)?);
+        let nodes = Arc::new(Nodes::new(self.store.clone()));
+        // A state that cannot be opened is better found now than at the first block.
+        StateView::open(settled.header.state_root, settled.header.height, nodes.clone())?;
+        Ok(Ledger {
+            built: None,
+            shared: Arc::new(Shared {
+                spec: self.spec,
+                genesis,
+                store: self.store,
+                nodes,
+                vm: self.vm,
+                signatures: Signatures::default(),
+                moving: RwLock::new(Moving { layers: BTreeMap::new(), settled }),
+            }),
+        })
+    }
+}
+
+fn begin(store: &dyn Store, genesis: &Genesis) -> Result<(), OpenError> {
+    let hash = genesis.hash();
+    let mut new = NewNodes::new();
+    collect(&genesis.trie(), &mut new);
+    let mut batch = Batch::default();
+    for (hash, node) in &new {
+        batch.put(theta_core::store::Table::Nodes, hash.as_slice(), node.encoded());
+    }
+    let stored = StoredBlock {
+        block: Block { header: genesis.header.clone(), transactions: Vec::new() },
+        status: Status::TRUSTED.0,
+        changes_validators: genesis.changes_validators(),
+    };
+    chain::put_block(&mut batch, &hash, &stored, &[], theta_core::hash::U256::ZERO);
+    chain::put_genesis(&mut batch, &hash);
+    chain::put_settled(&mut batch, &hash);
+    store.commit(batch)?;
+    Ok(())
+}
+
+/// The one writer.
+pub struct Ledger {
+    shared: Arc<Shared>,
+    /// What was built last, so that applying one's own block costs nothing.
+    built: Option<(Hash, Vec<Vec<u8>>, Executed)>,
+}
+
+impl std::fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ledger").field("chain", &self.shared.spec.chain).finish_non_exhaustive()
+    }
+}
+
+impl Ledger {
+    /// A ledger of this chain, in memory and without contracts unless told otherwise.
+    pub fn builder(spec: ChainSpec) -> LedgerBuilder {
+        LedgerBuilder { spec, store: Arc::new(MemStore::default()), vm: Arc::new(NoContracts) }
+    }
+
+    /// A reader; any number of them may read while blocks are applied.
+    pub fn reader(&self) -> LedgerReader {
+        LedgerReader { shared: self.shared.clone() }
+    }
+
+    /// Builds a block on its parent from candidates in the order given; what is not valid there is left out.
+    pub fn build_block(
+        &mut self,
+        context: &BlockContext,
+        candidates: &[Arc<RawTx>],
+        coinbase: &dyn Signer,
+    ) -> Result<Body, BlockError> {
+        let view = self.parent_view(context)?;
+        let (body, executed) =
+            self.shared.scoped(context, |scope| block::build(scope, view, candidates, coinbase))?;
+        self.built = Some((context.parent_hash, body.transactions.clone(), executed));
+        Ok(body)
+    }
+
+    /// Carries a block out on its parent's state and keeps the result until it settles or another block does.
+    pub fn apply_block(
+        &mut self,
+        context: &BlockContext,
+        hash: Hash,
+        block: Arc<Block>,
+    ) -> Result<PostState, BlockError> {
+        if let Some(layer) = self.shared.moving.read().layers.get(&hash) {
+            return Ok(layer.post.clone());
+        }
+        let header = &block.header;
+        let computed = transactions_root(&block.transactions);
+        if computed != header.transactions_root {
+            return Err(BlockError::TransactionsRoot { header: header.transactions_root, computed });
+        }
+        let executed = match self.built.take() {
+            Some((parent, transactions, executed))
+                if parent == context.parent_hash && transactions == block.transactions =>
+            {
+                executed
+            }
+            _ => {
+                let view = self.parent_view(context)?;
+                self.shared.scoped(context, |scope| block::execute(scope, view, &block.transactions))?
+            }
+        };
+        if executed.root != header.state_root {
+            return Err(BlockError::StateRoot { header: header.state_root, computed: executed.root });
+        }
+        let post = PostState {
+            root: executed.root,
+            validators: executed.validators,
+            changes_validators: executed.changes_validators,
+        };
+        self.shared.nodes.add(&executed.new_nodes);
+        let layer =
+            Layer { block, post: post.clone(), results: executed.results, new_nodes: executed.new_nodes };
+        self.shared.moving.write().layers.insert(hash, layer);
+        Ok(post)
+    }
+
+    /// Makes a block and all below it settled: one durable batch. Gives the newly settled blocks, oldest first. Blocks
+    /// that can no longer settle are dropped. A block that is settled already changes nothing.
+    pub fn reached(&mut self, finality: Finality, block: &Hash) -> Result<Vec<Arc<Block>>, StateError> {
+        if finality == Finality::Final {
+            return Ok(Vec::new());
+        }
+        let shared = &self.shared;
+        let path = {
+            let moving = shared.moving.read();
+            let mut path = Vec::new();
+            let mut at = *block;
+            while let Some(layer) = moving.layers.get(&at) {
+                path.push(at);
+                at = layer.block.header.parent;
+            }
+            if path.is_empty() {
+                return match chain::block(shared.store.as_ref(), block)? {
+                    Some(_) => Ok(Vec::new()),
+                    None => Err(StateError::UnknownBlock(block.to_string())),
+                };
+            }
+            if at != moving.settled.hash {
+                return Err(StateError::UnknownBlock(at.to_string()));
+            }
+            path.reverse();
+            path
+        };
+        let mut batch = Batch::default();
+        let mut blocks = Vec::new();
+        {
+            let moving = shared.moving.read();
+            for hash in &path {
+                let layer = &moving.layers[hash];
+                let stored = StoredBlock {
+                    block: (*layer.block).clone(),
+                    status: if hash == block { Status::DIRECT.0 } else { Status::INDIRECT.0 },
+                    changes_validators: layer.post.changes_validators,
+                };
+                let chain_id = shared.spec.ethereum_chain_id(stored.block.header.height);
+                chain::put_block(&mut batch, hash, &stored, &layer.results, chain_id);
+                shared.nodes.store(&layer.new_nodes, &mut batch);
+                blocks.push(layer.block.clone());
+            }
+        }
+        chain::put_settled(&mut batch, block);
+        shared.store.commit(batch)?;
+        let mut moving = shared.moving.write();
+        let newest = blocks.last().expect("the path is not empty");
+        moving.settled = Head { hash: *block, header: Arc::new(newest.header.clone()) };
+        self.drop_dead(&mut moving);
+        Ok(blocks)
+    }
+
+    /// Keeps only layers that descend from the settled block.
+    fn drop_dead(&self, moving: &mut Moving) {
+        let mut order: Vec<(u64, Hash, Hash)> = moving
+            .layers
+            .iter()
+            .map(|(hash, layer)| (layer.block.header.height, *hash, layer.block.header.parent))
+            .collect();
+        order.sort_unstable();
+        let mut alive = std::collections::BTreeSet::from([moving.settled.hash]);
+        for (height, hash, parent) in order {
+            if height > moving.settled.header.height && alive.contains(&parent) {
+                alive.insert(hash);
+            } else if let Some(layer) = moving.layers.remove(&hash) {
+                self.shared.nodes.remove(&layer.new_nodes);
+            }
+        }
+    }
+
+    fn parent_view(&self, context: &BlockContext) -> Result<StateView, BlockError> {
+        let parent = &context.parent;
+        Ok(StateView::open(parent.state_root, parent.height, self.shared.nodes.clone())?)
+    }
+}
+
+impl Shared {
+    fn scoped<T>(&self, context: &BlockContext, act: impl FnOnce(&Scope<'_>) -> T) -> T {
+        act(&Scope {
+            spec: &self.spec,
+            rules: self.spec.rules(context.height()),
+            block: context,
+            vm: self.vm.as_ref(),
+            signatures: &self.signatures,
+        })
+    }
+}
+
+/// Which block's state or which block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    /// The newest settled block.
+    Settled,
+    /// The highest executed block.
+    Tip,
+    /// The settled block of a height.
+    Height(u64),
+    /// A block by hash, settled or not.
+    Block(Hash),
+}
+
+/// Reads blocks, states and receipts at any kept block.
+#[derive(Clone)]
+pub struct LedgerReader {
+    shared: Arc<Shared>,
+}
+
+impl std::fmt::Debug for LedgerReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LedgerReader").field("chain", &self.shared.spec.chain).finish_non_exhaustive()
+    }
+}
+
+/// A block as readers get it.
+#[derive(Clone, Debug)]
+pub struct BlockInfo {
+    /// Its hash.
+    pub hash: Hash,
+    /// The block.
+    pub block: Arc<Block>,
+    /// The reference's status number.
+    pub status: u8,
+    /// Whether the set-change rule counts it.
+    pub changes_validators: bool,
+}
+
+/// A transaction as readers get it.
+#[derive(Clone, Debug)]
+pub struct TransactionInfo {
+    /// The transaction.
+    pub raw: RawTx,
+    /// Where it stands.
+    pub place: Place,
+    /// Whether its block is settled.
+    pub settled: bool,
+    /// What it did, for contract transactions.
+    pub result: Option<ContractResult>,
+}
+
+impl LedgerReader {
+    /// The chain.
+    pub fn spec(&self) -> &ChainSpec {
+        &self.shared.spec
+    }
+
+    /// The genesis block.
+    pub fn genesis(&self) -> &Head {
+        &self.shared.genesis
+    }
+
+    /// The newest settled block.
+    pub fn settled(&self) -> Head {
+        self.shared.moving.read().settled.clone()
+    }
+
+    fn resolve(&self, at: At) -> Result<Option<Hash>, StateError> {
+        let moving = self.shared.moving.read();
+        Ok(match at {
+            At::Block(hash) => Some(hash),
+            At::Settled => Some(moving.settled.hash),
+            At::Tip => moving
+                .layers
+                .iter()
+                .max_by_key(|(_, layer)| layer.block.header.height)
+                .map(|(hash, _)| *hash)
+                .or(Some(moving.settled.hash)),
+            At::Height(height) => {
+                drop(moving);
+                chain::hash_of_height(self.shared.store.as_ref(), height)?
+            }
+        })
+    }
+
+    /// A block, or `None` where there is none.
+    pub fn block(&self, at: At) -> Result<Option<BlockInfo>, StateError> {
+        let Some(hash) = self.resolve(at)? else { return Ok(None) };
+        if let Some(layer) = self.shared.moving.read().layers.get(&hash) {
+            return Ok(Some(BlockInfo {
+                hash,
+                block: layer.block.clone(),
+                status: Status::VALID.0,
+                changes_validators: layer.post.changes_validators,
+            }));
+        }
+        Ok(chain::block(self.shared.store.as_ref(), &hash)?.map(|stored| BlockInfo {
+            hash,
+            block: Arc::new(stored.block),
+            status: stored.status,
+            changes_validators: stored.changes_validators,
+        }))
+    }
+
+    fn existing(&self, at: At) -> Result<BlockInfo, StateError> {
+        self.block(at)?.ok_or_else(|| match at {
+            At::Height(height) => StateError::Absent { height, oldest: 0 },
+            other => StateError::UnknownBlock(format!("{other:?}")),
+        })
+    }
+
+    /// The state after a block.
+    pub fn state(&self, at: At) -> Result<StateView, StateError> {
+        let header = &self.existing(at)?.block.header;
+        StateView::open(header.state_root, header.height, self.shared.nodes.clone())
+    }
+
+    /// The state after a block and the context of the block that would come on top of it now.
+    pub fn next_block(&self, at: At) -> Result<(StateView, BlockContext), StateError> {
+        let info = self.existing(at)?;
+        let parent = Arc::new(info.block.header.clone());
+        let view = self.state(At::Block(info.hash))?;
+        let validators = self.post_state(At::Block(info.hash))?.validators;
+        let context = BlockContext {
+            parent_hash: info.hash,
+            epoch: parent.epoch.saturating_add(1),
+            timestamp: parent.timestamp.clone(),
+            proposer: parent.proposer,
+            parent,
+            validators,
+            guardian_votes: None,
+            elite_votes: None,
+            voted_state: None,
+            freeze_stakes: false,
+        };
+        Ok((view, context))
+    }
+
+    /// What consensus was told after a block was executed.
+    pub fn post_state(&self, at: At) -> Result<PostState, StateError> {
+        let info = self.existing(at)?;
+        if let Some(layer) = self.shared.moving.read().layers.get(&info.hash) {
+            return Ok(layer.post.clone());
+        }
+        let header = &info.block.header;
+        let mut view = StateView::open(header.state_root, header.height, self.shared.nodes.clone())?;
+        let pool = view.validators()?.unwrap_or_default();
+        Ok(PostState {
+            root: header.state_root,
+            validators: Arc::new(ValidatorSet::of_pool(&pool)),
+            changes_validators: info.changes_validators,
+        })
+    }
+
+    /// A settled transaction by its native or its Ethereum hash, or one in a block that is not settled.
+    pub fn transaction(&self, hash: &Hash) -> Result<Option<TransactionInfo>, StateError> {
+        let store = self.shared.store.as_ref();
+        if let Some(place) = chain::place(store, hash)? {
+            let stored = chain::block(store, &place.block)?
+                .ok_or_else(|| StateError::UnknownBlock(place.block.to_string()))?;
+            let index = usize::try_from(place.index).unwrap_or(usize::MAX);
+            let raw = stored.block.transactions.get(index).and_then(|raw| RawTx::decode(raw.clone()).ok());
+            let Some(raw) = raw else { return Ok(None) };
+            let result = chain::result(store, &raw.hash)?;
+            return Ok(Some(TransactionInfo { raw, place, settled: true, result }));
+        }
+        let moving = self.shared.moving.read();
+        for (block, layer) in &moving.layers {
+            for (index, bytes) in layer.block.transactions.iter().enumerate() {
+                if theta_core::hash::keccak(bytes) == *hash
+                    && let Ok(raw) = RawTx::decode(bytes.clone())
+                {
+                    let result = layer.results.iter().find(|result| result.receipt.hash == raw.hash).cloned();
+                    let height = layer.block.header.height;
+                    let place = Place { block: *block, height, index: index as u64 };
+                    return Ok(Some(TransactionInfo { raw, place, settled: false, result }));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// What a settled contract transaction did, by its native hash.
+    pub fn result(&self, hash: &Hash) -> Result<Option<ContractResult>, StateError> {
+        chain::result(self.shared.store.as_ref(), hash)
+    }
+
+    /// Runs a call as the first of the block on top of `at`, on a view that is then dropped.
+    pub fn call(&self, at: At, call: &VmCall) -> Result<VmOutcome, StateError> {
+        let (mut view, context) = self.next_block(at)?;
+        self.call_on(&mut view, &context, call)
+    }
+
+    /// Runs a call on a view that the caller has prepared.
+    pub fn call_on(
+        &self,
+        view: &mut StateView,
+        context: &BlockContext,
+        call: &VmCall,
+    ) -> Result<VmOutcome, StateError> {
+        let height = context.height();
+        let timestamp = theta_core::amount::from_big(&context.parent.timestamp).unwrap_or_default();
+        let env = VmEnv {
+            rules: self.shared.spec.rules(height),
+            chain_id: self.shared.spec.ethereum_chain_id(height),
+            height,
+            timestamp,
+        };
+        self.shared.vm.execute(&env, call, view)
+    }
+
+    /// Checks transactions against a view, with this ledger's chain and its cache of recovered signers.
+    pub fn with_scope<T>(
+        &self,
+        context: &BlockContext,
+        vm: &dyn ContractVm,
+        act: impl FnOnce(&Scope<'_>) -> T,
+    ) -> T {
+        self.shared.scoped(context, |scope| act(&Scope { vm, ..*scope }))
+    }
+
+    /// Nodes that prove records of a state under its root, one list for each key.
+    pub fn prove(&self, at: At, keys: &[Vec<u8>]) -> Result<Vec<Vec<Vec<u8>>>, StateError> {
+        let view = self.state(at)?;
+        keys.iter().map(|key| view.prove(key)).collect()
+    }
+}

@@ -1,0 +1,345 @@
+//! The facade: blocks built and applied, settled, reopened; the mempool.
+
+use std::sync::Arc;
+
+use theta_core::{
+    amount::{Coins, TFuelWei, ThetaWei},
+    block::{Block, Extension, Header, transactions_root},
+    context::{BlockContext, Finality},
+    hash::{Address, Hash},
+    sign::SecretKey,
+    spec::ChainSpec,
+    store::{FjallStore, MemStore, Store},
+};
+use theta_ledger::{
+    error::{BlockError, OpenError},
+    genesis::{Genesis, GenesisBuilder},
+    ledger::{At, Ledger, LedgerReader},
+    mempool::{AdmitError, Admitted, Mempool, MempoolLimits},
+    tx::{RawTx, Send, TxError, TxInput, TxOutput, Unsigned},
+};
+
+use super::{bytes, fixture, json};
+
+fn key(index: u8) -> SecretKey {
+    SecretKey::from_bytes(&[index; 32]).unwrap()
+}
+
+fn rich() -> Coins {
+    Coins { theta: ThetaWei::whole(1_000_000), tfuel: TFuelWei::whole(1_000_000) }
+}
+
+fn genesis(spec: &ChainSpec) -> Genesis {
+    GenesisBuilder::new(spec, 1_700_000_000)
+        .account(key(1).address(), rich())
+        .account(key(2).address(), rich())
+        .validator(key(9).address(), key(9).address(), ThetaWei::whole(5_000_000))
+        .build()
+}
+
+fn send(from: &SecretKey, sequence: u64, tfuel: u64) -> RawTx {
+    let (amount, fee) = (Coins::tfuel(TFuelWei::whole(tfuel)), Coins::tfuel("0.3".parse().unwrap()));
+    let body = Send {
+        fee: fee.into(),
+        inputs: vec![TxInput::new(from.address(), amount.checked_add(fee).unwrap(), sequence)],
+        outputs: vec![TxOutput::new(Address::repeat_byte(0xaa), amount)],
+    };
+    Unsigned::new("privatenet", body).sign(from).unwrap()
+}
+
+/// Builds, signs and applies a block on top of `parent`.
+fn extend(ledger: &mut Ledger, parent: Hash, candidates: &[Arc<RawTx>]) -> (Hash, Arc<Block>) {
+    let reader = ledger.reader();
+    let (_, mut context) = reader.next_block(At::Block(parent)).unwrap();
+    context.proposer = key(9).address();
+    let body = ledger.build_block(&context, candidates, &key(9)).unwrap();
+    let block = sealed(&reader, &context, body.transactions, body.state_root);
+    let hash = block.header.hash();
+    ledger.apply_block(&context, hash, block.clone()).unwrap();
+    (hash, block)
+}
+
+fn sealed(
+    reader: &LedgerReader,
+    context: &BlockContext,
+    transactions: Vec<Vec<u8>>,
+    state_root: Hash,
+) -> Arc<Block> {
+    let mut header = Header {
+        chain: reader.spec().chain.clone(),
+        epoch: context.epoch,
+        height: context.height(),
+        parent: context.parent_hash,
+        transactions_root: transactions_root(&transactions),
+        receipts_root: theta_core::hash::EMPTY_ROOT,
+        state_root,
+        timestamp: context.timestamp.clone(),
+        proposer: context.proposer,
+        extension: Extension::empty(reader.spec().rules(context.height()).header),
+        ..Header::zero()
+    };
+    header.sign(&key(9)).unwrap();
+    Arc::new(Block { header, transactions })
+}
+
+fn balance(reader: &LedgerReader, at: At, address: Address) -> Coins {
+    reader.state(at).unwrap().account(address).unwrap().map_or(Coins::ZERO, |account| account.balance)
+}
+
+fn run_on(store: Arc<dyn Store>) {
+    let spec = ChainSpec::privatenet();
+    let genesis = genesis(&spec);
+    let target = Address::repeat_byte(0xaa);
+    let settled = {
+        let mut ledger = Ledger::builder(spec.clone()).store(store.clone()).open(&genesis).unwrap();
+        let reader = ledger.reader();
+        let (first, _) = extend(&mut ledger, genesis.hash(), &[]);
+        let candidates = [Arc::new(send(&key(1), 1, 5)), Arc::new(send(&key(1), 3, 5))];
+        let (second, block) = extend(&mut ledger, first, &candidates);
+        assert_eq!(block.transactions.len(), 2, "the coinbase and the one that is in sequence");
+        let (other, _) = extend(&mut ledger, first, &[Arc::new(send(&key(2), 1, 7))]);
+        assert_eq!(balance(&reader, At::Settled, target), Coins::ZERO);
+        assert_eq!(balance(&reader, At::Block(second), target), Coins::tfuel(TFuelWei::whole(5)));
+        assert_eq!(balance(&reader, At::Block(other), target), Coins::tfuel(TFuelWei::whole(7)));
+        let blocks = ledger.reached(Finality::Settled, &second).unwrap();
+        assert_eq!(blocks.len(), 2);
+        assert!(ledger.reached(Finality::Settled, &second).unwrap().is_empty(), "again changes nothing");
+        assert!(reader.block(At::Block(other)).unwrap().is_none(), "the other branch is dropped");
+        let found = reader.transaction(&candidates[0].hash).unwrap().unwrap();
+        assert!(found.settled);
+        assert_eq!((found.place.height, found.place.index), (2, 1));
+        assert_eq!(reader.block(At::Height(1)).unwrap().unwrap().status, 5);
+        assert_eq!(reader.block(At::Height(2)).unwrap().unwrap().status, 4);
+        // One more that does not settle before the node stops.
+        extend(&mut ledger, second, &[Arc::new(send(&key(1), 2, 5))]);
+        second
+    };
+    let mut ledger = Ledger::builder(spec.clone()).store(store.clone()).open(&genesis).unwrap();
+    let reader = ledger.reader();
+    assert_eq!(reader.settled().hash, settled);
+    assert_eq!(balance(&reader, At::Settled, target), Coins::tfuel(TFuelWei::whole(5)));
+    let (third, _) = extend(&mut ledger, settled, &[Arc::new(send(&key(1), 2, 1))]);
+    ledger.reached(Finality::Settled, &third).unwrap();
+    assert_eq!(balance(&reader, At::Settled, target), Coins::tfuel(TFuelWei::whole(6)));
+    let other = GenesisBuilder::new(&spec, 1).build();
+    let refused = Ledger::builder(spec).store(store).open(&other);
+    assert!(matches!(refused, Err(OpenError::OtherGenesis { .. })));
+}
+
+#[test]
+fn blocks_settle_and_survive_in_memory() {
+    run_on(Arc::new(MemStore::default()));
+}
+
+#[test]
+fn blocks_settle_and_survive_on_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    run_on(Arc::new(FjallStore::open(folder.path()).unwrap()));
+}
+
+#[test]
+fn a_block_that_lies_is_refused_and_changes_nothing() {
+    let spec = ChainSpec::privatenet();
+    let genesis = genesis(&spec);
+    let mut ledger = Ledger::builder(spec).open(&genesis).unwrap();
+    let reader = ledger.reader();
+    let (_, mut context) = reader.next_block(At::Settled).unwrap();
+    context.proposer = key(9).address();
+    let body = ledger.build_block(&context, &[Arc::new(send(&key(1), 1, 5))], &key(9)).unwrap();
+    let apply = |ledger: &mut Ledger, block: Arc<Block>| {
+        ledger.apply_block(&context, block.header.hash(), block).expect_err("a lie")
+    };
+    let root = apply(&mut ledger, sealed(&reader, &context, body.transactions.clone(), Hash::repeat_byte(1)));
+    assert!(matches!(root, BlockError::StateRoot { .. }) && root.condemns_block());
+    let mut missing = body.transactions.clone();
+    missing.pop();
+    let missing = apply(&mut ledger, sealed(&reader, &context, missing, body.state_root));
+    assert!(matches!(missing, BlockError::StateRoot { .. }));
+    let mut twice = body.transactions.clone();
+    twice.push(twice[1].clone());
+    let twice = apply(&mut ledger, sealed(&reader, &context, twice, body.state_root));
+    assert!(matches!(
+        twice,
+        BlockError::Transaction { index: 2, source: TxError::Sequence { got: 1, expected: 2 } }
+    ));
+    let mut other = (*sealed(&reader, &context, body.transactions.clone(), body.state_root)).clone();
+    other.header.transactions_root = Hash::ZERO;
+    assert!(matches!(apply(&mut ledger, Arc::new(other)), BlockError::TransactionsRoot { .. }));
+    let good = sealed(&reader, &context, body.transactions, body.state_root);
+    assert!(ledger.apply_block(&context, good.header.hash(), good).is_ok());
+}
+
+/// Real transactions of theta-js on the main network's genesis state: the senders are not in it, so it is told so, and a
+/// sender that is there by our hand gets its sequence, balance and fee checked as on the network.
+#[test]
+fn theta_js_transactions_on_the_main_network() {
+    let mut genesis = Genesis::read(&fixture("mainnet.genesis"), None).unwrap();
+    let cases = json("theta-js-tx.json");
+    let sends: Vec<_> = cases
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|case| case["type"] == "SendTx" && case["chainId"] == "mainnet")
+        .map(|case| RawTx::decode(bytes(&case["rawTx"])).unwrap())
+        .collect();
+    assert!(!sends.is_empty());
+    let unknown = Ledger::builder(ChainSpec::mainnet()).open(&genesis).unwrap();
+    let mut pool = Mempool::new(unknown.reader(), MempoolLimits::default()).unwrap();
+    let refused = pool.insert(sends[0].bytes.clone(), 0).expect_err("no such account");
+    assert!(matches!(refused, AdmitError::Invalid(TxError::NoAccount(_))), "{refused}");
+    for raw in &sends {
+        let (sender, sequence) = raw.transaction.sender();
+        let account = theta_ledger::state::Account {
+            sequence: sequence - 1,
+            balance: rich(),
+            ..theta_ledger::state::Account::new(sender, 0)
+        };
+        let record = theta_core::codec::rlp::Encode::to_rlp(&account);
+        genesis.entries.insert(theta_ledger::state::keys::account(sender), record);
+    }
+    let mut trie = theta_core::trie::Trie::empty(Arc::new(theta_core::trie::NoNodes));
+    for (key, value) in &genesis.entries {
+        trie.set(key, value.clone()).unwrap();
+    }
+    genesis.header.state_root = trie.root();
+    let folder = tempfile::tempdir().unwrap();
+    let stores: [Arc<dyn Store>; 2] =
+        [Arc::new(MemStore::default()), Arc::new(FjallStore::open(folder.path()).unwrap())];
+    let mut roots = Vec::new();
+    for store in stores {
+        let mut ledger = Ledger::builder(ChainSpec::mainnet()).store(store).open(&genesis).unwrap();
+        let reader = ledger.reader();
+        let mut pool = Mempool::new(reader.clone(), MempoolLimits::default()).unwrap();
+        for raw in &sends {
+            pool.insert(raw.bytes.clone(), 0).unwrap();
+        }
+        let (mut view, mut context) = reader.next_block(At::Settled).unwrap();
+        context.proposer = context.validators.as_slice()[0].address;
+        let candidates = pool.candidates(&mut view, 100).unwrap();
+        assert_eq!(candidates.len(), sends.len());
+        let signer = Imposter(context.proposer);
+        // The validators' keys are not ours, so the block is applied without a coinbase, which the ledger allows.
+        assert!(ledger.build_block(&context, &candidates, &signer).is_err());
+        let transactions: Vec<_> = candidates.iter().map(|raw| raw.bytes.clone()).collect();
+        let mut block = sealed(&reader, &context, transactions.clone(), Hash::ZERO).as_ref().clone();
+        let BlockError::StateRoot { computed, .. } = ledger
+            .apply_block(&context, block.header.hash(), Arc::new(block.clone()))
+            .expect_err("the root is not known yet")
+        else {
+            panic!("only the root is wrong")
+        };
+        block.header.state_root = computed;
+        let hash = block.header.hash();
+        ledger.apply_block(&context, hash, Arc::new(block)).unwrap();
+        ledger.reached(Finality::Settled, &hash).unwrap();
+        for raw in &sends {
+            assert!(reader.transaction(&raw.hash).unwrap().unwrap().settled);
+        }
+        roots.push(computed);
+    }
+    assert_eq!(roots[0], roots[1], "memory and disk agree");
+}
+
+/// Claims an address it has no key of.
+struct Imposter(Address);
+
+impl theta_core::sign::Signer for Imposter {
+    fn address(&self) -> Address {
+        self.0
+    }
+    fn sign(&self, digest: &Hash) -> Result<theta_core::sign::Signature, theta_core::sign::SignError> {
+        Ok(key(1).sign_digest(digest))
+    }
+}
+
+fn pool() -> (Ledger, Mempool, Hash) {
+    let spec = ChainSpec::privatenet();
+    let genesis = genesis(&spec);
+    let mut ledger = Ledger::builder(spec).open(&genesis).unwrap();
+    let (first, _) = extend(&mut ledger, genesis.hash(), &[]);
+    ledger.reached(Finality::Settled, &first).unwrap();
+    let pool = Mempool::new(ledger.reader(), MempoolLimits::default()).unwrap();
+    (ledger, pool, first)
+}
+
+#[test]
+fn a_gap_parks_until_it_is_filled() {
+    let (ledger, mut pool, _) = pool();
+    let insert = |pool: &mut Mempool, sequence| pool.insert(send(&key(1), sequence, 1).bytes, 0);
+    assert!(matches!(insert(&mut pool, 3), Ok(Admitted::Parked { missing: 1, .. })));
+    assert!(matches!(insert(&mut pool, 1), Ok(Admitted::Ready(_))));
+    let mut view = ledger.reader().state(At::Settled).unwrap();
+    assert_eq!(pool.candidates(&mut view, 10).unwrap().len(), 1);
+    assert!(matches!(insert(&mut pool, 2), Ok(Admitted::Ready(_))));
+    let order: Vec<u64> =
+        pool.candidates(&mut view, 10).unwrap().iter().map(|raw| raw.transaction.sender().1).collect();
+    assert_eq!(order, [1, 2, 3]);
+    assert_eq!(pool.next_sequence(key(1).address()).unwrap(), Some(4));
+    assert!(matches!(insert(&mut pool, 200), Err(AdmitError::TooFarAhead { got: 200, expected: 4, .. })));
+    assert!(matches!(insert(&mut pool, 3), Err(AdmitError::Known)));
+}
+
+#[test]
+fn only_a_better_offer_replaces() {
+    let (_, mut pool, _) = pool();
+    let with_fee = |fee: &str| {
+        let (amount, fee) = (Coins::tfuel(TFuelWei::whole(1)), Coins::tfuel(fee.parse().unwrap()));
+        let body = Send {
+            fee: fee.into(),
+            inputs: vec![TxInput::new(key(1).address(), amount.checked_add(fee).unwrap(), 1)],
+            outputs: vec![TxOutput::new(Address::repeat_byte(0xaa), amount)],
+        };
+        Unsigned::new("privatenet", body).sign(&key(1)).unwrap().bytes
+    };
+    assert!(pool.insert(with_fee("0.4"), 0).is_ok());
+    assert!(matches!(pool.insert(with_fee("0.42"), 0), Err(AdmitError::Underpriced(_))));
+    assert!(pool.insert(with_fee("0.5"), 0).is_ok());
+    assert_eq!(pool.len(), 1);
+}
+
+#[test]
+fn what_can_not_become_valid_is_refused_with_its_reason() {
+    let (_, mut pool, _) = pool();
+    let refused = |pool: &mut Mempool, bytes: Vec<u8>| match pool.insert(bytes, 0) {
+        Err(AdmitError::Invalid(error)) => error,
+        other => panic!("{other:?}"),
+    };
+    assert!(matches!(refused(&mut pool, vec![0x0c, 0xc0]), TxError::Decode(_)));
+    assert!(matches!(refused(&mut pool, Vec::new()), TxError::Decode(_)));
+    let good = send(&key(1), 1, 1).bytes;
+    for cut in 0..good.len() {
+        assert!(matches!(refused(&mut pool, good[..cut].to_vec()), TxError::Decode(_)));
+    }
+    let mut forged = good.clone();
+    let at = forged.len() - 60;
+    forged[at] ^= 1;
+    assert!(matches!(
+        refused(&mut pool, forged),
+        TxError::Signature | TxError::Decode(_) | TxError::Unbalanced
+    ));
+    assert!(matches!(refused(&mut pool, send(&key(1), 1, 2_000_000).bytes), TxError::Insufficient(_)));
+    assert!(matches!(refused(&mut pool, send(&key(3), 1, 1).bytes), TxError::NoAccount(_)));
+    let sequence = refused(&mut pool, send(&key(1), 0, 1).bytes);
+    assert_eq!(sequence.to_string(), "ValidateInputAdvanced: Got 0, expected 1. (acc.seq=0)");
+    // Own waiting transactions count against the balance.
+    assert!(pool.insert(send(&key(1), 1, 900_000).bytes, 0).is_ok());
+    assert!(matches!(refused(&mut pool, send(&key(1), 2, 200_000).bytes), TxError::Insufficient(_)));
+    assert!(pool.insert(good, 0).is_err());
+}
+
+#[test]
+fn what_was_settled_leaves_and_the_rest_stays() {
+    let (mut ledger, mut pool, first) = pool();
+    for sequence in 1..=3 {
+        pool.insert(send(&key(1), sequence, 1).bytes, 0).unwrap();
+    }
+    let waiting = send(&key(1), 1, 1);
+    let (second, block) = extend(&mut ledger, first, &[Arc::new(waiting.clone())]);
+    // A block that is not settled yet hides what it holds.
+    let mut view = ledger.reader().state(At::Block(second)).unwrap();
+    assert_eq!(pool.candidates(&mut view, 10).unwrap().len(), 2);
+    ledger.reached(Finality::Settled, &second).unwrap();
+    assert!(pool.settled(&[block], 0).unwrap().is_empty());
+    assert_eq!(pool.len(), 2);
+    assert!(matches!(pool.insert(waiting.bytes, 0), Err(AdmitError::Known)));
+}
