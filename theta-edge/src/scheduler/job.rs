@@ -335,10 +335,11 @@ impl Job {
     }
 
     pub(super) fn paid(&mut self, node: NodeId, signed: bool) {
-        if let Stage::Paying { report, waiting, .. } = &mut self.stage {
-            if waiting.remove(&node) && !signed {
-                report.paid.retain(|earned| earned.node != node);
-            }
+        if let Stage::Paying { report, waiting, .. } = &mut self.stage
+            && waiting.remove(&node)
+            && !signed
+        {
+            report.paid.retain(|earned| earned.node != node);
         }
     }
 
