@@ -503,7 +503,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(48))]
         #[test]
         fn no_order_of_calls_and_crashes_signs_more_than_the_fund(
-            calls in proptest::collection::vec((0..6_u8, 0..4_u8, 0..3_u8, 0..60_u64), 1..40)
+            calls in proptest::collection::vec((0..9_u8, 0..4_u8, 0..3_u8, 10..60_u64), 40..80)
         ) {
             let disk = MemDisk::default();
             let mut purse = purse(&disk);
@@ -512,10 +512,10 @@ mod tests {
             for (call, job, node, amount) in calls {
                 let payee = key(node + 2).address();
                 match call {
-                    0 => drop(purse.promise(hash(job), wei(amount))),
-                    1 => drop(purse.release(&hash(job))),
-                    2 => purse = Purse::open("privatenet", key(1), disk.clone()).unwrap(),
-                    3 => {
+                    0..3 => drop(purse.promise(hash(job), wei(amount))),
+                    3 => drop(purse.release(&hash(job))),
+                    4 => purse = Purse::open("privatenet", key(1), disk.clone()).unwrap(),
+                    5 => {
                         // The payee settles its best receipt of the sequence that is next.
                         let sequence = on_chain.settled_sequence(&payee) + 1;
                         if let Some(amount) = best.get(&(payee, sequence)) {

@@ -446,3 +446,37 @@ fn item(task: &Hash, node: NodeId) -> Hash {
 fn others(claims: &[Claim], digest: &Hash) -> BTreeSet<NodeId> {
     claims.iter().filter(|claim| claim.output.digest() != *digest).map(|claim| claim.node).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::tests::spec;
+    use theta_core::hash::Address;
+
+    #[test]
+    fn a_message_of_another_epoch_counts_for_nothing() {
+        let (mut scheduler, mut out) = (Scheduler::new(Settings::default()), Vec::new());
+        let (job, task) = (spec().id(), spec().task().id());
+        for byte in 10..13 {
+            scheduler.step(0, Input::Node { node: NodeId(Address::repeat_byte(byte)), up: true }, &mut out);
+        }
+        scheduler.step(0, Input::Submit(spec()), &mut out);
+        scheduler.step(0, Input::Promised { job, held: true }, &mut out);
+        let asked = |out: &[Effect]| {
+            let offers = out.iter().filter_map(|effect| match effect {
+                Effect::Send { to, message: Message::Offer { epoch, .. } } => Some((*to, *epoch)),
+                _ => None,
+            });
+            offers.collect::<Vec<_>>()
+        };
+        let offers = asked(&out);
+        assert_eq!(offers.len(), 2);
+        let (from, epoch) = offers[0];
+        for (said, new_offers) in [(epoch - 1, 0), (epoch + 1, 0), (epoch, 1)] {
+            out.clear();
+            let message = Message::Failed { task, epoch: said, code: "lost".into() };
+            scheduler.step(0, Input::Message { from, message }, &mut out);
+            assert_eq!(asked(&out).len(), new_offers, "epoch {said}");
+        }
+    }
+}

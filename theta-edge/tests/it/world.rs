@@ -126,6 +126,8 @@ pub(crate) struct World {
     pub(crate) sent: Vec<(NodeId, Vec<u8>)>,
     pub(crate) lose_payments: bool,
     pub(crate) bad_payments: usize,
+    /// Whether the requester failed where nobody was told.
+    pub(crate) crashed: bool,
     mail: VecDeque<(NodeId, Vec<u8>)>,
     wake: Option<u64>,
     disks: (MemDisk, MemDisk),
@@ -185,6 +187,7 @@ impl World {
             sent: Vec::new(),
             lose_payments: false,
             bad_payments: 0,
+            crashed: false,
             mail: VecDeque::new(),
             wake: None,
             disks,
@@ -350,8 +353,7 @@ impl World {
                     self.step(Input::Checked { job, digest }).unwrap();
                 }
                 Todo::Fetch { job, from, .. } => {
-                    // A fetch may break the requester, as any input may; the crash is noticed at the next one.
-                    let _ = self.step(Input::Fetched { job, from, complete: true });
+                    self.crashed |= self.step(Input::Fetched { job, from, complete: true }).is_err();
                 }
                 Todo::Finished(report) => self.reports.push(report),
                 Todo::WakeAt(at) => self.wake = Some(at),

@@ -2,8 +2,8 @@
 //!
 //! Compiling **and** running happen in the child: fuel does not see compilation, and a thread cannot be killed, so a
 //! module made to keep the compiler busy is answered by killing the child's process group at the wall limit. The child
-//! bounds its own memory, files and processor time, sees no environment variable of its parent, has no file and no
-//! socket of the machine, and ends when its parent does.
+//! bounds its own memory, files and processor time, sees no environment variable of its parent, and ends when its parent
+//! does. The program in it reaches no file and no socket of the machine: it has no call that would.
 //!
 //! Programs are WASI preview 1 command modules, binary or text. What they see is the same on every machine: no clock, a
 //! seeded random stream, canonical NaN, folders in memory (edge.md 2.4), so honest nodes agree to the byte.
