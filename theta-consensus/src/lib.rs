@@ -1,1 +1,94 @@
-//! theta-consensus
+//! The validators' agreement of a Theta chain as a machine without I/O.
+//!
+//! [`Engine`] takes time and [`Input`]s and gives [`Effect`]s; the host owns sockets, disks, clocks and the ledger.
+//! Safety rests on the vote and commit rules, the write-ahead log ([`WalRecord`]) and the signer's own mark
+//! ([`LocalSigner`]).
+//!
+//! Start at [`Engine::step`]; at [`Settings`] for durations; at `sim` (feature `sim`) for a deterministic network
+//! of engines with loss, delay, partitions and crashes.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use theta_consensus::{Effect, Engine, Input, Roles, Settings, SettledBlock, Start};
+//! use theta_core::{block::Header, context::PostState, spec::{ChainSpec, Pace}};
+//!
+//! let genesis = Arc::new(Header::zero());
+//! let post = PostState { root: genesis.state_root, validators: Arc::default(), changes_validators: false };
+//! let start = Start {
+//!     root: genesis.hash(),
+//!     settled: vec![SettledBlock { header: genesis, post }],
+//!     wal: Vec::new(),
+//! };
+//! let spec = Arc::new(ChainSpec::devnet());
+//! let mut engine = Engine::recover(spec, Settings::new(Pace::Responsive), Roles::observer(), start)?;
+//! let mut effects = Vec::new();
+//! engine.step(1_700_000_000_000, Input::Tick, &mut effects);
+//! assert!(effects.iter().any(|effect| matches!(effect, Effect::WakeAt(_))));
+//! # Ok::<(), theta_consensus::RecoverError>(())
+//! ```
+//!
+//! # Safety
+//!
+//! A vote leaves only after the log and the mark are durable; one vote per height; a vote only for a block that carries
+//! the certificate of the voter's lock; the lock never falls. With less than a third of the stake at fault, two settled
+//! blocks never conflict (`spec/consensus.md` 5.1).
+//!
+//! What it does not do: guardians' and elite edge nodes' levels, light clients, evidence.
+
+mod certificate;
+mod checks;
+mod engine;
+mod go_rand;
+mod message;
+mod pace;
+mod proposer;
+mod set_change;
+mod signer;
+#[cfg(feature = "sim")]
+pub mod sim;
+mod tree;
+mod vote;
+mod wal;
+
+pub use certificate::{CertificateError, check_form, verify as verify_certificate};
+pub use checks::{Checked, Checks, Fault};
+pub use engine::{Effect, Engine, Input, RecoverError, Roles, Start};
+pub use go_rand::GoRand;
+pub use message::{MAX_MESSAGE_BYTES, Message, Peer, Proposal, Status};
+pub use pace::{Millis, Settings};
+pub use proposer::proposer;
+pub use signer::{Intent, LocalSigner, RoleSigner, Signed};
+pub use tree::SettledBlock;
+pub use wal::{WalRecord, WalVote};
+
+/// Vectors of the reference, for the tests of the modules.
+#[cfg(test)]
+mod fixture {
+    use serde_json::Value;
+    use theta_core::{
+        amount::ThetaWei,
+        hash::U256,
+        stake::{Validator, ValidatorSet},
+    };
+
+    pub(crate) fn object(name: &str) -> Value {
+        let all: Value =
+            serde_json::from_str(include_str!("../tests/fixtures/consensus.json")).expect("fixture is JSON");
+        all[name].clone()
+    }
+
+    pub(crate) fn array(name: &str) -> Vec<Value> {
+        object(name).as_array().expect("a list").clone()
+    }
+
+    pub(crate) fn validators(list: &Value) -> ValidatorSet {
+        ValidatorSet::new(list.as_array().expect("a list").iter().map(|validator| {
+            let text = |name: &str| validator[name].as_str().expect("text");
+            let stake = U256::from_str_radix(text("stake"), 10).expect("number");
+            Validator {
+                address: text("address").parse().expect("address"),
+                stake: ThetaWei::from_u256(stake),
+            }
+        }))
+    }
+}

@@ -94,19 +94,23 @@ pub(crate) fn execute(
     execution.finish(scope, &mut view)
 }
 
-/// Builds a block: the coinbase, then the candidates that are valid, in their order. What is not valid is left out.
+/// A built block and the candidates that were left out because they are not valid on it.
+pub(crate) type Built = (Body, Executed, Vec<(Hash, TxError)>);
+
+/// Builds a block: the coinbase, then the candidates that are valid, in their order.
 pub(crate) fn build(
     scope: &Scope<'_>,
     mut view: StateView,
     candidates: &[Arc<RawTx>],
     signer: &dyn Signer,
-) -> Result<(Body, Executed), BlockError> {
+) -> Result<Built, BlockError> {
     let mut execution = Execution::new();
     let mut transactions = Vec::with_capacity(candidates.len() + 1);
     let coinbase = coinbase(scope, &mut view, signer)?;
     let failed = |source| BlockError::Transaction { index: 0, source };
     execution.done(&coinbase, run(scope, &mut view, &coinbase).map_err(failed)?);
     transactions.push(coinbase.bytes);
+    let mut left_out = Vec::new();
     for raw in candidates {
         if transactions.len() > MAX_BLOCK_TXS {
             break;
@@ -122,11 +126,11 @@ pub(crate) fn build(
             Err(error) if error.state_error().is_some() => {
                 return Err(BlockError::Transaction { index: transactions.len(), source: error });
             }
-            Err(_) => {}
+            Err(error) => left_out.push((raw.hash, error)),
         }
     }
     let executed = execution.finish(scope, &mut view)?;
-    Ok((Body { transactions, state_root: executed.root }, executed))
+    Ok((Body { transactions, state_root: executed.root }, executed, left_out))
 }
 
 fn coinbase(scope: &Scope<'_>, view: &mut StateView, signer: &dyn Signer) -> Result<RawTx, BlockError> {

@@ -14,7 +14,7 @@ use theta_core::{
     hash::{Address, Hash},
     rlp_list,
     spec::ChainSpec,
-    stake::{ValidatorPool, ValidatorSet},
+    stake::ValidatorPool,
     trie::{NoNodes, Trie},
 };
 
@@ -449,7 +449,7 @@ pub fn check_validator_keys(genesis: &Genesis, spec: &ChainSpec) -> Result<(), S
     if !spec.rules(0).stake.validator_keys {
         return Ok(());
     }
-    for validator in ValidatorSet::of_pool(&genesis.validators()).as_slice() {
+    for validator in theta_core::stake::ValidatorSet::of_pool(&genesis.validators()).as_slice() {
         let holder = validator.address;
         genesis
             .record::<ValidatorKey>(&keys::validator_key(holder))

@@ -25,7 +25,7 @@ use crate::{
         StateError, StateView,
         nodes::{NewNodes, Nodes, collect},
     },
-    tx::{RawTx, Scope, Signatures},
+    tx::{RawTx, Scope, Signatures, TxError},
     vm::{ContractVm, NoContracts, VmCall, VmEnv, VmOutcome},
 };
 
@@ -165,18 +165,19 @@ impl Ledger {
         LedgerReader { shared: self.shared.clone() }
     }
 
-    /// Builds a block on its parent from candidates in the order given; what is not valid there is left out.
+    /// Builds a block on its parent from candidates in the order given. What is not valid there is left out, and given back
+    /// with its reason.
     pub fn build_block(
         &mut self,
         context: &BlockContext,
         candidates: &[Arc<RawTx>],
         coinbase: &dyn Signer,
-    ) -> Result<Body, BlockError> {
+    ) -> Result<(Body, Vec<(Hash, TxError)>), BlockError> {
         let view = self.parent_view(context)?;
-        let (body, executed) =
+        let (body, executed, left_out) =
             self.shared.scoped(context, |scope| block::build(scope, view, candidates, coinbase))?;
         self.built = Some((context.parent_hash, body.transactions.clone(), executed));
-        Ok(body)
+        Ok((body, left_out))
     }
 
     /// Carries a block out on its parent's state and keeps the result until it settles or another block does.

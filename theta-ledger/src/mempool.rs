@@ -122,6 +122,8 @@ struct Waiting {
     raw: Arc<RawTx>,
     price: BigUint,
     since: Millis,
+    /// How often a block was built without it although it was offered.
+    left_out: u32,
 }
 
 #[derive(Default)]
@@ -303,7 +305,7 @@ impl Mempool {
             return Err(TxError::Trailing(raw.trailing).into());
         }
         let price = raw.transaction.gas_price(rules);
-        let waiting = Waiting { raw: raw.clone(), price, since: now };
+        let waiting = Waiting { raw: raw.clone(), price, since: now, left_out: 0 };
         if matches!(raw.transaction, Transaction::ServicePayment(_)) {
             return self.insert_payment(waiting);
         }
@@ -344,8 +346,9 @@ impl Mempool {
     ) -> Result<Option<Hash>, AdmitError> {
         let (sender, _) = waiting.raw.transaction.sender();
         let settled = base.1.clone().account(sender)?.map_or(0, |account| account.sequence);
+        // What fails in its effect alone, such as a deposit on a locked stake, is found here too.
         let check = |view: &mut StateView| {
-            reader.with_scope(&base.2, &Admission, |scope| waiting.raw.transaction.check(scope, view))
+            reader.with_scope(&base.2, &Admission, |scope| run(scope, view, &waiting.raw))
         };
         if let Some(old) = queue.waiting.get(&sequence) {
             let needed = &old.price + &old.price * limits.replacement_percent / 100_u32 + 1_u8;
@@ -355,8 +358,12 @@ impl Mempool {
             // It has to be valid where the old one stands: with what comes before it carried out.
             let mut before = Queue { waiting: BTreeMap::new(), view: None };
             for (at, other) in queue.waiting.range(..sequence) {
-                let other =
-                    Waiting { raw: other.raw.clone(), price: other.price.clone(), since: other.since };
+                let other = Waiting {
+                    raw: other.raw.clone(),
+                    price: other.price.clone(),
+                    since: other.since,
+                    left_out: 0,
+                };
                 before.waiting.insert(*at, other);
             }
             Self::advance((reader, base), &mut before)?;
@@ -458,6 +465,23 @@ impl Mempool {
         Ok(chosen)
     }
 
+    /// Takes note that a block was built without a transaction that was offered for it. One that is left out again and
+    /// again, because only running its contract shows that it is not valid, falls out; true says that it did.
+    pub fn left_out(&mut self, hash: &Hash) -> bool {
+        const PATIENCE: u32 = 3;
+        let Some(sender) = self.hashes.get(hash) else { return false };
+        let queue = self.queues.get_mut(sender);
+        let queued =
+            queue.and_then(|queue| queue.waiting.values_mut().find(|waiting| waiting.raw.hash == *hash));
+        let Some(waiting) = queued.or_else(|| self.payments.get_mut(hash)) else { return false };
+        waiting.left_out += 1;
+        let gone = waiting.left_out >= PATIENCE;
+        if gone {
+            self.remove(hash);
+        }
+        gone
+    }
+
     /// Follows the ledger to its newest settled state: what was settled or can no longer become valid falls out; the
     /// latter is given back with its reason.
     pub fn settled(
@@ -482,9 +506,9 @@ impl Mempool {
                         out.push((waiting.raw.hash, TxError::Sequence { got: *sequence, expected }));
                     }
                 } else if *sequence == expected {
-                    let check = self.reader.with_scope(&self.base.2, &Admission, |scope| {
-                        waiting.raw.transaction.check(scope, &mut view)
-                    });
+                    let check = self
+                        .reader
+                        .with_scope(&self.base.2, &Admission, |scope| run(scope, &mut view, &waiting.raw));
                     if let Err(error) = check
                         && error.state_error().is_none()
                     {

@@ -5,7 +5,6 @@ use theta_core::{
     amount::{Coins, TFuelWei, ThetaWei},
     codec::rlp::{Decode, Encode},
     hash::{Address, Hash, keccak},
-    sign::Signature,
     spec::Rules,
     stake::{EliteEdgeNode, Stake, StakeError, elite::StakeReturn},
 };
@@ -220,6 +219,6 @@ pub fn parse_summary(bytes: &[u8]) -> Result<HolderSummary, TxError> {
         holder: Address::from_slice(&whole[..20]),
         key: PublicKey::parse(&whole[20..68], Suite::Theta2020).map_err(point)?,
         proof: BlsSignature::parse(&whole[68..164], Suite::Theta2020).map_err(point)?,
-        signature: Signature::from_bytes(whole[164..].to_vec()),
+        signature: theta_core::sign::Signature::from_bytes(whole[164..].to_vec()),
     })
 }

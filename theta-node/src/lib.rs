@@ -1,1 +1,15 @@
-//! theta-node
+//! Theta nodes assembled: what the other crates decide, this one gives threads, sockets, files and a clock.
+//!
+//! Start at [`devnet::Devnet`] for a whole network in one process, at [`node::Node`] for one node, at [`rpc`] for what it
+//! answers. No rule of the protocol lives here.
+
+mod chain;
+pub mod cli;
+pub mod clock;
+pub mod devnet;
+pub mod http;
+pub mod hub;
+pub mod node;
+pub mod rpc;
+
+pub use chain::Progress;

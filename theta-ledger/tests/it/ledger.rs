@@ -52,7 +52,7 @@ fn extend(ledger: &mut Ledger, parent: Hash, candidates: &[Arc<RawTx>]) -> (Hash
     let reader = ledger.reader();
     let (_, mut context) = reader.next_block(At::Block(parent)).unwrap();
     context.proposer = key(9).address();
-    let body = ledger.build_block(&context, candidates, &key(9)).unwrap();
+    let (body, _) = ledger.build_block(&context, candidates, &key(9)).unwrap();
     let block = sealed(&reader, &context, body.transactions, body.state_root);
     let hash = block.header.hash();
     ledger.apply_block(&context, hash, block.clone()).unwrap();
@@ -145,7 +145,10 @@ fn a_block_that_lies_is_refused_and_changes_nothing() {
     let reader = ledger.reader();
     let (_, mut context) = reader.next_block(At::Settled).unwrap();
     context.proposer = key(9).address();
-    let body = ledger.build_block(&context, &[Arc::new(send(&key(1), 1, 5))], &key(9)).unwrap();
+    let late = Arc::new(send(&key(1), 7, 5));
+    let candidates = [Arc::new(send(&key(1), 1, 5)), late.clone()];
+    let (body, left_out) = ledger.build_block(&context, &candidates, &key(9)).unwrap();
+    assert!(matches!(left_out.as_slice(), [(hash, TxError::Sequence { .. })] if *hash == late.hash));
     let apply = |ledger: &mut Ledger, block: Arc<Block>| {
         ledger.apply_block(&context, block.header.hash(), block).expect_err("a lie")
     };

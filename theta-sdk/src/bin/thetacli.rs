@@ -1,2 +1,5 @@
-//! thetacli
-fn main() {}
+//! The wallet on the command line.
+
+fn main() -> std::process::ExitCode {
+    theta_sdk::cli::main()
+}

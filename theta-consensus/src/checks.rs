@@ -1,0 +1,151 @@
+//! Signatures are checked before a message enters the engine, on whatever core the host likes.
+//!
+//! [`crate::Engine::wants`] and [`crate::Engine::wants_block`] look at what is cheap: membership, window, duplicates.
+//! What they give back owns the message and knows what is left to check; [`Checks::verify`] is the only way from
+//! there to a [`Checked`] value, and a `Checked` value the only thing that the engine takes.
+
+use std::sync::Arc;
+
+use theta_core::{
+    block::{Block, transactions_root},
+    spec::ChainSpec,
+    vote::Vote,
+};
+
+use crate::{
+    certificate::{CertificateError, check_votes},
+    message::{Message, Peer},
+};
+
+/// What a peer did wrong. The message is dropped; what becomes of the peer is the host's policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Fault {
+    /// Not signed by the address it names.
+    #[error("signature does not belong to the sender")]
+    Signature,
+    /// The malleable twin of a signature, where that is forbidden.
+    #[error("signature has a high s")]
+    HighS,
+    /// A block of another chain.
+    #[error("block belongs to another chain")]
+    Chain,
+    /// A header with more or fewer fields than its height has.
+    #[error("header has not the fields of its height")]
+    Fields,
+    /// Transactions that do not hash to the header's root.
+    #[error("transactions do not belong to the header")]
+    Transactions,
+    /// Guardian or elite votes, which a node without those levels cannot judge.
+    #[error("header carries votes of a level that this node does not judge")]
+    UpperVotes,
+    /// Not one above the parent.
+    #[error("height is not the parent's plus one")]
+    Height,
+    /// Not above the parent's epoch.
+    #[error("epoch is not above the parent's")]
+    Epoch,
+    /// The certified block is no ancestor.
+    #[error("certificate is not of an ancestor")]
+    Ancestor,
+    /// The certificate certifies nothing.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    /// Another certificate than the set change rule allows here.
+    #[error("a block near a change of validators has to certify its parent")]
+    SetChange,
+    /// Not by the proposer of its epoch.
+    #[error("proposer is not the scheduled one")]
+    Proposer,
+    /// The ledger refused the block.
+    #[error("block does not execute")]
+    Execution,
+}
+
+/// A message and the signatures that are left to check. Pure and `Send`.
+#[derive(Clone, Debug)]
+pub struct Checks<T> {
+    pub(crate) from: Peer,
+    pub(crate) item: T,
+    /// Votes inside it that nobody has checked yet.
+    pub(crate) votes: Vec<Vote>,
+    pub(crate) low_s: bool,
+    pub(crate) spec: Arc<ChainSpec>,
+}
+
+/// A message whose signatures are right.
+#[derive(Clone, Debug)]
+pub struct Checked<T> {
+    pub(crate) from: Peer,
+    pub(crate) item: T,
+}
+
+impl<T> Checked<T> {
+    /// Who sent it.
+    pub const fn from(&self) -> Peer {
+        self.from
+    }
+
+    /// What was checked.
+    pub const fn item(&self) -> &T {
+        &self.item
+    }
+}
+
+impl<T> Checks<T> {
+    /// Takes everything as right. For simulators, whose signatures are make-believe.
+    #[cfg(feature = "sim")]
+    pub fn assume(self) -> Checked<T> {
+        Checked { from: self.from, item: self.item }
+    }
+
+    fn votes_right(&self) -> Result<(), Fault> {
+        self.votes.iter().try_for_each(|vote| vote_right(vote, self.low_s))
+    }
+}
+
+impl Checks<Message> {
+    /// Checks the signatures. Costs a key recovery per vote.
+    pub fn verify(self) -> Result<Checked<Message>, Fault> {
+        if let Message::Status(status) = &self.item
+            && !status.certificate.votes.is_empty()
+        {
+            check_votes(&status.certificate)?;
+        }
+        self.votes_right()?;
+        Ok(Checked { from: self.from, item: self.item })
+    }
+}
+
+impl Checks<Block> {
+    /// Checks signatures, fields and the root over transactions. Costs a key recovery, and one per vote in the
+    /// certificate that the engine has not seen before.
+    pub fn verify(self) -> Result<Checked<Block>, Fault> {
+        let header = &self.item.header;
+        if header.chain != self.spec.chain {
+            return Err(Fault::Chain);
+        }
+        if header.extension.rules() != self.spec.rules(header.height).header {
+            return Err(Fault::Fields);
+        }
+        if header.extension.guardian_votes().is_some() || header.extension.elite_votes().is_some() {
+            return Err(Fault::UpperVotes);
+        }
+        if self.low_s && !header.signature.is_low_s() {
+            return Err(Fault::HighS);
+        }
+        header.verify().map_err(|_| Fault::Signature)?;
+        if transactions_root(&self.item.transactions) != header.transactions_root {
+            return Err(Fault::Transactions);
+        }
+        self.votes_right()?;
+        Ok(Checked { from: self.from, item: self.item })
+    }
+}
+
+fn vote_right(vote: &Vote, low_s: bool) -> Result<(), Fault> {
+    if low_s && !vote.signature.is_low_s() {
+        return Err(Fault::HighS);
+    }
+    vote.verify().map_err(|_| Fault::Signature)
+}

@@ -1,0 +1,148 @@
+//! How time moves the protocol: when an epoch times out, when a vote may leave, when a proposer proposes.
+//!
+//! *Clocked* is the reference: a vote waits for the vote timer and the first block of the current or previous epoch, an
+//! epoch that times out is entered again with the same length. *Responsive* has no floor: a vote follows the execution
+//! of a block of the current epoch, a proposer with work proposes at once, and the wait for a dead proposer starts short
+//! and grows while nothing gets certified.
+
+use theta_core::spec;
+
+/// Milliseconds on the host's clock.
+pub type Millis = u64;
+
+/// Durations, in milliseconds; each node's own business, with defaults by pace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How long an epoch waits for its proposer.
+    pub epoch_timeout: Millis,
+    /// Responsive: after two epochs without a certified block the wait doubles with each more, up to this.
+    pub epoch_timeout_cap: Millis,
+    /// Clocked: how long a vote waits at least; the interval between blocks.
+    pub vote_delay: Millis,
+    /// Responsive: how long a proposer without work waits before it proposes an empty block.
+    pub idle_interval: Millis,
+    /// How long a voted block may be missing before it is asked for; usually it is on its way.
+    pub fetch_delay: Millis,
+    /// How long an asked peer has before another is asked.
+    pub fetch_timeout: Millis,
+    /// How often a node tells where it stands.
+    pub status_interval: Millis,
+    /// How many transactions a block has that carries nothing: the coinbase.
+    pub empty_transactions: usize,
+}
+
+impl Settings {
+    /// Defaults of a pace: the reference's 12 s and 6 s, or 1 s for everything that waits.
+    pub const fn new(pace: spec::Pace) -> Self {
+        match pace {
+            spec::Pace::Clocked => Self {
+                epoch_timeout: 12_000,
+                epoch_timeout_cap: 12_000,
+                vote_delay: 6_000,
+                idle_interval: 0,
+                fetch_delay: 1_000,
+                fetch_timeout: 3_000,
+                status_interval: 6_000,
+                empty_transactions: 1,
+            },
+            spec::Pace::Responsive => Self {
+                epoch_timeout: 1_000,
+                epoch_timeout_cap: 8_000,
+                vote_delay: 0,
+                idle_interval: 1_000,
+                fetch_delay: 150,
+                fetch_timeout: 1_000,
+                status_interval: 1_000,
+                empty_transactions: 1,
+            },
+        }
+    }
+}
+
+/// The timers of the current epoch.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Timers {
+    /// The epoch times out.
+    pub(crate) timeout: Millis,
+    /// Clocked: a vote may leave from then on.
+    pub(crate) vote: Option<Millis>,
+    /// A proposer proposes then.
+    pub(crate) propose: Option<Millis>,
+    /// Clocked: the vote timer has fired.
+    pub(crate) vote_ready: bool,
+    /// Clocked: a block of the current or previous epoch has been executed.
+    pub(crate) block_seen: bool,
+    /// Timeouts since a block was certified last.
+    pub(crate) failures: u32,
+}
+
+impl Timers {
+    /// Starts an epoch. `busy` says whether anything waits to be put into a block or to be settled.
+    pub(crate) fn enter(&mut self, now: Millis, pace: spec::Pace, settings: &Settings, busy: bool) {
+        self.block_seen = false;
+        match pace {
+            spec::Pace::Clocked => {
+                self.vote_ready = false;
+                self.vote = Some(now + settings.vote_delay);
+                self.timeout = now + settings.epoch_timeout;
+                self.propose = Some(now);
+            }
+            spec::Pace::Responsive => {
+                self.vote_ready = true;
+                self.vote = None;
+                let idle = if busy { 0 } else { settings.idle_interval };
+                self.propose = Some(now + idle);
+                self.timeout = now + idle + wait(self.failures, settings);
+            }
+        }
+    }
+
+    /// Work has come up in an epoch that was idle.
+    pub(crate) fn hurry(&mut self, now: Millis, pace: spec::Pace, settings: &Settings) {
+        if pace == spec::Pace::Responsive {
+            self.propose = self.propose.map(|at| at.min(now));
+            self.timeout = self.timeout.min(now + wait(self.failures, settings));
+        }
+    }
+}
+
+/// The patience after some failures in a row.
+fn wait(failures: u32, settings: &Settings) -> Millis {
+    // One failure is what a dead proposer costs; only more in a row hint at a slow network.
+    let doublings = failures.saturating_sub(1).min(16);
+    let doubled = settings.epoch_timeout.saturating_mul(1 << doublings);
+    doubled.min(settings.epoch_timeout_cap.max(settings.epoch_timeout))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_doubles_up_to_its_cap() {
+        let settings = Settings::new(spec::Pace::Responsive);
+        let waits: Vec<_> = (0..6).map(|failures| wait(failures, &settings)).collect();
+        assert_eq!(waits, [1_000, 1_000, 2_000, 4_000, 8_000, 8_000]);
+        assert_eq!(wait(u32::MAX, &settings), 8_000);
+    }
+
+    #[test]
+    fn the_reference_waits_the_same_in_every_epoch() {
+        let settings = Settings::new(spec::Pace::Clocked);
+        let mut timers = Timers { failures: 5, ..Timers::default() };
+        timers.enter(100, spec::Pace::Clocked, &settings, false);
+        assert_eq!((timers.vote, timers.timeout, timers.propose), (Some(6_100), 12_100, Some(100)));
+        timers.hurry(200, spec::Pace::Clocked, &settings);
+        assert_eq!(timers.timeout, 12_100);
+    }
+
+    #[test]
+    fn work_ends_an_idle_wait() {
+        let settings = Settings::new(spec::Pace::Responsive);
+        let mut timers = Timers::default();
+        timers.enter(0, spec::Pace::Responsive, &settings, false);
+        assert_eq!((timers.propose, timers.timeout), (Some(1_000), 2_000));
+        timers.hurry(300, spec::Pace::Responsive, &settings);
+        assert_eq!((timers.propose, timers.timeout), (Some(300), 1_300));
+    }
+}

@@ -1,0 +1,247 @@
+//! The last line against signing two different things: a signer with its own durable memory.
+//!
+//! The write-ahead log belongs to the chain's data, which may be restored from a copy, imported or deleted. The mark
+//! belongs to the key. A [`LocalSigner`] syncs its mark before a signature leaves it and refuses whatever contradicts
+//! the mark; signing the same thing again is always allowed, and gives the same bytes.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use theta_core::{
+    block::Block,
+    hash::{Address, Hash},
+    journal::{Disk, Journal, JournalError, Record},
+    sign::{SignError, Signature, Signer},
+    vote::{Vote, VoteSet},
+};
+
+use crate::message::{Message, Proposal};
+
+/// What the engine wants signed and sent to everybody.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+#[expect(clippy::large_enum_variant, reason = "a block is moved a few times at most")]
+pub enum Intent {
+    /// A vote, as yet without signature.
+    Vote {
+        /// The vote; its height is the block's.
+        vote: Vote,
+        /// Height of the block that the voted block certifies: the lock, which never falls.
+        certified_height: u64,
+    },
+    /// A block, as yet without signature, and votes that help slow peers.
+    Proposal {
+        /// The block.
+        block: Block,
+        /// See [`Proposal::votes`].
+        votes: VoteSet,
+    },
+}
+
+/// A signed [`Intent`]: send it to everybody and feed it back as a message of [`crate::Peer::Own`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+#[expect(clippy::large_enum_variant, reason = "a block is moved a few times at most")]
+pub enum Signed {
+    /// Goes to [`crate::Engine::wants`].
+    Message(Message),
+    /// Its block goes to [`crate::Engine::wants_block`].
+    Proposal(Proposal),
+}
+
+/// Whoever signs for a validator: a key in memory, another process, a device.
+pub trait RoleSigner: Send {
+    /// The validator's address.
+    fn address(&self) -> Address;
+    /// Signs an intent, or refuses one that contradicts an earlier one.
+    fn sign(&mut self, intent: &Intent) -> Result<Signed, SignError>;
+}
+
+/// What was signed last: all that has to be known to sign safely.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Mark {
+    voted_height: u64,
+    voted_block: Hash,
+    certified_height: u64,
+    proposed_epoch: u64,
+    proposed_digest: Hash,
+}
+
+impl Record for Mark {
+    const VERSION: u8 = 1;
+}
+
+/// A key in memory and its durable mark.
+pub struct LocalSigner {
+    key: Arc<dyn Signer>,
+    journal: Journal<Mark>,
+    mark: Mark,
+    written: u32,
+}
+
+/// Marks are some hundred bytes; the file starts anew after this many.
+const MARKS_PER_FILE: u32 = 10_000;
+
+impl std::fmt::Debug for LocalSigner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LocalSigner").field("address", &self.key.address()).finish_non_exhaustive()
+    }
+}
+
+impl LocalSigner {
+    /// Opens the mark of a key. The disk has to be this key's alone, and to move with it.
+    pub fn open(key: Arc<dyn Signer>, disk: impl Disk + 'static) -> Result<Self, JournalError> {
+        let (journal, marks) = Journal::open(disk)?;
+        Ok(Self { key, journal, mark: marks.last().copied().unwrap_or_default(), written: 0 })
+    }
+
+    /// The same key without the mark, for what is no vote and no block, such as the coinbase of a block being built.
+    pub fn unguarded(&self) -> &dyn Signer {
+        self.key.as_ref()
+    }
+
+    fn remember(&mut self, mark: Mark) -> Result<(), SignError> {
+        if mark == self.mark {
+            return Ok(());
+        }
+        let result = if self.written < MARKS_PER_FILE {
+            self.written += 1;
+            self.journal.append(&mark)
+        } else {
+            self.written = 0;
+            self.journal.replace(&[mark])
+        };
+        result.map_err(|error| SignError::Refused(format!("mark could not be written: {error}")))?;
+        self.mark = mark;
+        Ok(())
+    }
+
+    fn signature(&self, digest: &Hash) -> Result<Signature, SignError> {
+        self.key.sign(digest)
+    }
+}
+
+fn refused<T>(why: &str) -> Result<T, SignError> {
+    Err(SignError::Refused(why.to_owned()))
+}
+
+impl RoleSigner for LocalSigner {
+    fn address(&self) -> Address {
+        self.key.address()
+    }
+
+    fn sign(&mut self, intent: &Intent) -> Result<Signed, SignError> {
+        let mut mark = self.mark;
+        match intent {
+            Intent::Vote { vote, certified_height } => {
+                if vote.voter != self.address() {
+                    return refused("vote is another validator's");
+                }
+                let again = vote.block == mark.voted_block;
+                if !again && mark.voted_block != Hash::ZERO && vote.height <= mark.voted_height {
+                    return refused("a vote of this height or above was signed for another block");
+                }
+                if !again && *certified_height < mark.certified_height {
+                    return refused("a vote on a higher lock was signed before");
+                }
+                if !again {
+                    mark.voted_height = vote.height;
+                    mark.voted_block = vote.block;
+                    mark.certified_height = *certified_height;
+                }
+                self.remember(mark)?;
+                let signature = self.signature(&vote.digest())?;
+                Ok(Signed::Message(Message::Vote(Vote { signature, ..vote.clone() })))
+            }
+            Intent::Proposal { block, votes } => {
+                let (epoch, digest) = (block.header.epoch, block.header.digest());
+                if block.header.proposer != self.address() {
+                    return refused("block is another validator's");
+                }
+                if epoch < mark.proposed_epoch
+                    || (epoch == mark.proposed_epoch && digest != mark.proposed_digest)
+                {
+                    return refused("another block of this epoch or a later one was signed");
+                }
+                mark.proposed_epoch = epoch;
+                mark.proposed_digest = digest;
+                self.remember(mark)?;
+                let mut block = block.clone();
+                block.header.signature = self.signature(&digest)?;
+                let proposer = self.address();
+                Ok(Signed::Proposal(Proposal { block, proposer, votes: votes.clone() }))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use theta_core::{block::Header, journal::MemDisk, sign::SecretKey};
+
+    use super::*;
+
+    fn key() -> SecretKey {
+        SecretKey::from_bytes(&[3; 32]).expect("in range")
+    }
+
+    fn open(disk: &MemDisk) -> LocalSigner {
+        LocalSigner::open(Arc::new(key()), disk.clone()).expect("whole")
+    }
+
+    fn vote(block: u8, height: u64, epoch: u64, certified_height: u64) -> Intent {
+        let block = Hash::repeat_byte(block);
+        let vote = Vote { block, height, epoch, voter: key().address(), signature: Signature::EMPTY };
+        Intent::Vote { vote, certified_height }
+    }
+
+    fn proposal(epoch: u64, timestamp: u32) -> Intent {
+        let header =
+            Header { epoch, timestamp: timestamp.into(), proposer: key().address(), ..Header::zero() };
+        let block = Block { header, transactions: Vec::new() };
+        Intent::Proposal { block, votes: VoteSet::default() }
+    }
+
+    #[test]
+    fn a_second_block_of_a_height_is_refused_even_after_a_power_cut() {
+        let disk = MemDisk::default();
+        let first = open(&disk).sign(&vote(1, 5, 9, 4)).expect("first");
+        disk.crash(0);
+        let mut signer = open(&disk);
+        assert!(signer.sign(&vote(2, 5, 9, 4)).is_err());
+        assert!(signer.sign(&vote(2, 4, 9, 4)).is_err());
+        assert_eq!(signer.sign(&vote(1, 5, 9, 4)), Ok(first));
+        assert!(signer.sign(&vote(1, 5, 10, 4)).is_ok());
+        assert!(signer.sign(&vote(2, 6, 10, 4)).is_ok());
+    }
+
+    #[test]
+    fn a_vote_on_a_lower_lock_is_refused() {
+        let mut signer = open(&MemDisk::default());
+        assert!(signer.sign(&vote(1, 5, 9, 4)).is_ok());
+        assert!(signer.sign(&vote(2, 6, 9, 3)).is_err());
+    }
+
+    #[test]
+    fn a_second_block_of_an_epoch_is_refused_even_after_a_power_cut() {
+        let disk = MemDisk::default();
+        let first = open(&disk).sign(&proposal(7, 100)).expect("first");
+        disk.crash(0);
+        let mut signer = open(&disk);
+        assert!(signer.sign(&proposal(7, 101)).is_err());
+        assert!(signer.sign(&proposal(6, 100)).is_err());
+        assert_eq!(signer.sign(&proposal(7, 100)), Ok(first));
+        assert!(signer.sign(&proposal(8, 101)).is_ok());
+    }
+
+    #[test]
+    fn another_validators_intents_are_refused() {
+        let mut signer = LocalSigner::open(
+            Arc::new(SecretKey::from_bytes(&[4; 32]).expect("in range")),
+            MemDisk::default(),
+        )
+        .expect("empty");
+        assert!(signer.sign(&vote(1, 5, 9, 4)).is_err());
+        assert!(signer.sign(&proposal(7, 100)).is_err());
+    }
+}

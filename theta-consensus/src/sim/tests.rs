@@ -1,0 +1,242 @@
+use theta_core::spec::Pace;
+
+use super::*;
+
+/// Twenty-five seconds of loss, partitions and crashes, then calm.
+fn storm(spec: ChainSpec, seed: u64) -> Scenario {
+    let mut random = Random::new(seed);
+    let partition = |random: &mut Random| {
+        let from = random.below(15_000);
+        let group = (0..4).filter(|_| random.below(2) == 0).collect();
+        Partition { from, until: from + random.below(15_000), group }
+    };
+    Scenario {
+        until: 50_000,
+        delay: (1, 20 + random.below(300)),
+        loss_per_mille: random.below(150),
+        crashes_per_100k: random.below(400),
+        calm_from: 25_000,
+        partitions: vec![partition(&mut random), partition(&mut random)],
+        blackouts: if random.below(3) == 0 { vec![random.below(25_000)] } else { Vec::new() },
+        transaction_every: 700,
+        execution: random.below(3) * 60,
+        ..Scenario::honest(spec, 4, seed)
+    }
+}
+
+/// How much the node that grew least has grown.
+fn growth(before: &[u64], after: &[u64]) -> u64 {
+    after.iter().zip(before).map(|(after, before)| after.saturating_sub(*before)).min().unwrap_or(0)
+}
+
+fn storms_break_no_rule_and_calm_ends_them(seeds: std::ops::Range<u64>) {
+    let mut restarts = 0;
+    for seed in seeds {
+        let report = storm(ChainSpec::devnet(), seed).run();
+        assert_eq!(report.violations, [], "seed {seed}");
+        // Fifteen seconds after storm and partitions everybody has caught up and goes on.
+        let grown = growth(&report.samples[4], &report.settled);
+        assert!(grown >= 3, "seed {seed}: {:?} then {:?}", report.samples, report.settled);
+        restarts += report.restarts;
+    }
+    assert!(restarts > 250, "{restarts}");
+}
+
+// Four tests, so that they run beside each other.
+#[test]
+fn storms_0_to_49_break_no_rule_and_calm_ends_them() {
+    storms_break_no_rule_and_calm_ends_them(0..50);
+}
+
+#[test]
+fn storms_50_to_99_break_no_rule_and_calm_ends_them() {
+    storms_break_no_rule_and_calm_ends_them(50..100);
+}
+
+#[test]
+fn storms_100_to_149_break_no_rule_and_calm_ends_them() {
+    storms_break_no_rule_and_calm_ends_them(100..150);
+}
+
+#[test]
+fn storms_150_to_199_break_no_rule_and_calm_ends_them() {
+    storms_break_no_rule_and_calm_ends_them(150..200);
+}
+
+/// So much loss, and delays so near to the timeout, that blocks get certified on several branches.
+#[test]
+fn hopeless_networks_break_no_rule() {
+    for seed in 0..60 {
+        let mut random = Random::new(seed);
+        let flapping = (0..20).map(|slot| {
+            let group = (0..4).filter(|_| random.below(2) == 0).collect();
+            let from = slot * 3_000 + random.below(1_500);
+            Partition { from, until: from + random.below(3_000), group }
+        });
+        let scenario = Scenario {
+            partitions: flapping.collect(),
+            loss_per_mille: 100 + 10 * (seed % 30),
+            delay: (1, 100 + 30 * (seed % 40)),
+            crashes_per_100k: seed % 3 * 300,
+            stake_change_every: seed % 2 * 3_000,
+            transaction_every: 500,
+            ..Scenario::honest(ChainSpec::devnet(), 4, seed)
+        };
+        let report = scenario.run();
+        assert_eq!(report.violations, [], "seed {seed}");
+    }
+}
+
+#[test]
+fn storms_over_changing_validators_break_no_rule() {
+    let mut changed = 0;
+    for seed in 0..40 {
+        let scenario = Scenario { stake_change_every: 2_000, ..storm(ChainSpec::devnet(), seed) };
+        let report = scenario.run();
+        assert_eq!(report.violations, [], "seed {seed}");
+        changed += report.settled.iter().max().copied().unwrap_or(0);
+    }
+    assert!(changed > 1_000, "{changed}");
+}
+
+#[test]
+fn validators_change_while_the_chain_goes_on() {
+    for seed in 0..5 {
+        let scenario =
+            Scenario { stake_change_every: 3_000, ..Scenario::honest(ChainSpec::devnet(), 4, seed) };
+        let report = scenario.run();
+        assert_eq!(report.violations, [], "seed {seed}");
+        assert!(growth(&report.samples[5], &report.settled) >= 5, "seed {seed}: {:?}", report.samples);
+    }
+}
+
+#[test]
+fn the_clocked_pace_survives_storms_too() {
+    for seed in 0..20 {
+        let scenario = Scenario { until: 400_000, ..storm(ChainSpec::privatenet(), seed) };
+        let scenario = Scenario { calm_from: 200_000, ..scenario };
+        let report = scenario.run();
+        assert_eq!(report.violations, [], "seed {seed}");
+        let grown = growth(&report.samples[25], &report.settled);
+        assert!(grown >= 5, "seed {seed}: {:?} then {:?}", report.samples, report.settled);
+    }
+}
+
+#[test]
+fn the_clocked_pace_makes_a_block_every_vote_delay() {
+    let scenario = Scenario { until: 600_000, ..Scenario::honest(ChainSpec::privatenet(), 4, 1) };
+    let report = scenario.run();
+    // Six seconds a block, and the first epoch of twelve passes without one.
+    assert!(report.settled.iter().all(|height| (94..=99).contains(height)), "{:?}", report.settled);
+}
+
+fn with_one_stopped(spec: ChainSpec, seed: u64, until: Millis) -> Report {
+    let scenario = Scenario::honest(spec, 4, seed);
+    Scenario { stopped: vec![2], until, transaction_every: 500, ..scenario }.run()
+}
+
+#[test]
+fn three_of_four_go_on() {
+    for seed in 0..5 {
+        let report = with_one_stopped(ChainSpec::devnet(), seed, 120_000);
+        assert_eq!(report.violations, []);
+        let lowest = [0, 1, 3].map(|node| report.settled[node]).into_iter().min().unwrap_or(0);
+        assert!(lowest > 150, "seed {seed}: {:?}", report.settled);
+        let settled = report.latencies.len();
+        assert!(report.transactions - settled < 12, "{settled} of {}", report.transactions);
+        let half = report.latencies[settled / 2];
+        assert!(half < 1_500, "seed {seed}: half of the transactions took {half} ms or more");
+        let late = report.latencies[settled * 99 / 100];
+        assert!(late < 6_000, "seed {seed}: one in a hundred took {late} ms or more");
+    }
+    let clocked = with_one_stopped(ChainSpec::privatenet(), 0, 600_000);
+    assert!(clocked.settled[0] > 40, "{:?}", clocked.settled);
+}
+
+#[test]
+fn two_of_four_stop_and_break_nothing() {
+    let scenario = Scenario::honest(ChainSpec::devnet(), 4, 3);
+    let report = Scenario { stopped: vec![0, 1], ..scenario }.run();
+    assert_eq!((report.settled, report.violations), (vec![0; 4], vec![]));
+}
+
+#[test]
+fn a_network_killed_as_a_whole_goes_on_where_it_was() {
+    for seed in 0..20 {
+        let scenario = Scenario::honest(ChainSpec::devnet(), 4, seed);
+        let times = vec![20_000 + seed * 37, 25_000 + seed * 53, 30_000];
+        let report = Scenario { blackouts: times, ..scenario }.run();
+        assert_eq!(report.violations, [], "seed {seed}");
+        assert!(growth(&report.samples[2], &report.samples[5]) >= 5, "{:?}", report.samples);
+        assert_eq!(report.restarts, 16);
+    }
+}
+
+#[test]
+fn a_node_that_slept_through_catches_up() {
+    let scenario = Scenario::honest(ChainSpec::devnet(), 4, 11);
+    let asleep = Partition { from: 1_000, until: 100_000, group: vec![3] };
+    let report =
+        Scenario { until: 120_000, transaction_every: 300, partitions: vec![asleep], ..scenario }.run();
+    assert_eq!(report.violations, []);
+    assert!(report.samples[9][3] < 20, "{:?}", report.samples[9]);
+    assert!(report.samples[9][0] > 60, "{:?}", report.samples[9]);
+    assert!(growth(&report.samples[10], &report.settled) > 5, "{:?}", report.samples);
+    assert!(report.settled[3] + 5 > report.settled[0], "{:?}", report.settled);
+}
+
+#[test]
+fn equal_seeds_give_equal_runs() {
+    let run = |seed| storm(ChainSpec::devnet(), seed).run();
+    assert_eq!(run(5), run(5));
+    assert_ne!(run(5).trace, run(6).trace);
+}
+
+#[test]
+fn real_signatures_change_nothing() {
+    let quiet = Scenario { until: 10_000, ..Scenario::honest(ChainSpec::devnet(), 4, 7) };
+    let report = Scenario { real_signatures: true, ..quiet }.run();
+    assert_eq!(report.violations, []);
+    assert!(report.settled.iter().all(|height| *height > 8), "{:?}", report.settled);
+}
+
+#[test]
+fn an_idle_chain_makes_one_block_per_idle_interval() {
+    let scenario = Scenario::honest(ChainSpec::devnet(), 4, 2);
+    let report = Scenario { transaction_every: 0, ..scenario }.run();
+    let interval = Settings::new(Pace::Responsive).idle_interval;
+    assert!(report.settled[0] <= 60_000 / interval, "{:?}", report.settled);
+    assert!(report.settled[0] > 40, "{:?}", report.settled);
+}
+
+#[test]
+fn a_transaction_settles_within_a_few_message_delays() {
+    let scenario = Scenario::honest(ChainSpec::devnet(), 4, 9);
+    let report = Scenario { delay: (10, 10), transaction_every: 1_700, ..scenario }.run();
+    let slowest = report.latencies.last().copied().unwrap_or(Millis::MAX);
+    // Proposal and votes of two blocks are four delays.
+    assert!(slowest <= 100, "{:?}", report.latencies);
+}
+
+#[test]
+fn one_alone_and_seven_together_make_a_chain() {
+    for validators in [1, 7] {
+        let report = Scenario::honest(ChainSpec::devnet(), validators, 4).run();
+        assert_eq!(report.violations, []);
+        assert!(report.settled.iter().all(|height| *height > 50), "{validators}: {:?}", report.settled);
+        assert!(report.latencies.len() + 2 > report.transactions, "{:?}", report.latencies);
+    }
+}
+
+#[test]
+fn a_network_that_lost_its_logs_and_marks_goes_on_from_what_is_settled() {
+    let mut network = Network::new(Scenario::honest(ChainSpec::devnet(), 4, 8));
+    network.scenario.blackouts = vec![20_000];
+    network.lose_disks_at_blackout = true;
+    let report = network.run();
+    let lost = |violation: &Violation| {
+        !matches!(violation, Violation::DoubleVote { .. } | Violation::DoubleProposal { .. })
+    };
+    assert!(!report.violations.iter().any(lost), "{:?}", report.violations);
+    assert!(growth(&report.samples[3], &report.settled) > 10, "{:?}", report.samples);
+}

@@ -1,0 +1,355 @@
+//! The chain thread: carries out what the engine wants. The only writer of the ledger and of the write-ahead log.
+//!
+//! One loop: an input goes into [`Engine::step`], its effects are carried out in order, and their answers are the next
+//! inputs. Whatever must be durable is before the next effect begins; if it cannot be, the thread ends and says why.
+
+use std::{
+    collections::VecDeque,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use parking_lot::Mutex;
+use theta_consensus::{
+    Effect, Engine, Input, Intent, LocalSigner, Message, Peer, RoleSigner, Roles, Settings, SettledBlock,
+    Signed, Start, WalRecord,
+};
+use theta_core::{
+    block::Block,
+    context::{BlockContext, Finality},
+    hash::Hash,
+    journal::{FileDisk, Journal},
+    sign::Signer,
+    stake::ValidatorSet,
+};
+use theta_ledger::{
+    MAX_BLOCK_TXS,
+    ledger::{At, Ledger, LedgerReader},
+    mempool::Mempool,
+};
+use tokio::sync::watch;
+
+use crate::{
+    clock::now_millis,
+    hub::{Delivery, Packet, Port},
+    node::Abandoned,
+};
+
+/// Settled headers that an engine starts with.
+const TAIL: u64 = 2_000;
+/// Blocks in one answer to a fetch.
+const BLOCKS_PER_ANSWER: usize = 64;
+/// Longest sleep of the loop, so that a stop is noticed.
+const LONGEST_SLEEP: u64 = 200;
+
+/// What wakes the chain thread.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A packet of another node.
+    Net(Delivery),
+    /// A transaction was admitted.
+    Work,
+}
+
+/// Where the engine stands, for whoever asks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Height of the newest settled block.
+    pub settled: u64,
+    /// The engine's epoch.
+    pub epoch: u64,
+    /// Highest executed block.
+    pub tip: (Hash, u64),
+}
+
+/// Everything the thread owns.
+pub(crate) struct Chain {
+    pub(crate) ledger: Ledger,
+    pub(crate) reader: LedgerReader,
+    pub(crate) mempool: Arc<Mutex<Mempool>>,
+    pub(crate) abandoned: Arc<Abandoned>,
+    pub(crate) port: Port,
+    pub(crate) events: Receiver<Event>,
+    pub(crate) progress: watch::Sender<Progress>,
+    pub(crate) stop: watch::Receiver<bool>,
+    engine: Engine,
+    wal: Journal<WalRecord>,
+    signer: LocalSigner,
+    wake_at: u64,
+    /// Whom the next fetch without a named peer asks.
+    next_peer: usize,
+}
+
+/// What a chain thread begins with.
+pub(crate) struct Parts {
+    pub(crate) ledger: Ledger,
+    pub(crate) mempool: Arc<Mutex<Mempool>>,
+    pub(crate) abandoned: Arc<Abandoned>,
+    pub(crate) port: Port,
+    pub(crate) events: Receiver<Event>,
+    pub(crate) progress: watch::Sender<Progress>,
+    pub(crate) stop: watch::Receiver<bool>,
+    pub(crate) key: Arc<dyn Signer>,
+    pub(crate) settings: Settings,
+    pub(crate) folder: PathBuf,
+}
+
+fn journal_disk(folder: &Path, name: &str) -> Result<FileDisk> {
+    let path = folder.join(name);
+    FileDisk::open(&path).with_context(|| format!("{} cannot be opened", path.display()))
+}
+
+/// The newest settled blocks with what consensus was told of them, ascending.
+fn tail(reader: &LedgerReader) -> Result<Vec<SettledBlock>> {
+    let newest = reader.settled().header.height;
+    let mut tail: Vec<SettledBlock> = Vec::new();
+    let mut last: Option<Arc<ValidatorSet>> = None;
+    for height in newest.saturating_sub(TAIL)..=newest {
+        let Some(info) = reader.block(At::Height(height))? else {
+            bail!("the store lacks settled block {height}")
+        };
+        let mut post = reader.post_state(At::Height(height))?;
+        // Sets rarely change; one copy serves all blocks that share it.
+        match &last {
+            Some(set) if **set == *post.validators => post.validators = set.clone(),
+            _ => last = Some(post.validators.clone()),
+        }
+        tail.push(SettledBlock { header: Arc::new(info.block.header.clone()), post });
+    }
+    Ok(tail)
+}
+
+impl Chain {
+    pub(crate) fn open(parts: Parts) -> Result<Self> {
+        let reader = parts.ledger.reader();
+        let (wal, records) = Journal::open(journal_disk(&parts.folder, "consensus.wal")?)?;
+        let signer = LocalSigner::open(parts.key, journal_disk(&parts.folder, "signer.mark")?)?;
+        let start = Start { root: reader.genesis().hash, settled: tail(&reader)?, wal: records };
+        let spec = Arc::new(reader.spec().clone());
+        let roles = Roles::validator(signer.address());
+        let engine = Engine::recover(spec, parts.settings, roles, start)?;
+        Ok(Self {
+            ledger: parts.ledger,
+            reader,
+            mempool: parts.mempool,
+            abandoned: parts.abandoned,
+            port: parts.port,
+            events: parts.events,
+            progress: parts.progress,
+            stop: parts.stop,
+            engine,
+            wal,
+            signer,
+            wake_at: 0,
+            next_peer: 0,
+        })
+    }
+
+    /// Runs until told to stop. An error means that the node can no longer keep what it promised.
+    pub(crate) fn run(mut self) -> Result<()> {
+        let mut inputs = VecDeque::from([Input::Tick]);
+        if !self.mempool.lock().is_empty() {
+            inputs.push_back(Input::Work);
+        }
+        while !*self.stop.borrow() {
+            self.drive(&mut inputs)?;
+            let now = now_millis();
+            let sleep = self.wake_at.saturating_sub(now).min(LONGEST_SLEEP);
+            match self.events.recv_timeout(Duration::from_millis(sleep)) {
+                Ok(Event::Work) => inputs.push_back(Input::Work),
+                Ok(Event::Net((from, packet))) => self.receive(from, packet, &mut inputs)?,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
+            if now_millis() >= self.wake_at {
+                inputs.push_back(Input::Tick);
+            }
+        }
+        Ok(())
+    }
+
+    fn drive(&mut self, inputs: &mut VecDeque<Input>) -> Result<()> {
+        let mut effects = Vec::new();
+        while let Some(input) = inputs.pop_front() {
+            self.engine.step(now_millis(), input, &mut effects);
+            for effect in effects.drain(..) {
+                self.carry_out(effect, inputs)?;
+            }
+        }
+        let progress =
+            Progress { settled: self.engine.settled().1, epoch: self.engine.epoch(), tip: self.engine.tip() };
+        self.progress.send_if_modified(|known| std::mem::replace(known, progress) != progress);
+        Ok(())
+    }
+
+    fn carry_out(&mut self, effect: Effect, inputs: &mut VecDeque<Input>) -> Result<()> {
+        match effect {
+            Effect::Append(record) => self.wal.append(&record).context("write-ahead log")?,
+            Effect::Rewrite(record) => self.wal.replace(&[record]).context("write-ahead log")?,
+            Effect::Sign(intent) => self.sign(&intent, inputs)?,
+            Effect::Build(context) => self.build(&context, inputs)?,
+            Effect::Execute { context, hash, block } => self.execute(&context, hash, block, inputs)?,
+            Effect::Relay { message, from } => {
+                for to in self.port.others().into_iter().filter(|to| from != Peer::Remote(*to)) {
+                    self.port.send(to, Packet::Message(message.clone()));
+                }
+            }
+            Effect::Broadcast(message) => self.port.broadcast(&Packet::Message(message)),
+            Effect::Fetch { block, above, from } => self.fetch(block, above, from),
+            Effect::Reached { finality: Finality::Settled, hash, .. } => self.settle(&hash)?,
+            Effect::WakeAt(at) => self.wake_at = at,
+            Effect::Penalize { peer, fault } => {
+                tracing::warn!(peer, ?fault, "a peer broke the protocol");
+            }
+            other => bail!("the engine asks for what this host cannot do: {other:?}"),
+        }
+        Ok(())
+    }
+
+    fn sign(&mut self, intent: &Intent, inputs: &mut VecDeque<Input>) -> Result<()> {
+        let signed = match self.signer.sign(intent) {
+            Ok(signed) => signed,
+            Err(error) => {
+                // The mark knows of something else that was signed; going on without signing is safe.
+                tracing::error!(%error, "the signer refused");
+                return Ok(());
+            }
+        };
+        match signed {
+            Signed::Message(message) => {
+                self.port.broadcast(&Packet::Message(message.clone()));
+                self.take_message(Peer::Own, message, inputs);
+            }
+            Signed::Proposal(proposal) => {
+                let block = Arc::new(proposal.block);
+                self.port.broadcast(&Packet::Block(block.clone()));
+                for vote in proposal.votes.as_slice() {
+                    self.port.broadcast(&Packet::Message(Message::Vote(vote.clone())));
+                }
+                self.take_block(Peer::Own, &block, inputs);
+            }
+            other => bail!("the signer gave what this host cannot send: {other:?}"),
+        }
+        Ok(())
+    }
+
+    fn build(&mut self, context: &BlockContext, inputs: &mut VecDeque<Input>) -> Result<()> {
+        let mut view = self.reader.state(At::Block(context.parent_hash))?;
+        let candidates = self.mempool.lock().candidates(&mut view, MAX_BLOCK_TXS)?;
+        let (body, left_out) = self.ledger.build_block(context, &candidates, self.signer.unguarded())?;
+        for (hash, error) in left_out {
+            if self.mempool.lock().left_out(&hash) {
+                self.abandoned.add(hash, error.to_string());
+            }
+        }
+        inputs.push_back(Input::Built { parent: context.parent_hash, epoch: context.epoch, body });
+        Ok(())
+    }
+
+    fn execute(
+        &mut self,
+        context: &BlockContext,
+        hash: Hash,
+        block: Arc<Block>,
+        inputs: &mut VecDeque<Input>,
+    ) -> Result<()> {
+        let post = match self.ledger.apply_block(context, hash, block) {
+            Ok(post) => Some(post),
+            Err(error) if error.condemns_block() => {
+                tracing::warn!(%hash, %error, "refused a block");
+                None
+            }
+            Err(error) => return Err(error).context("a block could not be executed"),
+        };
+        let executed = post.is_some();
+        inputs.push_back(Input::Executed { hash, post });
+        if executed {
+            let mut view = self.reader.state(At::Block(hash))?;
+            if !self.mempool.lock().candidates(&mut view, 1)?.is_empty() {
+                inputs.push_back(Input::Work);
+            }
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self, hash: &Hash) -> Result<()> {
+        let blocks =
+            self.ledger.reached(Finality::Settled, hash).context("settled blocks could not be stored")?;
+        let fallen = self.mempool.lock().settled(&blocks, now_millis())?;
+        for (hash, error) in fallen {
+            self.abandoned.add(hash, error.to_string());
+        }
+        Ok(())
+    }
+
+    fn fetch(&mut self, block: Hash, above: u64, from: Option<Peer>) {
+        let to = match from {
+            Some(Peer::Remote(peer)) => Some(peer),
+            _ => {
+                let others = self.port.others();
+                self.next_peer = self.next_peer.wrapping_add(1);
+                others.get(self.next_peer % others.len().max(1)).copied()
+            }
+        };
+        if let Some(to) = to {
+            self.port.send(to, Packet::Fetch { block, above });
+        }
+    }
+
+    fn receive(&mut self, from: u64, packet: Packet, inputs: &mut VecDeque<Input>) -> Result<()> {
+        let peer = Peer::Remote(from);
+        match packet {
+            Packet::Message(message) => self.take_message(peer, message, inputs),
+            Packet::Block(block) => self.take_block(peer, &block, inputs),
+            Packet::Blocks(blocks) => {
+                for block in blocks.iter().take(BLOCKS_PER_ANSWER) {
+                    // One after the other: each has to find its parent.
+                    self.take_block(peer, block, inputs);
+                    self.drive(inputs)?;
+                }
+            }
+            Packet::Fetch { block, above } => self.answer(from, &block, above)?,
+            Packet::Transaction(_) => {}
+        }
+        Ok(())
+    }
+
+    fn answer(&self, to: u64, block: &Hash, above: u64) -> Result<()> {
+        let unsettled = self.engine.branch(block);
+        if unsettled.is_empty() && self.reader.block(At::Block(*block))?.is_none() {
+            return Ok(());
+        }
+        let mut blocks = Vec::new();
+        for height in above + 1..=self.engine.settled().1 {
+            if blocks.len() == BLOCKS_PER_ANSWER {
+                break;
+            }
+            blocks.extend(self.reader.block(At::Height(height))?.map(|info| info.block));
+        }
+        blocks.extend(unsettled.into_iter().filter(|block| block.header.height > above));
+        blocks.truncate(BLOCKS_PER_ANSWER);
+        self.port.send(to, Packet::Blocks(blocks));
+        Ok(())
+    }
+
+    fn take_message(&self, from: Peer, message: Message, inputs: &mut VecDeque<Input>) {
+        let Some(checks) = self.engine.wants(from, message) else { return };
+        match checks.verify() {
+            Ok(checked) => inputs.push_back(Input::Message(checked)),
+            Err(fault) => tracing::warn!(?from, ?fault, "refused a message"),
+        }
+    }
+
+    fn take_block(&self, from: Peer, block: &Block, inputs: &mut VecDeque<Input>) {
+        let Some(checks) = self.engine.wants_block(from, block.clone()) else { return };
+        match checks.verify() {
+            Ok(checked) => inputs.push_back(Input::Block(checked)),
+            Err(fault) => tracing::warn!(?from, ?fault, "refused a block"),
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! `theta devnet`.
+
+use std::{path::PathBuf, sync::Arc};
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+use theta_core::spec::ChainSpec;
+use theta_ledger::vm::NoContracts;
+
+use super::interrupted;
+use crate::devnet::{Devnet, DevnetConfig, TEST_MNEMONIC};
+
+/// Which rules a devnet follows.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum Chain {
+    /// Every improvement on; blocks follow transactions at once.
+    Devnet,
+    /// Exactly the main network's newest rules; blocks follow the interval.
+    Theta,
+}
+
+impl Chain {
+    pub(super) fn spec(self) -> ChainSpec {
+        match self {
+            Self::Devnet => ChainSpec::devnet(),
+            Self::Theta => ChainSpec::privatenet(),
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Number of validators.
+    #[arg(long, env = "THETA_VALIDATORS", default_value_t = 4)]
+    validators: usize,
+    /// Which rules.
+    #[arg(long, env = "THETA_CHAIN", value_enum, default_value = "devnet")]
+    chain: Chain,
+    /// Where the network is kept, and gone on with after a stop; a temporary folder when missing.
+    #[arg(long, env = "THETA_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+    /// Port of theta.* calls, 0 for a free one.
+    #[arg(long, env = "THETA_RPC_PORT", default_value_t = 16888)]
+    rpc_port: u16,
+    /// Port of eth_* calls, 0 for a free one.
+    #[arg(long, env = "THETA_ETH_RPC_PORT", default_value_t = 18888)]
+    eth_rpc_port: u16,
+    /// Number of accounts with coins.
+    #[arg(long, env = "THETA_ACCOUNTS", default_value_t = 10)]
+    accounts: u32,
+    /// Phrase of the accounts; the one of every example is known to everybody.
+    #[arg(long, env = "THETA_MNEMONIC", default_value = TEST_MNEMONIC, hide_env_values = true)]
+    mnemonic: String,
+    /// Milliseconds between blocks when there is nothing to do.
+    #[arg(long, env = "THETA_BLOCK_INTERVAL_MS", default_value_t = 1000)]
+    block_interval_ms: u64,
+    /// Print the ready line as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A folder that is gone when the program ends in order.
+pub(super) struct Scratch(pub(super) PathBuf);
+
+impl Scratch {
+    pub(super) fn new(what: &str) -> Self {
+        let name = format!("theta-{what}-{}-{}", std::process::id(), crate::clock::now_millis());
+        Self(std::env::temp_dir().join(name))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Nothing depends on it any more; a leftover is only untidy.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+pub(super) async fn run(args: Args) -> Result<()> {
+    let scratch = args.data_dir.is_none().then(|| Scratch::new("devnet"));
+    let data_dir = args.data_dir.clone().or(scratch.as_ref().map(|scratch| scratch.0.clone()));
+    let devnet = Devnet::start(DevnetConfig {
+        spec: args.chain.spec(),
+        validators: args.validators,
+        accounts: args.accounts,
+        mnemonic: args.mnemonic,
+        data_dir: data_dir.unwrap_or_default(),
+        rpc_port: args.rpc_port,
+        eth_rpc_port: args.eth_rpc_port,
+        block_interval_ms: args.block_interval_ms,
+        vm: Arc::new(NoContracts),
+    })
+    .await?;
+    devnet.first_block().await?;
+    let ready = devnet.ready_line();
+    if args.json {
+        println!("{ready}");
+    } else {
+        print_ready(&devnet);
+    }
+    tokio::select! {
+        result = interrupted() => result?,
+        reason = devnet.failure() => bail!(reason),
+    }
+    eprintln!("stopping");
+    Ok(())
+}
+
+fn print_ready(devnet: &Devnet) {
+    let first = &devnet.nodes[0];
+    println!("A network of {} validators is running. Ctrl-C stops it.\n", devnet.nodes.len());
+    println!("  theta.*   {}", first.theta_url());
+    println!("  eth_*     {}   (chain id {})\n", first.eth_url(), devnet.ready_line()["ethChainId"]);
+    println!("Accounts, each with 100,000,000 THETA and 1,000,000,000 TFUEL. Everybody knows these keys.");
+    for account in &devnet.accounts {
+        let key = hex::encode(*account.key.to_bytes());
+        println!("  {}  0x{key}", account.key.address().to_checksum(None));
+    }
+}

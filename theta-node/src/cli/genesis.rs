@@ -1,0 +1,52 @@
+//! `theta genesis`.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Subcommand;
+use comfy_table::Table;
+use theta_core::hash::Hash;
+use theta_ledger::genesis::Genesis;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Read a genesis file, verify all of it, and say what it holds.
+    #[command(after_help = "Example:\n  theta genesis inspect mainnet.genesis --json")]
+    Inspect {
+        /// The file.
+        file: PathBuf,
+        /// Hash that the first block has to have; the main network's is built in.
+        #[arg(long)]
+        hash: Option<Hash>,
+        /// Print one JSON value.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+pub(super) fn run(command: Command) -> Result<()> {
+    let Command::Inspect { file, hash, json } = command;
+    let bytes = std::fs::read(&file).with_context(|| file.display().to_string())?;
+    let summary = Genesis::read(&bytes, hash).with_context(|| file.display().to_string())?.summary();
+    if json {
+        println!("{}", serde_json::to_string(&summary)?);
+        return Ok(());
+    }
+    println!("{} (version {}), every entry verified against the header", file.display(), summary.version);
+    println!("  chain          {}", summary.chain_id);
+    println!("  block hash     {:?}", summary.block_hash);
+    println!("  state root     {:?}", summary.state_root);
+    println!("  timestamp      {}", summary.timestamp);
+    println!("  records        {}", summary.records);
+    println!("  accounts       {}", summary.accounts);
+    println!("  THETA wei      {}", summary.theta_wei);
+    println!("  TFUEL wei      {}", summary.tfuel_wei);
+    println!("  staked wei     {}", summary.staked_theta_wei);
+    let mut table = Table::new();
+    table.set_header(["validator", "stake in wei"]);
+    for validator in &summary.validators {
+        table.add_row([validator.holder.to_checksum(None), validator.stake_theta_wei.to_string()]);
+    }
+    println!("{table}");
+    Ok(())
+}

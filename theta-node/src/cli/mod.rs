@@ -1,0 +1,71 @@
+//! `theta`: the node on the command line.
+//!
+//! Results go to stdout, with `--json` as JSON; progress and errors go to stderr. Exit status: 0 success, 1 the work
+//! failed, 2 wrong usage.
+
+mod devnet;
+mod genesis;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Theta networks: nodes, development networks, edge work.
+#[derive(Debug, Parser)]
+#[command(
+    name = "theta",
+    version,
+    after_help = "Example:\n  theta devnet                               a network with funded accounts\n  theta demo                                 the main job from end to end\n  theta genesis inspect mainnet.genesis      verify a genesis file"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start a whole network in this process and keep it running.
+    #[command(after_help = "Example:\n  theta devnet --data-dir net --json")]
+    Devnet(devnet::Args),
+    /// Read, verify and describe genesis files.
+    #[command(subcommand)]
+    Genesis(genesis::Command),
+}
+
+/// Runs the program with the process's arguments.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_env("THETA_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: no runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(async {
+        match cli.command {
+            Command::Devnet(args) => devnet::run(args).await,
+            Command::Genesis(command) => genesis::run(command),
+        }
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Waits for Ctrl-C, or for the signal by which a supervisor stops a service.
+async fn interrupted() -> anyhow::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        result = tokio::signal::ctrl_c() => result?,
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}

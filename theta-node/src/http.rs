@@ -1,0 +1,159 @@
+//! HTTP listeners: paths, status codes and limits around the JSON-RPC dispatcher.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result};
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, State},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{any, get},
+};
+use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle};
+
+use crate::rpc::{Dialect, answer, eth::EthApi, theta::ThetaApi};
+
+/// Largest request body.
+const MAX_BODY: usize = 4 * 1024 * 1024;
+/// Requests that are worked on at once; more wait.
+const MAX_REQUESTS: usize = 200;
+/// Longest time for one request; a broadcast waits for up to 60 seconds.
+const TIMEOUT: Duration = Duration::from_secs(65);
+
+#[derive(Clone)]
+struct Shared<A> {
+    api: A,
+    slots: Arc<Semaphore>,
+}
+
+fn shared<A>(api: A) -> Shared<A> {
+    Shared { api, slots: Arc::new(Semaphore::new(MAX_REQUESTS)) }
+}
+
+fn with_cors(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    for name in ["access-control-allow-origin", "access-control-allow-headers"] {
+        headers.insert(HeaderName::from_static(name), HeaderValue::from_static("*"));
+    }
+    response
+}
+
+fn json(body: String) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// One request's way through the envelope rules.
+async fn serve<F>(
+    slots: &Semaphore,
+    dialect: Dialect,
+    method: &Method,
+    headers: &HeaderMap,
+    respond: F,
+) -> Response
+where
+    F: Future<Output = Option<serde_json::Value>>,
+{
+    if method == Method::OPTIONS {
+        return with_cors(StatusCode::OK.into_response());
+    }
+    if method != Method::POST {
+        // geth's server, which the reference's adaptor uses, answers a bare GET.
+        let status = if dialect == Dialect::Ethereum && method == Method::GET {
+            StatusCode::OK
+        } else {
+            StatusCode::METHOD_NOT_ALLOWED
+        };
+        return with_cors(status.into_response());
+    }
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    if !kind.to_ascii_lowercase().starts_with("application/json") {
+        return with_cors(StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response());
+    }
+    let work = async {
+        // The semaphore is never closed.
+        let _slot = slots.acquire().await;
+        respond.await
+    };
+    with_cors(match tokio::time::timeout(TIMEOUT, work).await {
+        Ok(Some(body)) => json(body.to_string()),
+        Ok(None) => StatusCode::NO_CONTENT.into_response(),
+        Err(_) => {
+            let mut response = json(r#"{"error": {"message":"Timeout"}}"#.to_owned());
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+            response
+        }
+    })
+}
+
+async fn theta(
+    State(shared): State<Shared<ThetaApi>>,
+    method: Method,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let api = &shared.api;
+    let respond =
+        answer(Dialect::Theta, &body, |method, params| async move { api.call(&method, params).await });
+    serve(&shared.slots, Dialect::Theta, &method, &headers, respond).await
+}
+
+async fn ethereum(
+    State(shared): State<Shared<EthApi>>,
+    method: Method,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let api = &shared.api;
+    let respond =
+        answer(Dialect::Ethereum, &body, |method, params| async move { api.call(&method, params).await });
+    serve(&shared.slots, Dialect::Ethereum, &method, &headers, respond).await
+}
+
+/// The `theta.*` server: `/rpc`, and a line for people at `/`.
+pub fn theta_routes(api: ThetaApi) -> Router {
+    Router::new()
+        .route("/", get(|| async { "Theta Node is up and running!" }))
+        .route("/rpc", any(theta))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(shared(api))
+}
+
+/// The `eth_*` server: `/` and `/rpc`.
+pub fn ethereum_routes(api: EthApi) -> Router {
+    Router::new()
+        .route("/", any(ethereum))
+        .route("/rpc", any(ethereum))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(shared(api))
+}
+
+/// A listener that serves until it is dropped.
+#[derive(Debug)]
+pub struct Listener {
+    /// Where it listens; a port of 0 has been replaced by the one taken.
+    pub address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Listens on the loopback address.
+pub async fn listen(port: u16, routes: Router) -> Result<Listener> {
+    let wanted = SocketAddr::from(([127, 0, 0, 1], port));
+    let listener = TcpListener::bind(wanted)
+        .await
+        .with_context(|| format!("cannot listen on {wanted}; name another port, or 0 for a free one"))?;
+    let address = listener.local_addr()?;
+    let task = tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, routes).await {
+            tracing::error!(%error, "a listener stopped");
+        }
+    });
+    Ok(Listener { address, task })
+}

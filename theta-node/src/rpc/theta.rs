@@ -1,0 +1,570 @@
+//! `theta.*`: the reference's methods, under its names and in its forms.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value, json};
+use theta_core::{
+    block::{CommitCertificate, Header as BlockHeader},
+    codec::rlp::{Decode, Encode},
+    hash::{Address, Hash},
+    vote::GuardianVotes,
+};
+use theta_ledger::{
+    ContractResult,
+    ledger::{At, BlockInfo},
+    mempool::{AdmitError, Admitted},
+    state::StateView,
+    tx::{RawTx, SmartContract, Transaction, ethereum},
+};
+use theta_sdk::rpc::{self, Method, Text};
+
+use super::RpcError;
+use crate::{clock::now_millis, node::NodeHandle};
+
+/// Longest wait of a broadcast.
+const BROADCAST_WAIT: Duration = Duration::from_secs(60);
+
+/// The API of one node.
+#[derive(Clone, Debug)]
+pub struct ThetaApi {
+    node: NodeHandle,
+}
+
+fn base64(bytes: &[u8]) -> String {
+    base64::engine::general_purpose::STANDARD.encode(bytes)
+}
+
+/// The argument object: it stands alone or first in an array; field names count without regard to case.
+fn arguments<M: Method + DeserializeOwned>(params: Value) -> Result<M, RpcError> {
+    let object = match params {
+        Value::Null => Value::Object(Map::new()),
+        Value::Array(mut items) if !items.is_empty() => items.swap_remove(0),
+        Value::Array(_) => Value::Object(Map::new()),
+        object => object,
+    };
+    let Value::Object(object) = object else {
+        return Err(RpcError::params(format!("{} takes one argument object", M::NAME)));
+    };
+    let object = object.into_iter().map(|(key, value)| (key.to_ascii_lowercase(), value)).collect();
+    serde_json::from_value(Value::Object(object)).map_err(|error| RpcError::params(error.to_string()))
+}
+
+fn done<T: Serialize>(answer: T) -> Result<Value, RpcError> {
+    serde_json::to_value(answer).map_err(|error| RpcError::application(error.to_string()))
+}
+
+/// Hexadecimal with or without `0x`; an odd number of digits gets a zero in front.
+pub(super) fn lenient_hex(what: &str, text: &str) -> Result<Vec<u8>, RpcError> {
+    let digits = text.strip_prefix("0x").or(text.strip_prefix("0X")).unwrap_or(text);
+    let padded = if digits.len() % 2 == 1 { format!("0{digits}") } else { digits.to_owned() };
+    hex::decode(padded).map_err(|_| RpcError::params(format!("{what} is not hexadecimal")))
+}
+
+fn rightmost<const N: usize>(bytes: &[u8]) -> [u8; N] {
+    let mut out = [0; N];
+    let used = bytes.len().min(N);
+    out[N - used..].copy_from_slice(&bytes[bytes.len() - used..]);
+    out
+}
+
+fn address(text: &str) -> Result<Address, RpcError> {
+    if text.is_empty() {
+        return Err(RpcError::application("Address must be specified"));
+    }
+    Ok(Address::from(rightmost(&lenient_hex("address", text)?)))
+}
+
+fn receipt(result: &ContractResult) -> rpc::Receipt {
+    let receipt = &result.receipt;
+    rpc::Receipt {
+        tx_hash: receipt.hash,
+        logs: receipt
+            .logs
+            .iter()
+            .map(|log| rpc::Log { address: log.address, topics: log.topics.clone(), data: base64(&log.data) })
+            .collect(),
+        evm_ret: base64(&receipt.output),
+        contract_address: receipt.contract,
+        gas_used: receipt.gas_used,
+        evm_err: receipt.error.clone(),
+    }
+}
+
+fn big(value: &impl ToString) -> Value {
+    serde_json::from_str(&value.to_string()).unwrap_or(Value::Null)
+}
+
+fn balance_changes(result: &ContractResult) -> Value {
+    let changes: Vec<Value> = result
+        .balance_changes
+        .iter()
+        .map(|change| {
+            json!({
+                "address": change.address,
+                "token_type": change.token,
+                "is_negative": change.negative,
+                "delta": big(&change.delta),
+            })
+        })
+        .collect();
+    json!({
+        "TxHash": result.receipt.hash,
+        "BalanceChanges": changes,
+        "EvmRet": base64(&result.receipt.output),
+        "ContractAddress": result.receipt.contract,
+        "GasUsed": result.receipt.gas_used,
+        "EvmErr": result.receipt.error,
+    })
+}
+
+fn certificate(certificate: &CommitCertificate) -> Value {
+    let votes: Vec<Value> = certificate
+        .votes
+        .as_slice()
+        .iter()
+        .map(|vote| {
+            json!({
+                "Block": vote.block,
+                "Height": vote.height,
+                "Epoch": vote.epoch,
+                "ID": vote.voter,
+                "Signature": vote.signature,
+            })
+        })
+        .collect();
+    json!({ "Votes": votes, "BlockHash": certificate.block })
+}
+
+/// BLS signatures print as an empty object, as in the reference.
+fn guardian_votes(votes: Option<&GuardianVotes>) -> Value {
+    votes.map_or(Value::Null, |votes| {
+        json!({ "Block": votes.block, "Gcp": votes.pool, "Multiplies": votes.multipliers, "Signature": {} })
+    })
+}
+
+fn header(header: &BlockHeader) -> rpc::Header {
+    rpc::Header {
+        chain_id: header.chain.clone(),
+        epoch: header.epoch,
+        height: header.height,
+        parent: header.parent,
+        hcc: certificate(&header.certificate),
+        guardian_votes: guardian_votes(header.extension.guardian_votes()),
+        elite_edge_node_votes: header.extension.elite_votes().map_or(Value::Null, |votes| {
+            json!({
+                "Block": votes.block,
+                "Multiplies": votes.multipliers,
+                "Addresses": votes.addresses,
+                "Signature": {},
+            })
+        }),
+        tx_hash: header.transactions_root,
+        state_hash: header.state_root,
+        timestamp: big(&header.timestamp),
+        proposer: header.proposer,
+        signature: header.signature.clone(),
+    }
+}
+
+impl ThetaApi {
+    /// The API of a node.
+    pub const fn new(node: NodeHandle) -> Self {
+        Self { node }
+    }
+
+    /// Calls a method.
+    pub async fn call(&self, method: &str, params: Value) -> Result<Value, RpcError> {
+        match method {
+            "theta.BroadcastRawTransaction" => {
+                let method: rpc::BroadcastRawTransaction = arguments(params)?;
+                self.broadcast(lenient_hex("tx_bytes", &method.tx_bytes)?).await
+            }
+            "theta.BroadcastRawEthTransaction" => {
+                let method: rpc::BroadcastRawEthTransaction = arguments(params)?;
+                self.broadcast(self.translated(&method.tx_bytes)?.bytes).await
+            }
+            _ => {
+                // Reading may wait for a disk, and admission checks a signature: neither belongs on the runtime's threads.
+                let (api, method) = (self.clone(), method.to_owned());
+                tokio::task::spawn_blocking(move || api.call_now(&method, params))
+                    .await
+                    .unwrap_or_else(|error| Err(RpcError::application(format!("method failed: {error}"))))
+            }
+        }
+    }
+
+    fn call_now(&self, method: &str, params: Value) -> Result<Value, RpcError> {
+        match method {
+            "theta.GetVersion" => {
+                arguments::<rpc::GetVersion>(params)?;
+                done(rpc::Version {
+                    version: env!("CARGO_PKG_VERSION").to_owned(),
+                    git_hash: String::new(),
+                    timestamp: String::new(),
+                })
+            }
+            "theta.GetStatus" => {
+                arguments::<rpc::GetStatus>(params)?;
+                self.status()
+            }
+            "theta.GetAccount" => self.account(&arguments(params)?),
+            "theta.GetTransaction" => self.transaction(&arguments(params)?),
+            "theta.GetBlock" => self.block(&arguments(params)?),
+            "theta.GetBlockByHeight" => {
+                let method: rpc::GetBlockByHeight = arguments(params)?;
+                match self.node.reader.block(At::Height(method.height.0))? {
+                    Some(info) => done(self.block_object(&info, method.include_eth_tx_hashes)?),
+                    None => Ok(json!({})),
+                }
+            }
+            "theta.GetPendingTransactions" => {
+                arguments::<rpc::GetPendingTransactions>(params)?;
+                let tx_hashes = self.node.mempool.lock().hashes().copied().collect();
+                done(rpc::PendingTransactions { tx_hashes })
+            }
+            "theta.GetCode" => {
+                let method: rpc::GetCode = arguments(params)?;
+                let mut state = self.state_at(method.height)?;
+                let hash = state.account(address(&method.address)?)?.map(|account| account.code_hash);
+                let code = state.code(hash.unwrap_or_default())?;
+                done(rpc::Code { address: method.address, code: hex::encode(code) })
+            }
+            "theta.GetSplitRule" => self.split_rule(&arguments(params)?),
+            "theta.GetVcpByHeight" => self.validators(&arguments(params)?),
+            "theta.BroadcastRawTransactionAsync" => {
+                let method: rpc::BroadcastRawTransactionAsync = arguments(params)?;
+                let admitted = self.admit(lenient_hex("tx_bytes", &method.tx_bytes)?)?;
+                done(rpc::BroadcastAsync { hash: admitted.hash() })
+            }
+            "theta.BroadcastRawEthTransactionAsync" => {
+                let method: rpc::BroadcastRawEthTransactionAsync = arguments(params)?;
+                let bytes = lenient_hex("tx_bytes", &method.tx_bytes)?;
+                let hash = theta_core::hash::keccak(&bytes);
+                self.admit(self.translated(&method.tx_bytes)?.bytes)?;
+                done(rpc::BroadcastAsync { hash })
+            }
+            "theta.CallSmartContract" => self.call_contract(&arguments(params)?),
+            other => Err(RpcError::method(match other.split_once('.') {
+                None => format!("rpc: service/method request ill-formed: {other}"),
+                Some(("theta", _)) => format!("rpc: can't find method {other}"),
+                Some((service, _)) => format!("rpc: can't find service {service}"),
+            })),
+        }
+    }
+
+    fn status(&self) -> Result<Value, RpcError> {
+        let reader = &self.node.reader;
+        let (settled, genesis) = (reader.settled(), reader.genesis());
+        let progress = *self.node.progress.borrow();
+        let header = &settled.header;
+        done(rpc::Status {
+            address: self.node.address.to_checksum(None),
+            chain_id: reader.spec().chain.clone(),
+            peer_id: self.node.address.to_checksum(None),
+            latest_finalized_block_hash: settled.hash,
+            latest_finalized_block_height: Text(header.height),
+            latest_finalized_block_time: header.timestamp.to_string(),
+            latest_finalized_block_epoch: Text(header.epoch),
+            current_epoch: Text(progress.epoch),
+            current_height: Text(progress.tip.1),
+            current_hash: progress.tip.0,
+            current_time: Text(now_millis() / 1000),
+            syncing: false,
+            tip_hash: progress.tip.0,
+            genesis_block_hash: genesis.hash,
+            snapshot_block_height: Text(genesis.header.height),
+            snapshot_block_hash: genesis.hash,
+        })
+    }
+
+    fn state_at(&self, height: Text) -> Result<StateView, RpcError> {
+        let at = if height.0 == 0 { At::Settled } else { At::Height(height.0) };
+        self.node.reader.state(at).map_err(|error| match error {
+            theta_ledger::state::StateError::Absent { .. } => {
+                RpcError::application("Historical data at given height is not available on current node")
+            }
+            other => other.into(),
+        })
+    }
+
+    fn account(&self, method: &rpc::GetAccount) -> Result<Value, RpcError> {
+        let address = address(&method.address)?;
+        let account = if method.preview {
+            self.node.mempool.lock().preview(address)?
+        } else if method.height.0 == 0 {
+            self.state_at(method.height)?.load(address)?
+        } else {
+            // A state of the past is shown as it was stored.
+            self.state_at(method.height)?.account(address)?.cloned()
+        };
+        let account = account.ok_or_else(|| {
+            RpcError::application(format!("Account with address {} is not found", address.to_checksum(None)))
+        })?;
+        let text = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
+        let mut reserved_funds = Vec::new();
+        for fund in &account.reserved_funds {
+            let transfers = fund.transfers.iter().map(|record| {
+                serde_json::to_value(&record.payment).map(|payment| json!({ "service_payment": payment }))
+            });
+            reserved_funds.push(rpc::ReservedFund {
+                collateral: fund.collateral,
+                initial_fund: fund.initial,
+                used_fund: fund.used,
+                resource_ids: fund.resources.iter().map(text).collect(),
+                end_block_height: Text(fund.end_height),
+                reserve_sequence: Text(fund.reserve_sequence),
+                transfer_records: transfers
+                    .collect::<Result<_, _>>()
+                    .map_err(|error| RpcError::application(error.to_string()))?,
+            });
+        }
+        done(rpc::Account {
+            sequence: Text(account.sequence),
+            coins: account.balance,
+            reserved_funds,
+            last_updated_block_height: Text(account.last_updated_height),
+            root: account.root,
+            code: account.code_hash,
+        })
+    }
+
+    fn transaction(&self, method: &rpc::GetTransaction) -> Result<Value, RpcError> {
+        if method.hash.is_empty() {
+            return Err(RpcError::application("Transanction hash must be specified"));
+        }
+        let hash = Hash::from(rightmost(&lenient_hex("hash", &method.hash)?));
+        let mut answer = rpc::Transaction {
+            block_hash: Hash::ZERO,
+            block_height: Text(0),
+            status: "not_found".to_owned(),
+            hash: Hash::ZERO,
+            kind: 0,
+            transaction: None,
+            receipt: None,
+            blance_changes: None,
+            balance_changes: None,
+        };
+        let raw = if let Some(found) = self.node.reader.transaction(&hash)? {
+            answer.block_hash = found.place.block;
+            answer.block_height = Text(found.place.height);
+            answer.status = if found.settled { "finalized" } else { "pending" }.to_owned();
+            answer.receipt = found.result.as_ref().map(receipt);
+            answer.blance_changes = found.result.as_ref().map(balance_changes);
+            answer.balance_changes.clone_from(&answer.blance_changes);
+            found.raw
+        } else if let Some(waiting) = self.node.mempool.lock().find(&hash) {
+            answer.status = "pending".to_owned();
+            (*waiting).clone()
+        } else {
+            if self.node.abandoned.reason(&hash).is_some() {
+                answer.status = "abandoned".to_owned();
+            }
+            return done(answer);
+        };
+        answer.hash = raw.hash;
+        answer.kind = raw.transaction.kind();
+        answer.transaction = Some(done(&raw.transaction)?);
+        done(answer)
+    }
+
+    fn block(&self, method: &rpc::GetBlock) -> Result<Value, RpcError> {
+        if method.hash == Hash::ZERO {
+            return Err(RpcError::application("Block hash must be specified"));
+        }
+        let info = self
+            .node
+            .reader
+            .block(At::Block(method.hash))?
+            .ok_or_else(|| RpcError::application("KeyNotFound"))?;
+        done(self.block_object(&info, method.include_eth_tx_hashes)?)
+    }
+
+    fn block_object(&self, info: &BlockInfo, ethereum: bool) -> Result<rpc::Block, RpcError> {
+        let reader = &self.node.reader;
+        let header = &info.block.header;
+        let above = reader.block(At::Height(header.height + 1))?;
+        let children = above.filter(|above| above.block.header.parent == info.hash).map(|above| above.hash);
+        let chain_id = reader.spec().ethereum_chain_id(header.height);
+        let mut transactions = Vec::new();
+        for bytes in &info.block.transactions {
+            let raw = RawTx::decode(bytes.clone()).map_err(|error| {
+                RpcError::application(format!("a stored transaction is damaged: {error}"))
+            })?;
+            let result = match raw.transaction {
+                Transaction::SmartContract(_) => {
+                    reader.transaction(&raw.hash)?.and_then(|found| found.result)
+                }
+                _ => None,
+            };
+            let eth_tx_hash = ethereum.then(|| match &raw.transaction {
+                Transaction::SmartContract(transaction) => {
+                    ethereum::ethereum_hash(transaction, chain_id).unwrap_or_default()
+                }
+                _ => Hash::ZERO,
+            });
+            transactions.push(rpc::BlockTransaction {
+                raw: done(&raw.transaction)?,
+                kind: raw.transaction.kind(),
+                hash: raw.hash,
+                receipt: result.as_ref().map(receipt),
+                balance_changes: result.as_ref().map(balance_changes),
+                eth_tx_hash,
+            });
+        }
+        Ok(rpc::Block {
+            chain_id: header.chain.clone(),
+            epoch: Text(header.epoch),
+            height: Text(header.height),
+            parent: header.parent,
+            transactions_hash: header.transactions_root,
+            state_hash: header.state_root,
+            timestamp: header.timestamp.to_string(),
+            proposer: header.proposer,
+            hcc: certificate(&header.certificate),
+            guardian_votes: guardian_votes(header.extension.guardian_votes()),
+            elite_edge_node_votes: Value::Null,
+            children: children.into_iter().collect(),
+            status: info.status,
+            hash: info.hash,
+            transactions: (header.height > 0).then_some(transactions),
+        })
+    }
+
+    fn split_rule(&self, method: &rpc::GetSplitRule) -> Result<Value, RpcError> {
+        if method.resource_id.is_empty() {
+            return Err(RpcError::application("ResourceID must be specified"));
+        }
+        let rule = self.node.reader.state(At::Tip)?.split_rule(method.resource_id.as_bytes())?;
+        let Some(rule) = rule else { return Ok(json!({})) };
+        let splits: Vec<Value> = rule
+            .splits
+            .iter()
+            .map(|split| json!({ "Address": split.address, "Percentage": split.percentage }))
+            .collect();
+        Ok(json!({
+            "initiator_address": rule.initiator,
+            "resource_id": String::from_utf8_lossy(&rule.resource),
+            "splits": splits,
+            "end_block_height": rule.end_height.to_string(),
+        }))
+    }
+
+    fn validators(&self, method: &rpc::GetVcpByHeight) -> Result<Value, RpcError> {
+        let at = At::Height(method.height.0);
+        let Some(info) = self.node.reader.block(at)? else { return Ok(json!({ "BlockHashVcpPairs": [] })) };
+        let mut state = self.node.reader.state(at)?;
+        let pool = state.validators()?.unwrap_or_default();
+        let candidates: Vec<Value> = pool
+            .candidates
+            .iter()
+            .map(|candidate| {
+                let stakes: Vec<Value> = candidate
+                    .stakes
+                    .iter()
+                    .map(|stake| {
+                        json!({
+                            "source": stake.source,
+                            "amount": stake.amount,
+                            "withdrawn": stake.withdrawn,
+                            "return_height": stake.return_height.to_string(),
+                        })
+                    })
+                    .collect();
+                json!({ "Holder": candidate.holder, "Stakes": stakes })
+            })
+            .collect();
+        let heights = state.record(theta_ledger::state::keys::STAKE_HEIGHTS)?.unwrap_or_default();
+        let heights = theta_ledger::state::account::HeightList::from_rlp(&heights, heights.len())
+            .map(|list| list.0)
+            .unwrap_or_default();
+        Ok(json!({ "BlockHashVcpPairs": [{
+            "BlockHash": info.hash,
+            "Vcp": { "SortedCandidates": candidates },
+            "HeightList": { "Heights": heights },
+        }] }))
+    }
+
+    fn translated(&self, text: &str) -> Result<RawTx, RpcError> {
+        let bytes = lenient_hex("tx_bytes", text)?;
+        ethereum::translate(&bytes).map_err(|error| RpcError::application(error.to_string()))
+    }
+
+    fn admit(&self, bytes: Vec<u8>) -> Result<Admitted, RpcError> {
+        self.node.submit(bytes).map_err(|error| RpcError::application(error.to_string()))
+    }
+
+    async fn broadcast(&self, bytes: Vec<u8>) -> Result<Value, RpcError> {
+        let api = self.clone();
+        let admitted = tokio::task::spawn_blocking(move || match api.node.submit(bytes.clone()) {
+            Ok(admitted) => Ok(admitted.hash()),
+            // Whoever asks again may wait with the one who asked first, as long as it is not settled.
+            Err(AdmitError::Known) => {
+                let hash = theta_core::hash::keccak(&bytes);
+                match api.node.mempool.lock().find(&hash) {
+                    Some(_) => Ok(hash),
+                    None => Err(AdmitError::Known),
+                }
+            }
+            Err(error) => Err(error),
+        })
+        .await
+        .map_err(|error| RpcError::application(error.to_string()))?;
+        let hash = admitted.map_err(|error| RpcError::application(error.to_string()))?;
+        match tokio::time::timeout(BROADCAST_WAIT, self.settled(hash)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(RpcError::application("Timed out waiting for transaction to be included")),
+        }
+    }
+
+    /// Waits until a transaction is settled or falls out.
+    async fn settled(&self, hash: Hash) -> Result<Value, RpcError> {
+        let mut progress = self.node.progress.clone();
+        let mut seen = None;
+        loop {
+            let now = progress.borrow_and_update().settled;
+            if seen != Some(now) {
+                seen = Some(now);
+                if let Some(found) = self.node.reader.transaction(&hash)?.filter(|found| found.settled) {
+                    let block = self.node.reader.block(At::Block(found.place.block))?;
+                    let block = block.map(|info| header(&info.block.header));
+                    return done(rpc::Broadcast { hash, block });
+                }
+            }
+            if let Some(reason) = self.node.abandoned.reason(&hash) {
+                return Err(RpcError::application(reason));
+            }
+            if progress.changed().await.is_err() {
+                return Err(RpcError::application("the node is stopping"));
+            }
+        }
+    }
+
+    fn call_contract(&self, method: &rpc::CallSmartContract) -> Result<Value, RpcError> {
+        let bytes = lenient_hex("sctx_bytes", &method.sctx_bytes)?;
+        let raw = RawTx::decode(bytes).map_err(|error| RpcError::application(error.to_string()))?;
+        let Transaction::SmartContract(transaction) = &raw.transaction else {
+            return Err(RpcError::application("Failed to parse SmartContractTx"));
+        };
+        let SmartContract { gas_limit, .. } = transaction;
+        let most = self.node.reader.spec().rules(u64::MAX).tx.max_gas;
+        if *gas_limit > most {
+            return Err(RpcError::application(format!(
+                "Invalid gas limit. Gas limit needs to be at most {most}"
+            )));
+        }
+        let outcome = self.node.reader.call(At::Tip, &transaction.call())?;
+        done(rpc::CallResult {
+            vm_return: hex::encode(&outcome.output),
+            contract_address: outcome.contract,
+            gas_used: Text(outcome.gas_used),
+            vm_error: outcome.error,
+        })
+    }
+}
+
+/// Encoded size of a block in bytes.
+pub(super) fn block_size(info: &BlockInfo) -> usize {
+    info.block.to_rlp().len()
+}

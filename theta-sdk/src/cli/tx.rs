@@ -1,0 +1,151 @@
+//! `thetacli tx`.
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+use theta_core::amount::{Coins, TFuelWei, ThetaWei};
+use theta_ledger::tx::Purpose;
+
+use super::{Session, ask_secret, key::address};
+use crate::{
+    rpc,
+    wallet::{Wallet, minimum_fee},
+};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Tx {
+    /// Send coins.
+    #[command(after_help = "Example:\n  thetacli tx send --from 2E83… --to 9F12… --theta 1.5 --tfuel 20")]
+    Send {
+        #[command(flatten)]
+        common: Common,
+        /// Whose coins.
+        #[arg(long)]
+        from: String,
+        /// Who gets them.
+        #[arg(long)]
+        to: String,
+        /// THETA: whole tokens, or an integer with the suffix wei.
+        #[arg(long, default_value = "0")]
+        theta: ThetaWei,
+        /// TFUEL: whole tokens, or an integer with the suffix wei.
+        #[arg(long, default_value = "0")]
+        tfuel: TFuelWei,
+    },
+    /// Stake behind a node that is known.
+    #[command(
+        after_help = "Example:\n  thetacli tx deposit --source 2E83… --holder 9F12… --stake 200000 --purpose 0"
+    )]
+    Deposit {
+        #[command(flatten)]
+        common: Common,
+        /// Whose coins.
+        #[arg(long)]
+        source: String,
+        /// The node.
+        #[arg(long)]
+        holder: String,
+        /// Whole tokens, or an integer with the suffix wei: THETA, for elite edge nodes TFUEL.
+        #[arg(long)]
+        stake: String,
+        /// 0 validator, 1 guardian, 2 elite edge node.
+        #[arg(long, default_value_t = 0)]
+        purpose: u8,
+    },
+    /// Begin the return of a stake.
+    #[command(after_help = "Example:\n  thetacli tx withdraw --source 2E83… --holder 9F12… --purpose 0")]
+    Withdraw {
+        #[command(flatten)]
+        common: Common,
+        /// Whose stake.
+        #[arg(long)]
+        source: String,
+        /// The node.
+        #[arg(long)]
+        holder: String,
+        /// 0 validator, 1 guardian, 2 elite edge node.
+        #[arg(long, default_value_t = 0)]
+        purpose: u8,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Common {
+    /// Chain id as text; asked from the node when missing.
+    #[arg(long, env = "THETA_CHAIN")]
+    chain: Option<String>,
+    /// Sequence; asked from the node when missing.
+    #[arg(long)]
+    seq: Option<u64>,
+    /// Fee in TFUEL; the least one when missing.
+    #[arg(long)]
+    fee: Option<TFuelWei>,
+    /// Do not wait until it is settled.
+    #[arg(long = "async")]
+    no_wait: bool,
+    /// Password of the key. Other users of this machine can see arguments; without it, it is asked for.
+    #[arg(long, env = "THETA_PASSWORD", hide_env_values = true)]
+    password: Option<String>,
+}
+
+impl Common {
+    async fn open(&self, session: &Session, from: &str) -> anyhow::Result<(Wallet, u64, TFuelWei)> {
+        let from = address(from)?;
+        let keystore = session.keystore()?;
+        let password = match &self.password {
+            Some(password) => zeroize::Zeroizing::new(password.clone()),
+            None => ask_secret(&format!("Password of {}", from.to_checksum(None)))?,
+        };
+        let key = keystore.unlock(from, &password)?;
+        let chain = match &self.chain {
+            Some(chain) => chain.clone(),
+            None => session.client.call(&rpc::GetStatus::default()).await?.chain_id,
+        };
+        let sequence = match self.seq {
+            Some(sequence) => sequence,
+            None => session.client.next_sequence(from).await?,
+        };
+        Ok((Wallet::new(chain, key), sequence, self.fee.unwrap_or_else(minimum_fee)))
+    }
+
+    async fn finish(&self, session: &Session, raw: theta_ledger::tx::RawTx) -> anyhow::Result<()> {
+        if self.no_wait {
+            let hash = session.client.broadcast_async(&raw).await?;
+            session
+                .print(&json!({ "hash": hash, "block": null }), || format!("Sent, not waited for: {hash:?}"));
+            return Ok(());
+        }
+        let done = session.client.broadcast(&raw).await?;
+        let height = done.block.as_ref().map_or(0, |block| block.height);
+        session
+            .print(&serde_json::to_value(&done)?, || format!("Settled in block {height}: {:?}", done.hash));
+        Ok(())
+    }
+}
+
+pub(super) async fn run(session: &Session, command: Tx) -> anyhow::Result<()> {
+    match command {
+        Tx::Send { common, from, to, theta, tfuel } => {
+            let to = address(&to)?;
+            let (wallet, sequence, fee) = common.open(session, &from).await?;
+            let raw = wallet.send(sequence, to, Coins { theta, tfuel }, fee).sign(wallet.signer())?;
+            common.finish(session, raw).await
+        }
+        Tx::Deposit { common, source, holder, stake, purpose } => {
+            let holder = address(&holder)?;
+            let purpose = Purpose(purpose);
+            let stake = match purpose {
+                Purpose::ELITE_EDGE => Coins::tfuel(stake.parse()?),
+                _ => Coins::theta(stake.parse()?),
+            };
+            let (wallet, sequence, fee) = common.open(session, &source).await?;
+            let raw = wallet.deposit(sequence, holder, purpose, stake, fee).sign(wallet.signer())?;
+            common.finish(session, raw).await
+        }
+        Tx::Withdraw { common, source, holder, purpose } => {
+            let holder = address(&holder)?;
+            let (wallet, sequence, fee) = common.open(session, &source).await?;
+            let raw = wallet.withdraw(sequence, holder, Purpose(purpose), fee).sign(wallet.signer())?;
+            common.finish(session, raw).await
+        }
+    }
+}
