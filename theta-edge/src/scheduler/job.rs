@@ -443,15 +443,16 @@ impl Job {
             }
             Decision::Another => self.wanted = self.claims.len() + 1,
             Decision::Referee => {
-                let wall = self.spec.limits.wall_seconds.saturating_mul(1000);
-                self.stage =
-                    Stage::Judging { until: now.saturating_add(wall).saturating_add(settings.fetch_ms) };
                 let mut claims: Vec<Output> = Vec::new();
                 for claim in &self.claims {
                     if claims.iter().all(|output| output.digest() != claim.output.digest()) {
                         claims.push(claim.output.clone());
                     }
                 }
+                // Time to run it once for each claim.
+                let runs = self.spec.limits.wall_seconds.saturating_mul(1000 * claims.len() as u64);
+                self.stage =
+                    Stage::Judging { until: now.saturating_add(runs).saturating_add(settings.fetch_ms) };
                 out.push(Effect::Check { job: self.id, task: self.task.clone(), claims });
             }
         }
