@@ -1,0 +1,221 @@
+//! The parent's side: starts a child for each attempt, feeds it, waits for it no longer than the job allows.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rustix::process::{Pid, Signal, kill_process_group};
+use theta_core::codec::record;
+use theta_core::hash::Hash;
+use theta_edge::blob::BlobStore;
+use theta_edge::executor::{Attempt, Ending, Executor, OutFile, Output, RunError};
+use theta_edge::job::{KindTag, Task, WasmWork, Work};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+
+use crate::frame::{Answer, MAX_BODY, MAX_HEAD, Request, VERSION};
+use crate::{ENGINE, PROFILE, WORKER};
+
+/// Runs WebAssembly tasks, each in its own child process.
+///
+/// Dropping the future of [`Executor::run`] kills the child.
+#[derive(Clone, Debug)]
+pub struct Wasm {
+    program: PathBuf,
+    args: Vec<OsString>,
+}
+
+impl Wasm {
+    /// Children are this same program, which must call [`crate::worker`] first.
+    pub fn current_exe() -> io::Result<Self> {
+        std::env::current_exe().map(Self::with_worker)
+    }
+
+    /// Children are another program that calls [`crate::worker`] first.
+    pub fn with_worker(program: impl Into<PathBuf>) -> Self {
+        Self { program: program.into(), args: vec![WORKER.into(), ENGINE.into()] }
+    }
+
+    fn spawn(&self) -> io::Result<(Group, ChildStdin, ChildStdout)> {
+        let mut child = Command::new(&self.program)
+            .args(&self.args)
+            // The operator's environment may hold keys; a module's compiler has no business with it.
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()?;
+        let pipes = child.stdin.take().zip(child.stdout.take());
+        let (stdin, stdout) = pipes.ok_or_else(|| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        Ok((Group(child), stdin, stdout))
+    }
+}
+
+/// A child and its process group, killed together when this is dropped.
+struct Group(Child);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // `id` is `None` once the child was waited for, so the number cannot belong to another process by now.
+        if let Some(pid) = self.0.id().and_then(|id| Pid::from_raw(id as i32)) {
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
+    }
+}
+
+#[async_trait]
+impl Executor for Wasm {
+    fn kind(&self) -> KindTag {
+        KindTag::Wasm
+    }
+
+    fn digest(&self) -> Hash {
+        Hash::from(*blake3::hash(PROFILE.as_bytes()).as_bytes())
+    }
+
+    async fn run(&self, task: &Task, attempt: Attempt) -> Result<Output, RunError> {
+        let Work::Wasm(work) = &task.work;
+        let (head, bodies) = load(task, work, &*attempt.blobs).await?;
+        let limit = Duration::from_secs(task.limits.wall_seconds);
+        let (mut group, stdin, stdout) = self.spawn().map_err(RunError::Process)?;
+        let done = match tokio::time::timeout(limit, converse(stdin, stdout, head, bodies, task)).await {
+            Err(_) => return Ok(Output::silent(Ending::TimeLimit, 0)),
+            Ok(Ok(done)) => done,
+            Ok(Err(broken)) => return broken.explain(&mut group.0).await,
+        };
+        let mut bodies = done.bodies.into_iter();
+        let mut keep = async || {
+            let bytes = bodies.next().unwrap_or_default();
+            attempt.blobs.add(bytes).await
+        };
+        let (stdout, stderr) = (keep().await?, keep().await?);
+        let mut files = Vec::new();
+        for path in done.files {
+            files.push(OutFile { path, blob: keep().await? });
+        }
+        Ok(Output { ending: done.ending, fuel_used: done.fuel_used, stdout, stderr, files })
+    }
+}
+
+/// Head and bodies of the request, read from the blobs that the task names.
+async fn load(
+    task: &Task,
+    work: &WasmWork,
+    blobs: &dyn BlobStore,
+) -> Result<(Vec<u8>, Vec<Vec<u8>>), RunError> {
+    let mut bodies = vec![blobs.read_all(&work.module).await?];
+    bodies.push(match &work.stdin {
+        Some(stdin) => blobs.read_all(stdin).await?,
+        None => Vec::new(),
+    });
+    let mut files = Vec::new();
+    for folder in &work.inputs {
+        for file in &folder.files {
+            files.push(format!("{}/{}", folder.path, file.path));
+            bodies.push(blobs.read_all(&file.blob).await?);
+        }
+    }
+    let request = Request {
+        args: [work.program.clone()].into_iter().chain(work.args.iter().cloned()).collect(),
+        env: work.env.clone(),
+        folders: work.inputs.iter().map(|folder| folder.path.clone()).collect(),
+        files,
+        seed: task.id().0,
+        fuel: task.limits.fuel,
+        memory_bytes: u64::from(task.limits.memory_mib) << 20,
+        output_bytes: u64::from(task.limits.output_mib) << 20,
+        wall_seconds: task.limits.wall_seconds,
+    };
+    let head = record::encode(VERSION, &request).map_err(|_| RunError::Protocol)?;
+    Ok((head, bodies))
+}
+
+struct Done {
+    ending: Ending,
+    fuel_used: u64,
+    files: Vec<String>,
+    bodies: Vec<Vec<u8>>,
+}
+
+/// How the talk with a child broke off.
+enum Broken {
+    /// The child closed its end.
+    Ended { compiled: bool },
+    /// The child said that its machine failed it.
+    Failed(String),
+    /// What came does not decode or is too long.
+    Nonsense,
+}
+
+impl Broken {
+    /// Tells from the child's end whether the task or the machine is to blame.
+    async fn explain(self, child: &mut Child) -> Result<Output, RunError> {
+        let compiled = match self {
+            Self::Failed(reason) => return Err(RunError::Lost(reason)),
+            Self::Nonsense => return Err(RunError::Protocol),
+            Self::Ended { compiled } => compiled,
+        };
+        let status = child.wait().await.map_err(RunError::Process)?;
+        let signal = status.signal().and_then(Signal::from_named_raw);
+        match signal {
+            Some(Signal::XCPU) => Ok(Output::silent(Ending::TimeLimit, 0)),
+            // Memory that cannot be had aborts the child, and only the compiler's use depends on nothing but the module.
+            Some(Signal::ABORT) if !compiled => Ok(Output::silent(Ending::OutOfMemory, 0)),
+            Some(Signal::SEGV | Signal::BUS | Signal::ILL) if !compiled => {
+                Ok(Output::silent(Ending::InvalidModule("the compiler fails on it".into()), 0))
+            }
+            _ => Err(RunError::Lost(status.to_string())),
+        }
+    }
+}
+
+async fn converse(
+    mut stdin: ChildStdin,
+    mut stdout: ChildStdout,
+    head: Vec<u8>,
+    bodies: Vec<Vec<u8>>,
+    task: &Task,
+) -> Result<Done, Broken> {
+    let ended = |compiled| move |_| Broken::Ended { compiled };
+    for body in [head].iter().chain(&bodies) {
+        let len = u32::try_from(body.len()).map_err(|_| Broken::Nonsense)?;
+        stdin.write_all(&len.to_le_bytes()).await.map_err(ended(false))?;
+        stdin.write_all(body).await.map_err(ended(false))?;
+    }
+    stdin.flush().await.map_err(ended(false))?;
+    let mut compiled = false;
+    let (ending, fuel_used, files) = loop {
+        let head = receive(&mut stdout, MAX_HEAD, compiled).await?;
+        match record::decode(VERSION, &head).map_err(|_| Broken::Nonsense)? {
+            Answer::Compiled => compiled = true,
+            Answer::Failed(reason) => return Err(Broken::Failed(reason)),
+            Answer::Done { ending, fuel_used, files } => break (ending, fuel_used, files),
+        }
+    };
+    let mut left = (task.limits.output_mib as usize) << 20;
+    let mut bodies = Vec::new();
+    for _ in 0..files.len() + 2 {
+        let body = receive(&mut stdout, left.min(MAX_BODY), compiled).await?;
+        left -= body.len();
+        bodies.push(body);
+    }
+    Ok(Done { ending, fuel_used, files, bodies })
+}
+
+async fn receive(input: &mut ChildStdout, limit: usize, compiled: bool) -> Result<Vec<u8>, Broken> {
+    let ended = move |_| Broken::Ended { compiled };
+    let len = input.read_u32_le().await.map_err(ended)?;
+    if len as usize > limit {
+        return Err(Broken::Nonsense);
+    }
+    let mut body = Vec::new();
+    input.take(u64::from(len)).read_to_end(&mut body).await.map_err(ended)?;
+    if body.len() < len as usize { Err(Broken::Ended { compiled }) } else { Ok(body) }
+}

@@ -1,0 +1,221 @@
+//! An edge node in one piece: worker and till, so that a host only moves bytes, asks the chain, and runs engines.
+
+use std::sync::Arc;
+
+use theta_core::amount::TFuelWei;
+use theta_core::hash::{Address, Hash};
+use theta_core::sign::Signer;
+use theta_ledger::tx::RawTx;
+
+use crate::Millis;
+use crate::chain::Fund;
+use crate::executor::{Output, RunError};
+use crate::identity::NodeId;
+use crate::job::{PoolRef, Task};
+use crate::message::{Envelope, Message, MessageError};
+use crate::payment::PayError;
+use crate::payment::receipt::Payment;
+use crate::payment::till::{Due, Till, covers};
+use crate::worker::{Effect, Input, Settings, Worker};
+
+/// Why the chain is asked for a fund; given back with the answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Ask {
+    /// Whether work for it can be paid.
+    Vet {
+        /// Task id.
+        task: Hash,
+        /// Which pool.
+        pool: PoolRef,
+        /// How much.
+        amount: TFuelWei,
+    },
+    /// Whether a receipt from it is good.
+    Collect {
+        /// Who sent it.
+        from: NodeId,
+        /// The receipt.
+        payment: Payment,
+    },
+}
+
+impl Ask {
+    /// Payer and sequence of the fund to look up.
+    pub const fn fund(&self) -> (Address, u64) {
+        match self {
+            Self::Vet { pool, .. } => (pool.payer, pool.reserve_sequence),
+            Self::Collect { payment, .. } => (payment.receipt.payer, payment.receipt.reserve_sequence),
+        }
+    }
+}
+
+/// What is left for the host to do, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Todo {
+    /// Bring this envelope to a requester. It may be lost.
+    Send {
+        /// To whom.
+        to: NodeId,
+        /// Bytes of an [`Envelope`].
+        envelope: Vec<u8>,
+    },
+    /// Look up a fund and the height; answer with [`Provider::looked_up`].
+    LookUp(Ask),
+    /// Fetch the task's blobs from the requester, run it; answer with [`Provider::ran`].
+    Run {
+        /// Who has the blobs.
+        requester: NodeId,
+        /// What to run.
+        task: Task,
+    },
+    /// Drop the run of this task.
+    Stop {
+        /// Task id.
+        task: Hash,
+    },
+}
+
+/// Why a provider cannot do something.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProviderError {
+    /// A message could not be made or read.
+    #[error("a message cannot be used")]
+    Message(#[from] MessageError),
+    /// A payment was not taken.
+    #[error("a payment cannot be taken")]
+    Pay(#[from] PayError),
+}
+
+impl ProviderError {
+    /// Whether the node itself is broken: its disk or its key. Anything else is a peer's doing, to be noted and
+    /// ignored.
+    pub const fn is_own_fault(&self) -> bool {
+        matches!(
+            self,
+            Self::Message(MessageError::Sign(_)) | Self::Pay(PayError::Journal(_) | PayError::Sign(_))
+        )
+    }
+}
+
+/// Worker and till of one key on one chain.
+#[derive(Debug)]
+pub struct Provider {
+    chain_id: String,
+    signer: Signing,
+    worker: Worker,
+    till: Till,
+}
+
+struct Signing(Arc<dyn Signer>);
+
+impl std::fmt::Debug for Signing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0.address())
+    }
+}
+
+impl Provider {
+    /// An edge node with this key. `secret` is kept with the key and never shown: results are bound by it.
+    pub fn new(
+        chain_id: &str,
+        signer: Arc<dyn Signer>,
+        settings: Settings,
+        secret: [u8; 32],
+        till: Till,
+    ) -> Self {
+        let worker = Worker::new(NodeId::of(&*signer), settings, secret);
+        Self { chain_id: chain_id.to_owned(), signer: Signing(signer), worker, till }
+    }
+
+    /// The till, for its book.
+    pub const fn till(&self) -> &Till {
+        &self.till
+    }
+
+    /// The worker, for its load.
+    pub const fn worker(&self) -> &Worker {
+        &self.worker
+    }
+
+    /// Takes an envelope that came from anywhere.
+    pub fn receive(&mut self, now: Millis, envelope: &[u8]) -> Result<Vec<Todo>, ProviderError> {
+        let me = NodeId::of(&*self.signer.0);
+        let (from, message) = Envelope::open(&self.chain_id, me, envelope)?;
+        self.step(now, Input::Message { from, message })
+    }
+
+    /// Takes the result of [`Todo::Run`].
+    pub fn ran(
+        &mut self,
+        now: Millis,
+        task: Hash,
+        result: Result<Output, RunError>,
+    ) -> Result<Vec<Todo>, ProviderError> {
+        self.step(now, Input::Ran { task, result })
+    }
+
+    /// Takes the answer to [`Todo::LookUp`]: the fund, if there is one, and the height it was seen at. A payment that is
+    /// not good is an error of the payer's; nothing changes then.
+    pub fn looked_up(
+        &mut self,
+        now: Millis,
+        ask: Ask,
+        fund: Option<&Fund>,
+        height: u64,
+    ) -> Result<Vec<Todo>, ProviderError> {
+        match ask {
+            Ask::Vet { task, pool, amount } => {
+                let covered = covers(fund, &pool, amount, height).is_ok();
+                self.step(now, Input::Vetted { task, covered })
+            }
+            Ask::Collect { from, payment } => {
+                self.till.accept(&payment, fund.ok_or(PayError::NoFund)?, height)?;
+                let receipt = payment.receipt;
+                let message = Message::Acknowledged {
+                    reserve_sequence: receipt.reserve_sequence,
+                    payment_sequence: receipt.payment_sequence,
+                    total: receipt.amount,
+                };
+                Ok(vec![self.send(from, &message)?])
+            }
+        }
+    }
+
+    /// Claims that should be settled now ([`Till::due`]).
+    pub fn due(&self, height: u64, fee: TFuelWei, eager: bool) -> Vec<Due> {
+        self.till.due(height, fee, eager)
+    }
+
+    /// The transaction that settles a claim ([`Till::settle`]).
+    pub fn settle(&mut self, due: &Due, fund: &Fund, fee: TFuelWei, height: u64) -> Result<RawTx, PayError> {
+        self.till.settle(due, fund, fee, height)
+    }
+
+    /// Learns from the chain what was settled, and how much of it is new.
+    pub fn observe(&mut self, fund: &Fund) -> Result<TFuelWei, PayError> {
+        self.till.observe(fund)
+    }
+
+    fn step(&mut self, now: Millis, input: Input) -> Result<Vec<Todo>, ProviderError> {
+        let mut effects = Vec::new();
+        self.worker.step(now, input, &mut effects);
+        let todo = effects.into_iter().map(|effect| {
+            Ok(match effect {
+                Effect::Send { to, message } => self.send(to, &message)?,
+                Effect::Vet { task, pool, amount } => Todo::LookUp(Ask::Vet { task, pool, amount }),
+                Effect::Collect { from, payment } => Todo::LookUp(Ask::Collect { from, payment }),
+                Effect::Run { requester, task } => Todo::Run { requester, task },
+                Effect::Stop { task } => Todo::Stop { task },
+            })
+        });
+        todo.collect()
+    }
+
+    fn send(&self, to: NodeId, message: &Message) -> Result<Todo, ProviderError> {
+        let envelope = Envelope::seal(&self.chain_id, &*self.signer.0, to, message)?;
+        Ok(Todo::Send { to, envelope })
+    }
+}

@@ -1,0 +1,283 @@
+//! A requester in one piece: scheduler, its journal, and the purse, so that a host only moves bytes.
+//!
+//! The order that makes money safe is kept here: a record is durable before what follows from it, a promise is held
+//! before anything is offered, and a receipt leaves only by the purse. After a fatal error ([`RequesterError::is_fatal`])
+//! the host opens it again from its journals.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use theta_core::amount::TFuelWei;
+use theta_core::hash::{Address, Hash};
+use theta_core::journal::{Disk, Journal, JournalError};
+use theta_core::sign::Signer;
+
+use crate::Millis;
+use crate::blob::BlobRef;
+use crate::chain::Fund;
+use crate::executor::Output;
+use crate::identity::NodeId;
+use crate::job::{JobError, JobSpec, PoolRef, Task};
+use crate::message::{Envelope, Message, MessageError};
+use crate::payment::PayError;
+use crate::payment::purse::Purse;
+use crate::scheduler::{Effect, Input, Record, Report, Scheduler, Settings};
+
+/// What is left for the host to do, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Todo {
+    /// Bring this envelope to a node. It may be lost.
+    Send {
+        /// To whom.
+        to: NodeId,
+        /// Bytes of an [`Envelope`].
+        envelope: Vec<u8>,
+    },
+    /// Run [`crate::executor::Executor::check`] on the claims until one holds; answer with [`Input::Checked`].
+    Check {
+        /// Which job.
+        job: Hash,
+        /// What to run.
+        task: Task,
+        /// What nodes say came out.
+        claims: Vec<Output>,
+    },
+    /// Fetch blobs from a node into the own store; answer with [`Input::Fetched`].
+    Fetch {
+        /// Which job.
+        job: Hash,
+        /// Whom to ask.
+        from: NodeId,
+        /// What.
+        blobs: Vec<BlobRef>,
+    },
+    /// A job came to its end.
+    Finished(Report),
+    /// Step with [`Input::Tick`] then. A later one replaces it.
+    WakeAt(Millis),
+}
+
+/// Why a requester cannot go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RequesterError {
+    /// Its journal cannot be written or read.
+    #[error("the job journal cannot be used")]
+    Journal(#[from] JournalError),
+    /// Its purse cannot be used.
+    #[error("the purse cannot be used")]
+    Purse(#[from] PayError),
+    /// A message could not be made or read.
+    #[error("a message cannot be used")]
+    Message(#[from] MessageError),
+    /// The job cannot be taken.
+    #[error("the job cannot be taken")]
+    Job(#[from] JobError),
+}
+
+impl RequesterError {
+    /// Whether the requester must not be used any more and has to be opened again: what its disk or its key did is
+    /// unknown. Anything else changed nothing.
+    pub const fn is_fatal(&self) -> bool {
+        matches!(
+            self,
+            Self::Journal(_)
+                | Self::Purse(PayError::Journal(_) | PayError::Sign(_))
+                | Self::Message(MessageError::Sign(_))
+        )
+    }
+}
+
+/// Scheduler, journal and purse of one key on one chain.
+pub struct Requester {
+    chain_id: String,
+    signer: Arc<dyn Signer>,
+    scheduler: Scheduler,
+    journal: Journal<Record>,
+    purse: Purse,
+}
+
+impl std::fmt::Debug for Requester {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Requester")
+            .field("purse", &self.purse)
+            .field("scheduler", &self.scheduler)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Requester {
+    /// Opens a requester where its two journals left it, and says what there is to do at once.
+    pub fn open(
+        chain_id: &str,
+        signer: Arc<dyn Signer>,
+        settings: Settings,
+        jobs: impl Disk + 'static,
+        purse: impl Disk + 'static,
+        now: Millis,
+    ) -> Result<(Self, Vec<Todo>), RequesterError> {
+        let purse = Purse::open(chain_id, signer.clone(), purse)?;
+        let (journal, records) = Journal::open(jobs)?;
+        let mut effects = Vec::new();
+        let scheduler = Scheduler::recover(settings, records, now, &mut effects);
+        let mut requester = Self { chain_id: chain_id.to_owned(), signer, scheduler, journal, purse };
+        let todo = requester.carry_out(now, effects)?;
+        Ok((requester, todo))
+    }
+
+    /// Pays from this fund from now on ([`Purse::adopt`]).
+    pub fn adopt(&mut self, fund: &Fund) -> Result<(), PayError> {
+        self.purse.adopt(fund)
+    }
+
+    /// The jobs.
+    pub const fn scheduler(&self) -> &Scheduler {
+        &self.scheduler
+    }
+
+    /// The money.
+    pub const fn purse(&self) -> &Purse {
+        &self.purse
+    }
+
+    /// The pool that jobs name, once a fund was adopted.
+    pub fn pool(&self) -> Option<PoolRef> {
+        let (reserve_sequence, resource_id) = self.purse.fund()?;
+        Some(PoolRef { payer: self.purse.payer(), reserve_sequence, resource_id: resource_id.to_owned() })
+    }
+
+    /// Takes a job. One that is known already changes nothing; one that cannot be run or paid here is refused with the
+    /// field that is wrong.
+    pub fn submit(&mut self, now: Millis, spec: JobSpec) -> Result<Vec<Todo>, RequesterError> {
+        spec.check()?;
+        if spec.chain_id != self.chain_id {
+            return Err(JobError::Known { field: "chainId", problem: "is another chain's" }.into());
+        }
+        if self.pool().as_ref() != Some(&spec.pool) {
+            return Err(JobError::Known {
+                field: "payment",
+                problem: "names another fund than the one in use",
+            }
+            .into());
+        }
+        self.step(now, Input::Submit(spec))
+    }
+
+    /// Takes one input; a job comes by [`Self::submit`].
+    pub fn step(&mut self, now: Millis, input: Input) -> Result<Vec<Todo>, RequesterError> {
+        let mut effects = Vec::new();
+        self.scheduler.step(now, input, &mut effects);
+        self.carry_out(now, effects)
+    }
+
+    /// Takes an envelope that came from anywhere.
+    pub fn receive(&mut self, now: Millis, envelope: &[u8]) -> Result<Vec<Todo>, RequesterError> {
+        let (from, message) = Envelope::open(&self.chain_id, NodeId::of(&*self.signer), envelope)?;
+        if let Message::Acknowledged { reserve_sequence, payment_sequence, total } = message {
+            if self.purse.fund().is_some_and(|(present, _)| present == reserve_sequence) {
+                self.purse.acknowledged(from.0, payment_sequence, total)?;
+            }
+            return Ok(Vec::new());
+        }
+        self.step(now, Input::Message { from, message })
+    }
+
+    /// Learns from the chain what was settled, and sends what is owed beyond it.
+    pub fn observe(&mut self, fund: &Fund) -> Result<Vec<Todo>, RequesterError> {
+        let owed = self.purse.observe(fund)?;
+        self.send_payments(owed)
+    }
+
+    /// Sends receipts again that no payee has acknowledged; to be called now and then.
+    pub fn remind(&self) -> Result<Vec<Todo>, RequesterError> {
+        self.send_payments(self.purse.unacknowledged())
+    }
+
+    fn send_payments(&self, payees: Vec<Address>) -> Result<Vec<Todo>, RequesterError> {
+        let mut todo = Vec::new();
+        for payee in payees {
+            if let Some(payment) = self.purse.payment(&payee)? {
+                todo.push(self.send(NodeId(payee), &Message::Payment(payment))?);
+            }
+        }
+        Ok(todo)
+    }
+
+    fn send(&self, to: NodeId, message: &Message) -> Result<Todo, RequesterError> {
+        let envelope = Envelope::seal(&self.chain_id, &*self.signer, to, message)?;
+        Ok(Todo::Send { to, envelope })
+    }
+
+    fn carry_out(&mut self, now: Millis, effects: Vec<Effect>) -> Result<Vec<Todo>, RequesterError> {
+        let (mut todo, mut wake) = (Vec::new(), None);
+        // What the purse answers makes new effects, which come after those at hand: the journal keeps their order.
+        let mut queue = VecDeque::from(effects);
+        while let Some(effect) = queue.pop_front() {
+            let answer = match effect {
+                Effect::Append(record) => {
+                    self.journal.append(&record)?;
+                    None
+                }
+                Effect::Promise { job, amount } => match self.purse.promise(job, amount) {
+                    Err(PayError::Journal(error)) => return Err(error.into()),
+                    result => Some(Input::Promised { job, held: result.is_ok() }),
+                },
+                Effect::Pay { job, node, item, amount } => {
+                    let signed = self.pay(&job, node, item, amount, &mut todo)?;
+                    Some(Input::Paid { job, node, signed })
+                }
+                Effect::Release { job } => {
+                    self.purse.release(&job)?;
+                    None
+                }
+                Effect::WakeAt(at) => {
+                    wake = Some(at);
+                    None
+                }
+                Effect::Send { to, message } => {
+                    todo.push(self.send(to, &message)?);
+                    None
+                }
+                Effect::Check { job, task, claims } => {
+                    todo.push(Todo::Check { job, task, claims });
+                    None
+                }
+                Effect::Fetch { job, from, blobs } => {
+                    todo.push(Todo::Fetch { job, from, blobs });
+                    None
+                }
+                Effect::Finished(report) => {
+                    todo.push(Todo::Finished(report));
+                    None
+                }
+            };
+            if let Some(answer) = answer {
+                let mut more = Vec::new();
+                self.scheduler.step(now, answer, &mut more);
+                queue.extend(more);
+            }
+        }
+        todo.extend(wake.map(Todo::WakeAt));
+        Ok(todo)
+    }
+
+    fn pay(
+        &mut self,
+        job: &Hash,
+        node: NodeId,
+        item: Hash,
+        amount: TFuelWei,
+        todo: &mut Vec<Todo>,
+    ) -> Result<bool, RequesterError> {
+        match self.purse.pay(job, node.0, item, amount) {
+            Ok(payment) => {
+                todo.push(self.send(node, &Message::Payment(payment))?);
+                Ok(true)
+            }
+            // A disk or a key that failed leaves open whether the entry stands; only opening again can tell.
+            Err(error @ (PayError::Journal(_) | PayError::Sign(_))) => Err(error.into()),
+            Err(_) => Ok(false),
+        }
+    }
+}

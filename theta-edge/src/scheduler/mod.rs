@@ -1,0 +1,482 @@
+//! The requester's side of jobs: who runs them, which result is believed, who is paid.
+//!
+//! A plain machine: it takes time and an input and gives effects, which the host carries out in order; an effect after
+//! [`Effect::Append`] waits until the record is durable. It holds no money: it asks for a promise before it offers
+//! anything, and for payments once it has decided.
+//!
+//! Safety. A job is decided once: the decision with everyone's pay is a record before the first payment is asked for,
+//! and after a crash the same payments are asked for again. An item, which is a task and a node, is paid once however
+//! often it is asked for ([`crate::payment::purse`]). What was not decided begins again under a higher epoch, and
+//! messages of a lower one count for nothing.
+
+mod job;
+mod report;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use serde::{Deserialize, Serialize};
+use theta_core::amount::TFuelWei;
+use theta_core::hash::Hash;
+
+use crate::Millis;
+use crate::blob::BlobRef;
+use crate::executor::Output;
+use crate::identity::NodeId;
+use crate::job::{JobSpec, Task};
+use crate::message::{Message, Reject};
+use crate::verify::Claim;
+use job::{Job, Next, Stage};
+pub use report::{Report, State, Verification};
+
+/// The shortest and the longest that a node can ask to be left alone, in milliseconds.
+const RETRY_MS: (u64, u64) = (100, 60_000);
+
+/// How long things may take, and how often they are tried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Milliseconds until an offer is answered.
+    pub offer_ms: u64,
+    /// Milliseconds beyond the wall limit for moving inputs and messages.
+    pub grace_ms: u64,
+    /// Milliseconds until a result is shown.
+    pub reveal_ms: u64,
+    /// Milliseconds until an output is fetched or a re-execution has ended, beyond the wall limit.
+    pub fetch_ms: u64,
+    /// Milliseconds without any node to ask before a job goes on with what it has.
+    pub patience_ms: u64,
+    /// Nodes that may fail a task before the job fails (edge.md 2.5).
+    pub retries: u32,
+    /// Finished jobs whose report is remembered.
+    pub remembered: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            offer_ms: 5_000,
+            grace_ms: 10_000,
+            reveal_ms: 5_000,
+            fetch_ms: 60_000,
+            patience_ms: 10_000,
+            retries: 4,
+            remembered: 1_000,
+        }
+    }
+}
+
+/// What happens to the scheduler.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Input {
+    /// Time has passed; wanted at [`Effect::WakeAt`].
+    Tick,
+    /// A node can be asked (or no longer).
+    Node {
+        /// Which.
+        node: NodeId,
+        /// Whether it can.
+        up: bool,
+    },
+    /// A job comes in. One that is known already changes nothing.
+    Submit(JobSpec),
+    /// Answer to [`Effect::Promise`].
+    Promised {
+        /// Which job.
+        job: Hash,
+        /// Whether the money is set aside.
+        held: bool,
+    },
+    /// A message came, from whom the envelope says.
+    Message {
+        /// The sender.
+        from: NodeId,
+        /// What it says.
+        message: Message,
+    },
+    /// Answer to [`Effect::Check`]: the digest that a re-execution confirmed, if any.
+    Checked {
+        /// Which job.
+        job: Hash,
+        /// Which result is right.
+        digest: Option<Hash>,
+    },
+    /// Answer to [`Effect::Fetch`].
+    Fetched {
+        /// Which job.
+        job: Hash,
+        /// Who was asked.
+        from: NodeId,
+        /// Whether every blob is here now.
+        complete: bool,
+    },
+    /// Answer to [`Effect::Pay`].
+    Paid {
+        /// Which job.
+        job: Hash,
+        /// Who was paid.
+        node: NodeId,
+        /// Whether a receipt was signed.
+        signed: bool,
+    },
+    /// The requester does not want it any more. Too late once a result is decided.
+    Cancel {
+        /// Which job.
+        job: Hash,
+    },
+}
+
+/// What the scheduler wants done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Effect {
+    /// Make this record durable before anything that follows. If that fails, stop for good.
+    Append(Record),
+    /// Ask the purse to set aside this much; answer with [`Input::Promised`].
+    Promise {
+        /// Which job.
+        job: Hash,
+        /// The most it may cost.
+        amount: TFuelWei,
+    },
+    /// Send a message. It may be lost.
+    Send {
+        /// To whom.
+        to: NodeId,
+        /// What.
+        message: Message,
+    },
+    /// Find by [`crate::executor::Executor::check`] which of these claims is right; answer with [`Input::Checked`].
+    Check {
+        /// Which job.
+        job: Hash,
+        /// What to run.
+        task: Task,
+        /// Claims that differ from each other.
+        claims: Vec<Output>,
+    },
+    /// Fetch these blobs; answer with [`Input::Fetched`].
+    Fetch {
+        /// Which job.
+        job: Hash,
+        /// Whom to ask.
+        from: NodeId,
+        /// What.
+        blobs: Vec<BlobRef>,
+    },
+    /// Ask the purse to pay, send the receipt, answer with [`Input::Paid`].
+    Pay {
+        /// Which job.
+        job: Hash,
+        /// Whom.
+        node: NodeId,
+        /// For what.
+        item: Hash,
+        /// How much.
+        amount: TFuelWei,
+    },
+    /// Ask the purse to give back what is left of the promise.
+    Release {
+        /// Which job.
+        job: Hash,
+    },
+    /// A job came to its end.
+    Finished(Report),
+    /// Step with [`Input::Tick`] at this time or soon after.
+    WakeAt(Millis),
+}
+
+/// What has to survive a crash.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Record {
+    /// A job was taken.
+    Submitted(JobSpec),
+    /// It is being offered under this epoch.
+    Started {
+        /// Which job.
+        job: Hash,
+        /// Higher than any before.
+        epoch: u64,
+    },
+    /// Its result is known, and who earned what with it.
+    Decided(Report),
+    /// Nothing more will be done for it.
+    Closed(Report),
+}
+
+impl theta_core::journal::Record for Record {
+    const VERSION: u8 = 1;
+}
+
+/// All jobs of a requester and the nodes it may ask.
+#[derive(Debug, Default)]
+pub struct Scheduler {
+    settings: Settings,
+    jobs: BTreeMap<Hash, Job>,
+    /// Task to job.
+    tasks: BTreeMap<Hash, Hash>,
+    finished: BTreeMap<Hash, Report>,
+    /// Finished jobs, oldest first.
+    order: VecDeque<Hash>,
+    /// Nodes that can be asked, and from when on.
+    nodes: BTreeMap<NodeId, Millis>,
+}
+
+impl Scheduler {
+    /// A scheduler with no jobs.
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, ..Self::default() }
+    }
+
+    /// The scheduler that these records left, oldest first, and what it wants done now: undecided jobs begin again,
+    /// decided ones are paid.
+    pub fn recover(settings: Settings, records: Vec<Record>, now: Millis, out: &mut Vec<Effect>) -> Self {
+        let mut scheduler = Self::new(settings);
+        for record in records {
+            match record {
+                Record::Submitted(spec) => {
+                    scheduler.insert(spec);
+                }
+                Record::Started { job, epoch } => {
+                    if let Some(job) = scheduler.jobs.get_mut(&job) {
+                        job.epoch = epoch;
+                    }
+                }
+                Record::Decided(report) => {
+                    if let Some(job) = scheduler.jobs.get_mut(&report.job) {
+                        job.stage =
+                            Stage::Paying { waiting: report.payees().collect(), report, recorded: true };
+                    }
+                }
+                Record::Closed(report) => {
+                    // The purse may not have heard of it before the crash.
+                    out.push(Effect::Release { job: report.job });
+                    scheduler.remember(report);
+                }
+            }
+        }
+        let ids: Vec<Hash> = scheduler.jobs.keys().copied().collect();
+        for id in ids {
+            if let Some(job) = scheduler.jobs.get(&id) {
+                job.resume(out);
+            }
+            scheduler.advance(id, now, out);
+        }
+        scheduler.wake(now, out);
+        scheduler
+    }
+
+    /// Takes one input and adds what follows to `out`.
+    pub fn step(&mut self, now: Millis, input: Input, out: &mut Vec<Effect>) {
+        match input {
+            Input::Tick => self.tick(now, out),
+            Input::Node { node, up } => self.node(node, up, now, out),
+            Input::Submit(spec) => self.submit(spec, now, out),
+            Input::Message { from, message } => self.message(from, message, now, out),
+            Input::Promised { job, held } => self.with(job, now, out, |job, now, _| job.promised(held, now)),
+            Input::Checked { job, digest } => self.with(job, now, out, |job, _, _| job.checked(digest)),
+            Input::Fetched { job, from, complete } => {
+                self.with(job, now, out, |job, _, _| job.fetched(from, complete))
+            }
+            Input::Paid { job, node, signed } => self.with(job, now, out, |job, _, _| job.paid(node, signed)),
+            Input::Cancel { job } => self.with(job, now, out, |job, _, _| job.cancel()),
+        }
+        self.wake(now, out);
+    }
+
+    /// How a job stands; `None` for one that is not known or was forgotten.
+    pub fn state(&self, job: &Hash) -> Option<State> {
+        match self.finished.get(job) {
+            Some(report) => Some(report.state),
+            None => self.jobs.get(job).map(Job::state),
+        }
+    }
+
+    /// The report of a finished job.
+    pub fn report(&self, job: &Hash) -> Option<&Report> {
+        self.finished.get(job)
+    }
+
+    /// Every job that is known, with its state.
+    pub fn jobs(&self) -> impl Iterator<Item = (Hash, State)> + '_ {
+        let open = self.jobs.iter().map(|(id, job)| (*id, job.state()));
+        open.chain(self.finished.iter().map(|(id, report)| (*id, report.state)))
+    }
+
+    fn insert(&mut self, spec: JobSpec) -> Hash {
+        let job = Job::new(spec);
+        let id = job.id;
+        self.tasks.insert(job.task_id, id);
+        self.jobs.insert(id, job);
+        id
+    }
+
+    fn submit(&mut self, spec: JobSpec, now: Millis, out: &mut Vec<Effect>) {
+        let id = spec.id();
+        if self.jobs.contains_key(&id) || self.finished.contains_key(&id) {
+            return;
+        }
+        let problem = spec.check().err();
+        out.push(Effect::Append(Record::Submitted(spec.clone())));
+        self.insert(spec);
+        match (problem, self.jobs.get_mut(&id)) {
+            (Some(problem), Some(job)) => job.fail(problem.code(), problem.to_string()),
+            (None, Some(job)) => job.resume(out),
+            _ => {}
+        }
+        self.advance(id, now, out);
+    }
+
+    fn node(&mut self, node: NodeId, up: bool, now: Millis, out: &mut Vec<Effect>) {
+        if up {
+            self.nodes.entry(node).or_insert(now);
+        } else {
+            self.nodes.remove(&node);
+            self.jobs.values_mut().for_each(|job| job.lost(node));
+        }
+        self.advance_all(now, out);
+    }
+
+    fn message(&mut self, from: NodeId, message: Message, now: Millis, out: &mut Vec<Effect>) {
+        let (task, epoch) = match &message {
+            Message::Accepted { task, epoch, .. }
+            | Message::Rejected { task, epoch, .. }
+            | Message::Committed { task, epoch, .. }
+            | Message::Revealed { task, epoch, .. }
+            | Message::Failed { task, epoch, .. } => (*task, *epoch),
+            // The rest is said by requesters, or is the purse's business.
+            _ => return,
+        };
+        let Some(id) = self.tasks.get(&task).copied() else { return };
+        if self.jobs.get(&id).is_none_or(|job| job.epoch != epoch) {
+            return;
+        }
+        if let Message::Rejected { reason: Reject::Busy { retry_ms }, .. } = message
+            && let Some(from) = self.nodes.get_mut(&from)
+        {
+            *from = now.saturating_add(retry_ms.clamp(RETRY_MS.0, RETRY_MS.1));
+        }
+        self.with(id, now, out, |job, now, settings| job.message(from, message, now, settings));
+    }
+
+    fn tick(&mut self, now: Millis, out: &mut Vec<Effect>) {
+        self.jobs.values_mut().for_each(|job| job.expire(now));
+        self.advance_all(now, out);
+    }
+
+    fn with(
+        &mut self,
+        id: Hash,
+        now: Millis,
+        out: &mut Vec<Effect>,
+        act: impl FnOnce(&mut Job, Millis, &Settings),
+    ) {
+        if let Some(job) = self.jobs.get_mut(&id) {
+            act(job, now, &self.settings);
+            self.advance(id, now, out);
+        }
+    }
+
+    fn advance_all(&mut self, now: Millis, out: &mut Vec<Effect>) {
+        let ids: Vec<Hash> = self.jobs.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.advance(id, now, out));
+    }
+
+    /// Carries a job as far as it goes without another input.
+    fn advance(&mut self, id: Hash, now: Millis, out: &mut Vec<Effect>) {
+        while let Some(job) = self.jobs.get(&id) {
+            let candidate = self.candidate(job, now);
+            let Some(job) = self.jobs.get_mut(&id) else { return };
+            match job.advance(candidate, now, &self.settings, out) {
+                Next::Wait => return,
+                Next::Again => {}
+                Next::Finished(report) => {
+                    out.push(Effect::Append(Record::Closed((*report).clone())));
+                    out.push(Effect::Release { job: id });
+                    out.push(Effect::Finished((*report).clone()));
+                    self.remember(*report);
+                }
+            }
+        }
+    }
+
+    /// The node that this job should ask next: the least busy, and among those by a rank that nobody can choose, since
+    /// it hangs on the job's id (edge.md 4.2).
+    fn candidate(&self, job: &Job, now: Millis) -> Option<NodeId> {
+        let busy = |node: &NodeId| self.jobs.values().filter(|job| job.uses(node)).count();
+        let free = self
+            .nodes
+            .iter()
+            .filter(|(node, from)| **from <= now && job.may_ask(node))
+            .map(|(node, _)| *node);
+        free.min_by_key(|node| (busy(node), job::rank(&job.id, node)))
+    }
+
+    fn remember(&mut self, report: Report) {
+        if let Some(job) = self.jobs.remove(&report.job) {
+            self.tasks.remove(&job.task_id);
+        }
+        self.order.push_back(report.job);
+        self.finished.insert(report.job, report);
+        if self.order.len() > self.settings.remembered {
+            self.order.pop_front().map(|oldest| self.finished.remove(&oldest));
+        }
+    }
+
+    fn wake(&self, now: Millis, out: &mut Vec<Effect>) {
+        let waits = self.jobs.values().any(Job::wants_nodes);
+        // A node that was busy can be asked again.
+        let cooling = self.nodes.values().copied().filter(|from| waits && *from > now);
+        let jobs = self.jobs.values().filter_map(|job| job.deadline(now));
+        if let Some(at) = jobs.chain(cooling).min() {
+            out.push(Effect::WakeAt(at));
+        }
+    }
+}
+
+/// What a node is paid for: its work on a task, whatever the epoch.
+fn item(task: &Hash, node: NodeId) -> Hash {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"theta-edge/item/v1");
+    hasher.update(task.as_slice());
+    hasher.update(node.0.as_slice());
+    Hash::from(*hasher.finalize().as_bytes())
+}
+
+/// Nodes whose claim is none of `digest`.
+fn others(claims: &[Claim], digest: &Hash) -> BTreeSet<NodeId> {
+    claims.iter().filter(|claim| claim.output.digest() != *digest).map(|claim| claim.node).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::tests::spec;
+    use theta_core::hash::Address;
+
+    #[test]
+    fn a_message_of_another_epoch_counts_for_nothing() {
+        let (mut scheduler, mut out) = (Scheduler::new(Settings::default()), Vec::new());
+        let (job, task) = (spec().id(), spec().task().id());
+        for byte in 10..13 {
+            scheduler.step(0, Input::Node { node: NodeId(Address::repeat_byte(byte)), up: true }, &mut out);
+        }
+        scheduler.step(0, Input::Submit(spec()), &mut out);
+        scheduler.step(0, Input::Promised { job, held: true }, &mut out);
+        let asked = |out: &[Effect]| {
+            let offers = out.iter().filter_map(|effect| match effect {
+                Effect::Send { to, message: Message::Offer { epoch, .. } } => Some((*to, *epoch)),
+                _ => None,
+            });
+            offers.collect::<Vec<_>>()
+        };
+        let offers = asked(&out);
+        assert_eq!(offers.len(), 2);
+        let (from, epoch) = offers[0];
+        for (said, new_offers) in [(epoch - 1, 0), (epoch + 1, 0), (epoch, 1)] {
+            out.clear();
+            let message = Message::Failed { task, epoch: said, code: "lost".into() };
+            scheduler.step(0, Input::Message { from, message }, &mut out);
+            assert_eq!(asked(&out).len(), new_offers, "epoch {said}");
+        }
+    }
+}
