@@ -147,8 +147,13 @@ impl Serialize for Signature {
 }
 
 impl<'de> Deserialize<'de> for Signature {
+    /// JSON of the reference writes a missing signature as null.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = Option::<String>::deserialize(deserializer)?.unwrap_or_default();
+        let text = if deserializer.is_human_readable() {
+            Option::<String>::deserialize(deserializer)?.unwrap_or_default()
+        } else {
+            String::deserialize(deserializer)?
+        };
         let digits = text.strip_prefix("0x").unwrap_or(&text);
         hex::decode(digits).map(Self).map_err(D::Error::custom)
     }
@@ -315,6 +320,16 @@ mod tests {
         assert_eq!(stored(&high, 27).recover_ethereum(&digest), Err(SignError::HighS));
         assert_eq!(low.recover_ethereum(&digest), Err(SignError::Form));
         assert_eq!(stored(&low, 27).recover(&digest), Err(SignError::Form));
+    }
+
+    #[test]
+    fn it_survives_records_and_json() {
+        let signature = SecretKey::from_bytes(&[9; 32]).expect("in range").sign_digest(&keccak("m"));
+        let record = crate::codec::record::encode(1, &signature).expect("small");
+        assert_eq!(crate::codec::record::decode::<Signature>(1, &record).expect("whole"), signature);
+        let json = serde_json::to_string(&signature).expect("text");
+        assert_eq!(serde_json::from_str::<Signature>(&json).expect("whole"), signature);
+        assert_eq!(serde_json::from_str::<Signature>("null").expect("none"), Signature::EMPTY);
     }
 
     #[test]

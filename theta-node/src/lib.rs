@@ -6,7 +6,9 @@
 mod chain;
 pub mod cli;
 pub mod clock;
+pub mod demo;
 pub mod devnet;
+pub mod edge;
 pub mod http;
 pub mod hub;
 pub mod node;

@@ -65,6 +65,7 @@ pub fn derive_with_passphrase(phrase: &str, passphrase: &str, path: Path) -> Res
 pub fn fresh_phrase() -> Result<Zeroizing<String>, HdError> {
     let mut entropy = Zeroizing::new([0; 16]);
     getrandom::fill(&mut *entropy).map_err(|error| HdError::Random(error.to_string()))?;
-    let entropy = coins_bip39::Entropy::from_slice(&*entropy).map_err(|error| HdError::Phrase(error.to_string()))?;
+    let entropy =
+        coins_bip39::Entropy::from_slice(&*entropy).map_err(|error| HdError::Phrase(error.to_string()))?;
     Ok(Mnemonic::<English>::new_from_entropy(entropy).to_phrase())
 }

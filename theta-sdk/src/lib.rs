@@ -22,6 +22,8 @@
 //! (`thetacli`).
 
 pub mod client;
+#[cfg(feature = "edge")]
+pub mod edge;
 #[cfg(feature = "hd")]
 pub mod hd;
 #[cfg(feature = "http")]

@@ -57,7 +57,8 @@ fn dependencies_point_down() {
 
 /// Whether a package's ordinary dependencies contain another.
 fn brings(package: &str, features: &[&str], other: &str) -> bool {
-    let mut arguments = vec!["tree", "-q", "--locked", "--offline", "-e", "normal", "-p", package, "-i", other];
+    let mut arguments =
+        vec!["tree", "-q", "--locked", "--offline", "-e", "normal", "-p", package, "-i", other];
     arguments.extend(features);
     // An unknown package is an error of cargo's and means that it is not there.
     cargo(&arguments).1.contains(other)
@@ -106,7 +107,8 @@ fn no_example_is_left_unchecked() {
     files(&root(), ".rs", &mut paths);
     for path in paths {
         let text = std::fs::read_to_string(&path).unwrap();
-        let fence = text.lines().any(|line| line.trim_start_matches(['/', '!', ' ']).starts_with("```ignore"));
+        let fence =
+            text.lines().any(|line| line.trim_start_matches(['/', '!', ' ']).starts_with("```ignore"));
         assert!(!fence, "{} has an unchecked example", path.display());
     }
 }

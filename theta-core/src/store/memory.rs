@@ -8,10 +8,13 @@ use std::{
 
 use super::{Batch, Rows, Store, StoreError, Table, writes};
 
+/// Where a value stands.
+type Place = (Table, Vec<u8>);
+
 /// Keeps everything in memory; for tests, wallets and chains that need no disk.
 #[derive(Debug, Default)]
 pub struct MemStore {
-    rows: RwLock<BTreeMap<(Table, Vec<u8>), Vec<u8>>>,
+    rows: RwLock<BTreeMap<Place, Vec<u8>>>,
 }
 
 impl Store for MemStore {

@@ -1,13 +1,12 @@
 //! `theta devnet`.
 
-use std::{path::PathBuf, sync::Arc};
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 use theta_core::spec::ChainSpec;
-use theta_ledger::vm::NoContracts;
 
-use super::interrupted;
+use super::{contracts, interrupted};
 use crate::devnet::{Devnet, DevnetConfig, TEST_MNEMONIC};
 
 /// Which rules a devnet follows.
@@ -88,7 +87,7 @@ pub(super) async fn run(args: Args) -> Result<()> {
         rpc_port: args.rpc_port,
         eth_rpc_port: args.eth_rpc_port,
         block_interval_ms: args.block_interval_ms,
-        vm: Arc::new(NoContracts),
+        vm: contracts(),
     })
     .await?;
     devnet.first_block().await?;

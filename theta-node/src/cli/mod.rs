@@ -3,10 +3,11 @@
 //! Results go to stdout, with `--json` as JSON; progress and errors go to stderr. Exit status: 0 success, 1 the work
 //! failed, 2 wrong usage.
 
+mod demo;
 mod devnet;
 mod genesis;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Arc};
 
 use clap::{Parser, Subcommand};
 
@@ -27,6 +28,9 @@ enum Command {
     /// Start a whole network in this process and keep it running.
     #[command(after_help = "Example:\n  theta devnet --data-dir net --json")]
     Devnet(devnet::Args),
+    /// Run the main job from end to end on a fresh network, and show what it did.
+    #[command(after_help = "Example:\n  theta demo")]
+    Demo(demo::Args),
     /// Read, verify and describe genesis files.
     #[command(subcommand)]
     Genesis(genesis::Command),
@@ -48,6 +52,7 @@ pub fn main() -> ExitCode {
     let result = runtime.block_on(async {
         match cli.command {
             Command::Devnet(args) => devnet::run(args).await,
+            Command::Demo(args) => demo::run(args).await,
             Command::Genesis(command) => genesis::run(command),
         }
     });
@@ -58,6 +63,11 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Who runs contracts.
+fn contracts() -> Arc<dyn theta_ledger::vm::ContractVm> {
+    Arc::new(theta_ledger::vm::NoContracts)
 }
 
 /// Waits for Ctrl-C, or for the signal by which a supervisor stops a service.

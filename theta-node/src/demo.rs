@@ -1,0 +1,433 @@
+//! The main job from end to end on a fresh private devnet: both tokens, a stake, a contract, a paid job on edge nodes.
+//!
+//! Everything is written to the first validator and read back from the second. At the end the books are closed at one
+//! settled height: what all parties hold has to be what they held, and what the blocks in between minted, less what they
+//! burned, to the wei.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+use theta_core::{
+    amount::{Coins, TFuelWei, ThetaWei, to_big},
+    hash::{Address, Hash, U256, keccak},
+    sign::SecretKey,
+    spec::ChainSpec,
+};
+use theta_edge::{executor::Executor, identity::NodeId, job::JobFile, scheduler::Report};
+use theta_ledger::{
+    tx::{Purpose, RawTx},
+    vm::{ContractVm, VmCall},
+};
+use theta_sdk::{
+    client::Client,
+    rpc::{self, Text},
+    wallet::{MINIMUM_GAS_PRICE, Wallet, minimum_fee},
+};
+
+use crate::{
+    devnet::{Devnet, DevnetConfig, TEST_MNEMONIC, role_key},
+    edge::{Directory, EdgeConfig, EdgeNode, Job, JobClient, JobClientConfig},
+};
+
+/// Counts calls, logs each, returns the count. Init code, then `slot0 += 1; log(count); return count`.
+fn counter_code() -> Vec<u8> {
+    let mut code = hex::decode("603880600b6000396000f3600054600101806000556000527f").expect("hexadecimal");
+    code.extend(keccak("Counted(uint256)"));
+    code.extend(hex::decode("60206000a160206000f3").expect("hexadecimal"));
+    code
+}
+
+/// Most that the demo's job may cost, and what is reserved for it, in whole TFUEL.
+const JOB_CAP: &str = "5";
+const FUND: u64 = 100;
+
+/// One thing that was done.
+#[derive(Clone, Debug)]
+pub struct Done {
+    /// What.
+    pub what: String,
+    /// The transaction.
+    pub hash: Hash,
+    /// The block it settled in.
+    pub height: u64,
+}
+
+/// One party's coins.
+#[derive(Clone, Debug)]
+pub struct Party {
+    /// Who.
+    pub name: String,
+    /// Where.
+    pub address: Address,
+    /// Free and reserved coins at the beginning.
+    pub before: Coins,
+    /// And at the end.
+    pub after: Coins,
+}
+
+/// What came of the demo.
+#[derive(Debug)]
+pub struct DemoReport {
+    /// Transactions, in order.
+    pub done: Vec<Done>,
+    /// Everybody who took part.
+    pub parties: Vec<Party>,
+    /// How the job ended.
+    pub job: Report,
+    /// What the job printed.
+    pub output: String,
+    /// TFUEL that blocks paid as rewards.
+    pub minted: TFuelWei,
+    /// TFUEL that went up in fees.
+    pub burned: TFuelWei,
+    /// THETA that was staked.
+    pub staked: ThetaWei,
+    /// First and last height of the books.
+    pub heights: (u64, u64),
+}
+
+/// Says what is going on.
+pub type Progress<'a> = &'a (dyn Fn(&str) + Sync);
+
+struct Demo<'a> {
+    spec: ChainSpec,
+    writer: Client,
+    reader: Client,
+    done: Vec<Done>,
+    names: BTreeMap<Address, String>,
+    say: Progress<'a>,
+}
+
+/// Runs the demo in a folder of its own.
+pub async fn run(
+    folder: &Path,
+    vm: Arc<dyn ContractVm>,
+    engine: Arc<dyn Executor>,
+    say: Progress<'_>,
+) -> Result<DemoReport> {
+    say("starting four validators and two edge nodes");
+    let spec = ChainSpec::devnet();
+    let devnet = Devnet::start(DevnetConfig {
+        spec: spec.clone(),
+        validators: 4,
+        accounts: 4,
+        mnemonic: TEST_MNEMONIC.to_owned(),
+        data_dir: folder.to_owned(),
+        rpc_port: 0,
+        eth_rpc_port: 0,
+        block_interval_ms: 1000,
+        vm,
+    })
+    .await?;
+    devnet.first_block().await?;
+    let client = |index: usize| Client::http(devnet.nodes[index].theta_url());
+    let directory = Directory::default();
+    let mut edge_nodes = Vec::new();
+    for index in 0..2 {
+        let node = EdgeNode::start(EdgeConfig {
+            chain: spec.chain.clone(),
+            key: role_key(TEST_MNEMONIC, 2, index)?,
+            folder: folder.join(format!("edge-{index}")),
+            // Each has its own access to the chain, and neither the requester's.
+            client: client(2 + index)?,
+            directory: directory.clone(),
+            engine: engine.clone(),
+            port: 0,
+            settle_at_once: true,
+        });
+        edge_nodes.push(node.await?);
+    }
+    let mut demo = Demo {
+        spec: spec.clone(),
+        writer: client(0)?,
+        reader: client(1)?,
+        done: Vec::new(),
+        names: BTreeMap::new(),
+        say,
+    };
+    let result = tokio::select! {
+        result = demo.play(&devnet, &edge_nodes, directory, engine, folder) => result,
+        reason = devnet.failure() => bail!(reason),
+    };
+    let (job, output, from) = result?;
+    demo.close(from, job, output).await
+}
+
+impl Demo<'_> {
+    fn wallet(&self, key: &SecretKey) -> Wallet {
+        Wallet::new(self.spec.chain.clone(), key.clone())
+    }
+
+    /// Sends to the first validator, waits until the second has it too.
+    async fn send(&mut self, what: &str, raw: RawTx) -> Result<u64> {
+        (self.say)(what);
+        let settled = self.writer.broadcast(&raw).await.with_context(|| what.to_owned())?;
+        let height = settled.block.context("a settled transaction stands in a block")?.height;
+        self.reached(height).await?;
+        self.done.push(Done { what: what.to_owned(), hash: settled.hash, height });
+        Ok(height)
+    }
+
+    async fn reached(&self, height: u64) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while self.reader.call(&rpc::GetStatus::default()).await?.latest_finalized_block_height.0 < height {
+            ensure!(Instant::now() < deadline, "the second validator does not reach height {height}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    async fn play(
+        &mut self,
+        devnet: &Devnet,
+        edge_nodes: &[EdgeNode],
+        directory: Directory,
+        engine: Arc<dyn Executor>,
+        folder: &Path,
+    ) -> Result<(Report, String, u64)> {
+        let [alice, bob, carol, payer] = [0, 1, 2, 3].map(|index| devnet.accounts[index].key.clone());
+        let validators: Vec<Address> = devnet.handles().map(|handle| handle.address).collect();
+        let named = [("alice", &alice), ("bob", &bob), ("carol", &carol), ("job payer", &payer)];
+        self.names.extend(named.map(|(name, key)| (key.address(), name.to_owned())));
+        for (index, address) in validators.iter().enumerate() {
+            self.names.insert(*address, format!("validator {index}"));
+        }
+        for (index, node) in edge_nodes.iter().enumerate() {
+            self.names.insert(node.id.0, format!("edge node {index}"));
+        }
+        let from = self.reader.call(&rpc::GetStatus::default()).await?.latest_finalized_block_height.0;
+
+        let fee = minimum_fee();
+        let wallet = self.wallet(&alice);
+        let gift = Coins { theta: ThetaWei::whole(25), tfuel: TFuelWei::whole(40) };
+        let raw = wallet.send(1, bob.address(), gift, fee).sign(wallet.signer())?;
+        self.send("alice sends bob 25 THETA and 40 TFUEL", raw).await?;
+
+        let wallet = self.wallet(&bob);
+        let stake = Coins::theta(ThetaWei::whole(200_000));
+        let raw = wallet.deposit(1, validators[1], Purpose::VALIDATOR, stake, fee).sign(wallet.signer())?;
+        self.send("bob stakes 200,000 THETA with validator 1", raw).await?;
+
+        self.contract(&carol).await?;
+        let (report, output) = self.job(&payer, directory, engine, folder).await?;
+        Ok((report, output, from))
+    }
+
+    async fn contract(&mut self, key: &SecretKey) -> Result<()> {
+        let wallet = self.wallet(key);
+        let call = |to, data| VmCall {
+            to,
+            gas_limit: 200_000,
+            gas_price: U256::from(MINIMUM_GAS_PRICE),
+            data,
+            ..VmCall::default()
+        };
+        let raw = wallet.contract(1, &call(None, counter_code())).sign(wallet.signer())?;
+        self.send("carol deploys a counter", raw).await?;
+        let deployed = self.receipt().await?;
+        self.names.insert(deployed.contract_address, "counter".to_owned());
+        let raw =
+            wallet.contract(2, &call(Some(deployed.contract_address), Vec::new())).sign(wallet.signer())?;
+        self.send("carol calls the counter", raw).await?;
+        let called = self.receipt().await?;
+        ensure!(called.logs.len() == 1, "the counter logs every call, and logged {}", called.logs.len());
+        Ok(())
+    }
+
+    /// The receipt of what was done last, from the second validator.
+    async fn receipt(&self) -> Result<rpc::Receipt> {
+        let last = self.done.last().context("something was done")?;
+        let found = self.reader.transaction(&last.hash).await?;
+        let receipt = found.receipt.with_context(|| format!("{} has no receipt", last.what))?;
+        ensure!(receipt.evm_err.is_empty(), "{}: {}", last.what, receipt.evm_err);
+        Ok(receipt)
+    }
+
+    async fn job(
+        &mut self,
+        payer: &SecretKey,
+        directory: Directory,
+        engine: Arc<dyn Executor>,
+        folder: &Path,
+    ) -> Result<(Report, String)> {
+        let wallet = self.wallet(payer);
+        let (fund, collateral) = (TFuelWei::whole(FUND), TFuelWei::whole(FUND + 1));
+        let resource = b"edge1/any".to_vec();
+        let raw =
+            wallet.reserve(1, fund, collateral, vec![resource], 1000, minimum_fee()).sign(wallet.signer())?;
+        self.send("the job payer reserves 100 TFUEL", raw).await?;
+        let jobs = JobClient::start(JobClientConfig {
+            chain: self.spec.chain.clone(),
+            key: payer.clone(),
+            reserve_sequence: 1,
+            folder: folder.join("requester"),
+            client: self.writer.clone(),
+            directory,
+            engine,
+        })
+        .await?;
+        (self.say)("two edge nodes count the lines of a text");
+        let file = json!({ "kind": "wasm", "module": "count.wat", "quorum": 2, "maxTfuel": JOB_CAP,
+            "limits": { "fuel": 50_000_000, "memoryMiB": 16, "wallSeconds": 30, "outputMiB": 1 } });
+        let text: String = (0..10_000).map(|line| format!("line {line}\n")).collect();
+        let job = Job {
+            file: JobFile::parse(&file.to_string())?,
+            module: include_bytes!("demo.wat").to_vec(),
+            stdin: Some(text.into_bytes()),
+        };
+        let report = tokio::time::timeout(Duration::from_secs(90), jobs.run(job))
+            .await
+            .context("the job did not end within 90 seconds")??;
+        if let Some((code, message)) = &report.error {
+            bail!("the job failed: {code}: {message}");
+        }
+        let stdout = &report.output.as_ref().context("a job that succeeded has a result")?.stdout;
+        let output = String::from_utf8(jobs.read(stdout).await?)?;
+        ensure!(output == "10000\n", "the job printed {output:?}");
+        (self.say)("the edge nodes settle their receipts on the chain");
+        self.settlements(payer.address(), &report).await?;
+        Ok((report, output))
+    }
+
+    /// Waits until every payee of the job has been paid on the chain, as the second validator sees it.
+    async fn settlements(&mut self, payer: Address, report: &Report) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let paid: BTreeMap<NodeId, TFuelWei> =
+            report.paid.iter().map(|earned| (earned.node, earned.amount)).collect();
+        ensure!(paid.len() == 2, "{} nodes were paid instead of 2", paid.len());
+        loop {
+            let account = self.reader.account(payer).await?.context("the payer has an account")?;
+            let fund = account.reserved_funds.first().context("the payer has a fund")?;
+            if fund.transfer_records.len() == paid.len() {
+                for record in &fund.transfer_records {
+                    let payment = &record["service_payment"];
+                    let payee: Address = payment["target"]["address"].as_str().unwrap_or_default().parse()?;
+                    let amount = payment["source"]["coins"]["tfuelwei"].as_str().unwrap_or_default();
+                    ensure!(
+                        paid.get(&NodeId(payee)).is_some_and(|due| due.to_string() == amount),
+                        "{payee} was paid {amount} on the chain"
+                    );
+                }
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "the edge nodes were not paid within 60 seconds");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Free and reserved coins of an account at a settled height.
+    async fn holdings(&self, address: Address, height: u64) -> Result<Coins> {
+        let method =
+            rpc::GetAccount { address: format!("{address:?}"), height: Text(height), ..Default::default() };
+        let account = match self.reader.call(&method).await {
+            Ok(account) => account,
+            Err(error) if error.to_string().contains("is not found") => return Ok(Coins::ZERO),
+            Err(error) => return Err(error.into()),
+        };
+        account.reserved_funds.iter().try_fold(account.coins, |sum, fund| {
+            let left = fund.initial_fund.checked_sub(fund.used_fund).context("an overdrawn fund")?;
+            sum.checked_add(left)
+                .and_then(|sum| sum.checked_add(fund.collateral))
+                .context("more coins than there are")
+        })
+    }
+
+    async fn staked(&self, height: u64) -> Result<ThetaWei> {
+        let pools = self.reader.call(&rpc::GetVcpByHeight { height: Text(height) }).await?;
+        let mut sum = ThetaWei::ZERO;
+        let candidates = &pools["BlockHashVcpPairs"][0]["Vcp"]["SortedCandidates"];
+        for stake in
+            candidates.as_array().into_iter().flatten().flat_map(|one| one["Stakes"].as_array()).flatten()
+        {
+            let amount: ThetaWei = format!("{}wei", stake["amount"].as_str().unwrap_or_default()).parse()?;
+            sum = sum.checked_add(amount).context("more stake than there is")?;
+        }
+        Ok(sum)
+    }
+
+    /// TFUEL that a block minted and burned.
+    async fn flows(&mut self, height: u64) -> Result<(TFuelWei, TFuelWei)> {
+        let method = rpc::GetBlockByHeight { height: Text(height), include_eth_tx_hashes: false };
+        let block: rpc::Block = serde_json::from_value(self.reader.call(&method).await?)?;
+        let wei = |value: &Value| -> Result<TFuelWei> {
+            Ok(format!("{}wei", value.as_str().context("an amount is text")?).parse()?)
+        };
+        let (mut minted, mut burned) = (TFuelWei::ZERO, TFuelWei::ZERO);
+        let add = |sum: &mut TFuelWei, amount: TFuelWei| -> Result<()> {
+            *sum = sum.checked_add(amount).context("more TFUEL than there is")?;
+            Ok(())
+        };
+        for transaction in block.transactions.unwrap_or_default() {
+            let raw = &transaction.raw;
+            match transaction.kind {
+                0 => {
+                    for output in raw["outputs"].as_array().into_iter().flatten() {
+                        add(&mut minted, wei(&output["coins"]["tfuelwei"])?)?;
+                    }
+                }
+                7 => {
+                    let gas = transaction.receipt.context("a contract transaction has a receipt")?.gas_used;
+                    let price = wei(&raw["gas_price"])?;
+                    add(&mut burned, price.checked_mul(gas).context("more gas than there is")?)?;
+                }
+                kind => {
+                    add(&mut burned, wei(&raw["fee"]["tfuelwei"])?)?;
+                    if kind == 5 {
+                        let payee: Address = raw["target"]["address"].as_str().unwrap_or_default().parse()?;
+                        let name = self.names.get(&payee).cloned().unwrap_or_else(|| payee.to_string());
+                        let what = format!("{name} settles its receipt");
+                        self.done.push(Done { what, hash: transaction.hash, height });
+                    }
+                }
+            }
+        }
+        Ok((minted, burned))
+    }
+
+    async fn close(mut self, from: u64, job: Report, output: String) -> Result<DemoReport> {
+        let to = self.reader.call(&rpc::GetStatus::default()).await?.latest_finalized_block_height.0;
+        let (mut minted, mut burned) = (TFuelWei::ZERO, TFuelWei::ZERO);
+        for height in from + 1..=to {
+            let (more, less) = self.flows(height).await?;
+            minted = minted.checked_add(more).context("more TFUEL than there is")?;
+            burned = burned.checked_add(less).context("more TFUEL than there is")?;
+        }
+        let mut parties = Vec::new();
+        let (mut before, mut after) = (Coins::ZERO, Coins::ZERO);
+        for (address, name) in self.names.clone() {
+            let party = Party {
+                name,
+                address,
+                before: self.holdings(address, from).await?,
+                after: self.holdings(address, to).await?,
+            };
+            before = before.checked_add(party.before).context("more coins than there are")?;
+            after = after.checked_add(party.after).context("more coins than there are")?;
+            parties.push(party);
+        }
+        parties.sort_by(|a, b| a.name.cmp(&b.name));
+        let (stake_before, stake_after) = (self.staked(from).await?, self.staked(to).await?);
+        let all = |theta: ThetaWei, stake: ThetaWei| to_big(theta.get()) + to_big(stake.get());
+        ensure!(
+            all(before.theta, stake_before) == all(after.theta, stake_after),
+            "THETA does not balance: {} and {stake_before} staked became {} and {stake_after} staked",
+            before.theta,
+            after.theta
+        );
+        ensure!(
+            to_big(before.tfuel.get()) + to_big(minted.get())
+                == to_big(after.tfuel.get()) + to_big(burned.get()),
+            "TFUEL does not balance: {} and {minted} minted became {} and {burned} burned",
+            before.tfuel,
+            after.tfuel
+        );
+        let staked = stake_after.checked_sub(stake_before).context("stake was only added")?;
+        Ok(DemoReport { done: self.done, parties, job, output, minted, burned, staked, heights: (from, to) })
+    }
+}

@@ -1,0 +1,688 @@
+//! Hosts edge work: an edge node's worker and till, a requester's scheduler and purse, each with its own loop, its own
+//! folder, its own listener and its own access to the chain.
+//!
+//! Both sides speak HTTP: `POST /edge` takes a sealed envelope, `GET /blob/{hash}` gives bytes by their hash. Envelopes
+//! may be lost; the machines on both sides time out and ask again.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use async_trait::async_trait;
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, Path as UrlPath, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use parking_lot::RwLock;
+use theta_core::{
+    hash::{Hash, keccak_parts},
+    journal::FileDisk,
+    sign::SecretKey,
+};
+use theta_edge::{
+    blob::{BlobError, BlobHash, BlobRef, BlobStore},
+    chain::Chain,
+    executor::{Attempt, Executor, Output, RunError, Verdict},
+    identity::NodeId,
+    job::JobFile,
+    payment::till::Till,
+    provider::{self, Ask, Provider},
+    requester::{self, Requester},
+    scheduler::{Input, Report, Settings},
+    worker,
+};
+use theta_sdk::{client::Client, wallet::minimum_fee};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+
+use crate::{
+    clock::now_millis,
+    http::{Listener, listen},
+};
+
+/// An envelope is at most 4 MiB; the body limit leaves it some room.
+const MAX_ENVELOPE: usize = 5 * 1024 * 1024;
+/// Largest blob that is fetched.
+const MAX_BLOB: u64 = 256 * 1024 * 1024;
+/// Events that wait for one loop.
+const EVENTS: usize = 1024;
+/// How often a node looks whether something is to be settled, and a requester whether a receipt is to be sent again.
+const CLOSING: Duration = Duration::from_secs(1);
+
+/// Where nodes are found. Clones are one directory.
+#[derive(Clone, Debug, Default)]
+pub struct Directory(Arc<RwLock<BTreeMap<NodeId, String>>>);
+
+impl Directory {
+    fn add(&self, node: NodeId, url: String) {
+        self.0.write().insert(node, url);
+    }
+
+    fn url(&self, node: &NodeId) -> Option<String> {
+        self.0.read().get(node).cloned()
+    }
+}
+
+/// Blobs as files named by their hash.
+#[derive(Clone, Debug)]
+pub struct DiskBlobs(PathBuf);
+
+impl DiskBlobs {
+    /// Opens the folder, or makes it.
+    pub fn open(folder: &Path) -> std::io::Result<Self> {
+        std::fs::create_dir_all(folder)?;
+        Ok(Self(folder.to_owned()))
+    }
+
+    fn path(&self, blob: &BlobHash) -> PathBuf {
+        self.0.join(hex::encode(blob.0))
+    }
+}
+
+fn storage(error: std::io::Error) -> BlobError {
+    BlobError::Storage(Box::new(error))
+}
+
+#[async_trait]
+impl BlobStore for DiskBlobs {
+    async fn add(&self, bytes: Vec<u8>) -> Result<BlobRef, BlobError> {
+        let blob = BlobRef::of(&bytes);
+        let path = self.path(&blob.hash);
+        if !path.exists() {
+            // A reader never sees half a blob.
+            let fresh = path.with_extension(format!("{}", now_millis()));
+            tokio::fs::write(&fresh, bytes).await.map_err(storage)?;
+            tokio::fs::rename(&fresh, &path).await.map_err(storage)?;
+        }
+        Ok(blob)
+    }
+
+    async fn read(&self, blob: BlobHash, range: Range<u64>) -> Result<Vec<u8>, BlobError> {
+        let bytes = match tokio::fs::read(self.path(&blob)).await {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(BlobError::Missing(blob));
+            }
+            Err(error) => return Err(storage(error)),
+        };
+        let (Ok(start), Ok(end)) = (usize::try_from(range.start), usize::try_from(range.end)) else {
+            return Err(BlobError::Range(blob));
+        };
+        bytes.get(start..end).map(<[u8]>::to_vec).ok_or(BlobError::Range(blob))
+    }
+
+    async fn has(&self, blob: BlobHash) -> bool {
+        self.path(&blob).exists()
+    }
+}
+
+/// One side's connections: its blobs, the directory, an HTTP client.
+#[derive(Clone)]
+struct Wire {
+    blobs: DiskBlobs,
+    directory: Directory,
+    http: reqwest::Client,
+}
+
+impl Wire {
+    fn new(folder: &Path, directory: Directory) -> Result<Self> {
+        let http = reqwest::Client::builder().timeout(Duration::from_secs(30)).no_proxy().build()?;
+        Ok(Self { blobs: DiskBlobs::open(&folder.join("blobs"))?, directory, http })
+    }
+
+    /// Brings an envelope to a node in the background. It may be lost.
+    fn send(&self, to: NodeId, envelope: Vec<u8>) {
+        let Some(url) = self.directory.url(&to) else { return };
+        let request = self.http.post(format!("{url}/edge")).body(envelope);
+        tokio::spawn(async move {
+            if let Err(error) = request.send().await {
+                tracing::debug!(?to, %error, "an envelope was lost");
+            }
+        });
+    }
+
+    /// Fetches blobs that are not here; whether all are now.
+    async fn fetch(&self, from: NodeId, blobs: &[BlobRef]) -> bool {
+        let Some(url) = self.directory.url(&from) else { return false };
+        for blob in blobs {
+            if !self.blobs.has(blob.hash).await && self.fetch_one(&url, blob).await.is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
+    async fn fetch_one(&self, url: &str, blob: &BlobRef) -> Result<()> {
+        if blob.len > MAX_BLOB {
+            bail!("a blob of {} bytes is too large", blob.len);
+        }
+        let url = format!("{url}/blob/{}", hex::encode(blob.hash.0));
+        let mut response = self.http.get(url).send().await?.error_for_status()?;
+        let mut bytes = Vec::new();
+        while let Some(chunk) = response.chunk().await? {
+            bytes.extend_from_slice(&chunk);
+            if bytes.len() as u64 > blob.len {
+                bail!("more bytes came than the blob has");
+            }
+        }
+        if BlobRef::of(&bytes) != *blob {
+            bail!("other bytes came than the blob's");
+        }
+        self.blobs.add(bytes).await?;
+        Ok(())
+    }
+
+    async fn serve<E: Send + 'static>(
+        &self,
+        port: u16,
+        events: mpsc::Sender<E>,
+        envelope: fn(Vec<u8>) -> E,
+    ) -> Result<Listener> {
+        let state = Served { blobs: self.blobs.clone(), events, envelope };
+        let routes = Router::new()
+            .route("/edge", post(take_envelope::<E>))
+            .route("/blob/{hash}", get(give_blob::<E>))
+            .layer(DefaultBodyLimit::max(MAX_ENVELOPE))
+            .with_state(state);
+        listen(port, routes).await
+    }
+}
+
+struct Served<E> {
+    blobs: DiskBlobs,
+    events: mpsc::Sender<E>,
+    envelope: fn(Vec<u8>) -> E,
+}
+
+impl<E> Clone for Served<E> {
+    fn clone(&self) -> Self {
+        Self { blobs: self.blobs.clone(), events: self.events.clone(), envelope: self.envelope }
+    }
+}
+
+async fn take_envelope<E: Send + 'static>(State(served): State<Served<E>>, body: Bytes) -> StatusCode {
+    match served.events.try_send((served.envelope)(body.to_vec())) {
+        Ok(()) => StatusCode::NO_CONTENT,
+        Err(_) => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+async fn give_blob<E: Send + 'static>(
+    State(served): State<Served<E>>,
+    UrlPath(hash): UrlPath<String>,
+) -> Response {
+    let Ok(hash) = format!("0x{hash}").parse::<Hash>() else {
+        return StatusCode::BAD_REQUEST.into_response();
+    };
+    match tokio::fs::read(served.blobs.path(&BlobHash(hash))).await {
+        Ok(bytes) => bytes.into_response(),
+        Err(_) => StatusCode::NOT_FOUND.into_response(),
+    }
+}
+
+fn disk(folder: &Path, name: &str) -> Result<FileDisk> {
+    let path = folder.join(name);
+    FileDisk::open(&path).with_context(|| path.display().to_string())
+}
+
+/// What an edge node is made of.
+pub struct EdgeConfig {
+    /// Chain id as text.
+    pub chain: String,
+    /// The node's key, which is also where it is paid.
+    pub key: SecretKey,
+    /// Folder of its till and blobs.
+    pub folder: PathBuf,
+    /// Its access to the chain.
+    pub client: Client,
+    /// Where other nodes are found.
+    pub directory: Directory,
+    /// Who runs tasks.
+    pub engine: Arc<dyn Executor>,
+    /// Its port on the loopback address, 0 for a free one.
+    pub port: u16,
+    /// Settles every claim above the fee at once; else those worth a hundred fees.
+    pub settle_at_once: bool,
+}
+
+impl std::fmt::Debug for EdgeConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EdgeConfig").field("folder", &self.folder).finish_non_exhaustive()
+    }
+}
+
+enum NodeEvent {
+    Envelope(Vec<u8>),
+    Ran { task: Hash, result: Result<Output, RunError> },
+}
+
+/// A running edge node. Dropping it stops it.
+#[derive(Debug)]
+pub struct EdgeNode {
+    /// Its name, and where it is paid.
+    pub id: NodeId,
+    /// Where it listens.
+    pub listener: Listener,
+    task: JoinHandle<()>,
+}
+
+impl Drop for EdgeNode {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct EdgeLoop {
+    provider: Provider,
+    wire: Wire,
+    client: Client,
+    engine: Arc<dyn Executor>,
+    events: mpsc::Sender<NodeEvent>,
+    running: BTreeMap<Hash, JoinHandle<()>>,
+    settle_at_once: bool,
+}
+
+impl EdgeNode {
+    /// Opens the node's folder and starts it.
+    pub async fn start(config: EdgeConfig) -> Result<Self> {
+        std::fs::create_dir_all(&config.folder).with_context(|| config.folder.display().to_string())?;
+        // Binds results to this node; whoever knew it could copy another node's claim.
+        let secret = keccak_parts(&[b"theta edge results", &*config.key.to_bytes()]).0;
+        let key: Arc<SecretKey> = Arc::new(config.key);
+        let id = NodeId(key.address());
+        let till = Till::open(&config.chain, key.clone(), disk(&config.folder, "till.journal")?)?;
+        let provider = Provider::new(&config.chain, key, worker::Settings::default(), secret, till);
+        let wire = Wire::new(&config.folder, config.directory)?;
+        let (events, queue) = mpsc::channel(EVENTS);
+        let listener = wire.serve(config.port, events.clone(), NodeEvent::Envelope).await?;
+        wire.directory.add(id, format!("http://{}", listener.address));
+        let edge = EdgeLoop {
+            provider,
+            wire,
+            client: config.client,
+            engine: config.engine,
+            events,
+            running: BTreeMap::new(),
+            settle_at_once: config.settle_at_once,
+        };
+        let task = tokio::spawn(async move {
+            if let Err(error) = edge.run(queue).await {
+                tracing::error!(?id, "an edge node stops: {error:#}");
+            }
+        });
+        Ok(Self { id, listener, task })
+    }
+}
+
+impl EdgeLoop {
+    async fn run(mut self, mut queue: mpsc::Receiver<NodeEvent>) -> Result<()> {
+        let mut closing = tokio::time::interval(CLOSING);
+        loop {
+            let todo = tokio::select! {
+                event = queue.recv() => match event {
+                    None => return Ok(()),
+                    Some(NodeEvent::Envelope(bytes)) => self.provider.receive(now_millis(), &bytes),
+                    Some(NodeEvent::Ran { task, result }) => {
+                        self.running.remove(&task);
+                        self.provider.ran(now_millis(), task, result)
+                    }
+                },
+                _ = closing.tick() => {
+                    self.settle().await?;
+                    continue;
+                }
+            };
+            self.carry_out(todo).await?;
+        }
+    }
+
+    async fn carry_out(&mut self, todo: Result<Vec<provider::Todo>, provider::ProviderError>) -> Result<()> {
+        let mut queue = VecDeque::from(own_fault(todo)?);
+        while let Some(next) = queue.pop_front() {
+            match next {
+                provider::Todo::Send { to, envelope } => self.wire.send(to, envelope),
+                provider::Todo::LookUp(ask) => queue.extend(self.look_up(ask).await?),
+                provider::Todo::Run { requester, task } => {
+                    let (wire, engine, events) =
+                        (self.wire.clone(), self.engine.clone(), self.events.clone());
+                    let id = task.id();
+                    let run = tokio::spawn(async move {
+                        let result = if wire.fetch(requester, &task.work.blobs()).await {
+                            engine.run(&task, Attempt { blobs: Arc::new(wire.blobs.clone()) }).await
+                        } else {
+                            Err(RunError::Lost("its inputs could not be fetched".to_owned()))
+                        };
+                        // The loop has ended if nobody listens.
+                        let _ = events.send(NodeEvent::Ran { task: task.id(), result }).await;
+                    });
+                    self.running.insert(id, run);
+                }
+                provider::Todo::Stop { task } => {
+                    // Dropping the run kills its child process.
+                    if let Some(run) = self.running.remove(&task) {
+                        run.abort();
+                    }
+                }
+                other => bail!("the edge node asks for what this host cannot do: {other:?}"),
+            }
+        }
+        Ok(())
+    }
+
+    async fn look_up(&mut self, ask: Ask) -> Result<Vec<provider::Todo>> {
+        let (payer, sequence) = ask.fund();
+        let seen = async {
+            Ok::<_, theta_edge::chain::ChainError>((
+                self.client.fund(payer, sequence).await?,
+                self.client.height().await?,
+            ))
+        };
+        match seen.await {
+            Ok((fund, height)) => {
+                own_fault(self.provider.looked_up(now_millis(), ask, fund.as_ref(), height))
+            }
+            Err(error) => {
+                // Without an answer nothing is promised; the requester asks again or another node.
+                tracing::warn!(%error, "a fund could not be looked up");
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    async fn settle(&mut self) -> Result<()> {
+        let Ok(height) = self.client.height().await else { return Ok(()) };
+        let fee = minimum_fee();
+        for due in self.provider.due(height, fee, self.settle_at_once) {
+            let Ok(Some(fund)) = self.client.fund(due.payer, due.reserve_sequence).await else { continue };
+            match self.provider.settle(&due, &fund, fee, height) {
+                Ok(raw) => {
+                    // Not waited for: the till looks for it on the chain, and hands it in again if it is not there.
+                    if let Err(error) = self.client.submit(raw.bytes).await {
+                        tracing::warn!(%error, "a claim was not taken; it is tried again");
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "a claim cannot be settled"),
+            }
+        }
+        let funds: Vec<_> =
+            self.provider.till().book().map(|(payer, sequence, ..)| (payer, sequence)).collect();
+        for (payer, sequence) in funds {
+            if let Ok(Some(fund)) = self.client.fund(payer, sequence).await {
+                self.provider.observe(&fund)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A peer's fault is noted and passed over; one's own ends the node.
+fn own_fault(todo: Result<Vec<provider::Todo>, provider::ProviderError>) -> Result<Vec<provider::Todo>> {
+    match todo {
+        Ok(todo) => Ok(todo),
+        Err(error) if error.is_own_fault() => Err(error.into()),
+        Err(error) => {
+            tracing::warn!("a peer's envelope was not taken: {error}");
+            Ok(Vec::new())
+        }
+    }
+}
+
+enum AskerEvent {
+    Envelope(Vec<u8>),
+    Fetched { job: Hash, from: NodeId, complete: bool },
+    Checked { job: Hash, digest: Option<Hash> },
+    Submit { job: Box<Job>, done: oneshot::Sender<Result<Report>> },
+}
+
+/// A job with the bytes of what its file names.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// The job file.
+    pub file: JobFile,
+    /// The module.
+    pub module: Vec<u8>,
+    /// What the program reads.
+    pub stdin: Option<Vec<u8>>,
+}
+
+/// A running requester. Dropping it stops it.
+#[derive(Debug)]
+pub struct JobClient {
+    events: mpsc::Sender<AskerEvent>,
+    blobs: DiskBlobs,
+    _listener: Listener,
+    task: JoinHandle<()>,
+}
+
+impl Drop for JobClient {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct AskerLoop {
+    requester: Requester,
+    chain: String,
+    wire: Wire,
+    engine: Arc<dyn Executor>,
+    client: Client,
+    fund: (theta_core::hash::Address, u64),
+    events: mpsc::Sender<AskerEvent>,
+    waiting: BTreeMap<Hash, oneshot::Sender<Result<Report>>>,
+    wake_at: u64,
+}
+
+/// What a requester is made of.
+pub struct JobClientConfig {
+    /// Chain id as text.
+    pub chain: String,
+    /// The payer's key.
+    pub key: SecretKey,
+    /// Sequence of the payer's reserved fund, which has to be fresh.
+    pub reserve_sequence: u64,
+    /// Folder of its journals and blobs.
+    pub folder: PathBuf,
+    /// Its access to the chain.
+    pub client: Client,
+    /// Where edge nodes are found.
+    pub directory: Directory,
+    /// Judges where results differ.
+    pub engine: Arc<dyn Executor>,
+}
+
+impl std::fmt::Debug for JobClientConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JobClientConfig").field("folder", &self.folder).finish_non_exhaustive()
+    }
+}
+
+impl JobClient {
+    /// Opens the requester's folder and starts it with the nodes that the directory has.
+    pub async fn start(config: JobClientConfig) -> Result<Self> {
+        std::fs::create_dir_all(&config.folder).with_context(|| config.folder.display().to_string())?;
+        let key: Arc<SecretKey> = Arc::new(config.key);
+        let me = NodeId(key.address());
+        let wire = Wire::new(&config.folder, config.directory)?;
+        let (events, queue) = mpsc::channel(EVENTS);
+        let listener = wire.serve(0, events.clone(), AskerEvent::Envelope).await?;
+        let nodes: Vec<NodeId> = wire.directory.0.read().keys().copied().collect();
+        wire.directory.add(me, format!("http://{}", listener.address));
+        let fund = (key.address(), config.reserve_sequence);
+        let (requester, todo) = Requester::open(
+            &config.chain,
+            key,
+            Settings::default(),
+            disk(&config.folder, "jobs.journal")?,
+            disk(&config.folder, "purse.journal")?,
+            now_millis(),
+        )?;
+        let blobs = wire.blobs.clone();
+        let mut asker = AskerLoop {
+            requester,
+            chain: config.chain,
+            wire,
+            engine: config.engine,
+            client: config.client,
+            fund,
+            events: events.clone(),
+            waiting: BTreeMap::new(),
+            wake_at: u64::MAX,
+        };
+        let seen = asker.client.fund(fund.0, fund.1).await?.context("the payer has no such fund")?;
+        asker.requester.adopt(&seen)?;
+        asker.carry_out(todo)?;
+        for node in nodes {
+            let todo = asker.requester.step(now_millis(), Input::Node { node, up: true })?;
+            asker.carry_out(todo)?;
+        }
+        let task = tokio::spawn(async move {
+            if let Err(error) = asker.run(queue).await {
+                tracing::error!("the requester stops: {error:#}");
+            }
+        });
+        Ok(Self { events, blobs, _listener: listener, task })
+    }
+
+    /// Runs a job and waits for its end. A job that fails is a report, not an error.
+    pub async fn run(&self, job: Job) -> Result<Report> {
+        let (done, report) = oneshot::channel();
+        self.events
+            .send(AskerEvent::Submit { job: Box::new(job), done })
+            .await
+            .map_err(|_| anyhow::anyhow!("the requester has stopped"))?;
+        report.await.context("the requester has stopped")?
+    }
+
+    /// Bytes of a result.
+    pub async fn read(&self, blob: &BlobRef) -> Result<Vec<u8>> {
+        Ok(self.blobs.read_all(blob).await?)
+    }
+}
+
+impl AskerLoop {
+    async fn run(mut self, mut queue: mpsc::Receiver<AskerEvent>) -> Result<()> {
+        let mut reminder = tokio::time::interval(CLOSING);
+        loop {
+            let sleep = Duration::from_millis(self.wake_at.saturating_sub(now_millis()).min(60_000));
+            let todo = tokio::select! {
+                event = queue.recv() => match event {
+                    None => return Ok(()),
+                    Some(event) => self.take(event).await?,
+                },
+                () = tokio::time::sleep(sleep) => {
+                    if now_millis() < self.wake_at {
+                        continue;
+                    }
+                    self.wake_at = u64::MAX;
+                    self.requester.step(now_millis(), Input::Tick)
+                }
+                _ = reminder.tick() => match self.client.fund(self.fund.0, self.fund.1).await {
+                    Ok(Some(fund)) => {
+                        let mut todo = self.requester.observe(&fund)?;
+                        todo.extend(self.requester.remind()?);
+                        Ok(todo)
+                    }
+                    _ => self.requester.remind(),
+                },
+            };
+            match todo {
+                Ok(todo) => self.carry_out(todo)?,
+                Err(error) if error.is_fatal() => return Err(error.into()),
+                Err(error) => tracing::warn!("a node's envelope was not taken: {error}"),
+            }
+        }
+    }
+
+    async fn take(
+        &mut self,
+        event: AskerEvent,
+    ) -> Result<Result<Vec<requester::Todo>, requester::RequesterError>> {
+        let now = now_millis();
+        Ok(match event {
+            AskerEvent::Envelope(bytes) => self.requester.receive(now, &bytes),
+            AskerEvent::Fetched { job, from, complete } => {
+                self.requester.step(now, Input::Fetched { job, from, complete })
+            }
+            AskerEvent::Checked { job, digest } => self.requester.step(now, Input::Checked { job, digest }),
+            AskerEvent::Submit { job, done } => {
+                let module = self.wire.blobs.add(job.module).await?;
+                let stdin = match job.stdin {
+                    Some(stdin) => Some(self.wire.blobs.add(stdin).await?),
+                    None => None,
+                };
+                let Some(pool) = self.requester.pool() else { bail!("no fund was adopted") };
+                // Two jobs of one millisecond would be one job; nobody submits by hand that fast.
+                match job.file.spec(&self.chain, now, pool, module, stdin, Vec::new()) {
+                    Ok(spec) => {
+                        let id = spec.id();
+                        match self.requester.submit(now, spec) {
+                            Ok(todo) => {
+                                self.waiting.insert(id, done);
+                                Ok(todo)
+                            }
+                            Err(error) if error.is_fatal() => Err(error),
+                            Err(error) => {
+                                let _ = done.send(Err(error.into()));
+                                Ok(Vec::new())
+                            }
+                        }
+                    }
+                    Err(error) => {
+                        let _ = done.send(Err(error.into()));
+                        Ok(Vec::new())
+                    }
+                }
+            }
+        })
+    }
+
+    fn carry_out(&mut self, todo: Vec<requester::Todo>) -> Result<()> {
+        for next in todo {
+            match next {
+                requester::Todo::Send { to, envelope } => self.wire.send(to, envelope),
+                requester::Todo::Fetch { job, from, blobs } => {
+                    let (wire, events) = (self.wire.clone(), self.events.clone());
+                    tokio::spawn(async move {
+                        let complete = wire.fetch(from, &blobs).await;
+                        let _ = events.send(AskerEvent::Fetched { job, from, complete }).await;
+                    });
+                }
+                requester::Todo::Check { job, task, claims } => {
+                    let (wire, engine, events) =
+                        (self.wire.clone(), self.engine.clone(), self.events.clone());
+                    tokio::spawn(async move {
+                        let mut digest = None;
+                        for claim in &claims {
+                            let attempt = Attempt { blobs: Arc::new(wire.blobs.clone()) };
+                            if matches!(engine.check(&task, claim, attempt).await, Ok(Verdict::Holds)) {
+                                digest = Some(claim.digest());
+                                break;
+                            }
+                        }
+                        let _ = events.send(AskerEvent::Checked { job, digest }).await;
+                    });
+                }
+                requester::Todo::Finished(report) => {
+                    if let Some(done) = self.waiting.remove(&report.job) {
+                        // Whoever asked may be gone; the journal has the report.
+                        let _ = done.send(Ok(report));
+                    }
+                }
+                requester::Todo::WakeAt(at) => self.wake_at = at,
+                other => bail!("the requester asks for what this host cannot do: {other:?}"),
+            }
+        }
+        Ok(())
+    }
+}
