@@ -390,7 +390,7 @@ impl Scope<'_> {
         if input.sequence != expected {
             return Err(TxError::Sequence { got: input.sequence, expected });
         }
-        if !input.coins.coins().is_some_and(|coins| account.balance.checked_sub(coins).is_some()) {
+        if affordable(account, &input.coins).is_none() {
             return Err(TxError::insufficient(account.balance, input.coins.clone()));
         }
         self.check_signature(account.address, &input.signature, signed_part)

@@ -1,0 +1,28 @@
+//! Whole networks in one process.
+#![allow(clippy::unwrap_used, missing_docs, reason = "whatever fails here is a failed test")]
+
+mod edge;
+mod network;
+
+use std::{path::Path, sync::Arc};
+
+use theta_core::spec::ChainSpec;
+use theta_node::devnet::{Devnet, DevnetConfig, TEST_MNEMONIC};
+
+async fn devnet(folder: &Path, spec: ChainSpec) -> Devnet {
+    let devnet = Devnet::start(DevnetConfig {
+        spec,
+        validators: 4,
+        accounts: 4,
+        mnemonic: TEST_MNEMONIC.to_owned(),
+        data_dir: folder.to_owned(),
+        rpc_port: 0,
+        eth_rpc_port: 0,
+        block_interval_ms: 300,
+        vm: Arc::new(theta_ledger::vm::NoContracts),
+    })
+    .await
+    .unwrap();
+    devnet.first_block().await.unwrap();
+    devnet
+}

@@ -1,0 +1,83 @@
+//! Transfers through four validators, and a network that goes on after a stop.
+
+use std::time::Duration;
+
+use theta_core::{
+    amount::{Coins, TFuelWei, ThetaWei},
+    hash::{Address, Hash},
+    spec::ChainSpec,
+};
+use theta_ledger::ledger::At;
+use theta_node::devnet::Devnet;
+use theta_sdk::{
+    client::{Client, ClientError, TransportError},
+    rpc,
+    wallet::{Wallet, minimum_fee},
+};
+
+use super::devnet;
+
+fn client(devnet: &Devnet, index: usize) -> Client {
+    Client::http(devnet.nodes[index].theta_url()).unwrap()
+}
+
+fn wallet(devnet: &Devnet, index: usize) -> Wallet {
+    Wallet::new("privatenet", devnet.accounts[index].key.clone())
+}
+
+/// State roots of all validators at the lowest settled height of any.
+fn roots(devnet: &Devnet) -> Vec<(u64, Hash)> {
+    let readers: Vec<_> = devnet.handles().map(|handle| handle.reader).collect();
+    let height = readers.iter().map(|reader| reader.settled().header.height).min().unwrap();
+    let root = |reader: &theta_ledger::ledger::LedgerReader| {
+        reader.block(At::Height(height)).unwrap().unwrap().block.header.state_root
+    };
+    readers.iter().map(|reader| (height, root(reader))).collect()
+}
+
+async fn settles_and_goes_on(spec: ChainSpec) {
+    let folder = tempfile::tempdir().unwrap();
+    let to = Address::repeat_byte(0xaa);
+    let coins = Coins { theta: ThetaWei::whole(3), tfuel: TFuelWei::whole(4) };
+    let mut sent = Vec::new();
+    {
+        let devnet = devnet(folder.path(), spec.clone()).await;
+        let writer = client(&devnet, 0);
+        for _ in 0..3 {
+            sent.push(writer.send(&wallet(&devnet, 0), to, coins, minimum_fee()).await.unwrap());
+        }
+        let refused = writer.send(&wallet(&devnet, 1), to, coins, TFuelWei::wei(1)).await.unwrap_err();
+        let ClientError::Transport(TransportError::Rpc { code: -32000, message }) = refused else {
+            panic!("{refused}")
+        };
+        assert!(message.starts_with("Insufficient fee"), "{message}");
+        let all = roots(&devnet);
+        assert!(all.iter().all(|root| *root == all[0]), "{all:?}");
+    }
+    // Stopped in order here; clients' tests kill it.
+    let devnet = devnet(folder.path(), spec).await;
+    for (index, sent) in sent.iter().enumerate() {
+        let reader = client(&devnet, 1 + index % 3);
+        let found = reader.transaction(&sent.hash).await.unwrap();
+        assert_eq!((found.status.as_str(), found.hash), ("finalized", sent.hash));
+        assert_eq!(found.block_height.0, sent.block.as_ref().unwrap().height);
+    }
+    let reader = client(&devnet, 2);
+    let account = reader.account(to).await.unwrap().unwrap();
+    assert_eq!(account.coins.tfuel, TFuelWei::whole(12));
+    let before = reader.call(&rpc::GetStatus::default()).await.unwrap().latest_finalized_block_height.0;
+    client(&devnet, 3).send(&wallet(&devnet, 2), to, coins, minimum_fee()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let after = reader.call(&rpc::GetStatus::default()).await.unwrap().latest_finalized_block_height.0;
+    assert!(after > before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_devnet_settles_transfers_and_goes_on_after_a_stop() {
+    settles_and_goes_on(ChainSpec::devnet()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn so_does_a_network_under_the_main_networks_rules() {
+    settles_and_goes_on(ChainSpec::privatenet()).await;
+}
