@@ -25,6 +25,7 @@ mod precompiles;
 
 use theta_ledger::{
     state::{StateError, StateView},
+    tx::intrinsic_gas,
     vm::{ContractVm, VmCall, VmEnv, VmOutcome},
 };
 
@@ -41,7 +42,7 @@ impl ContractVm for Evm {
         if call.gas_limit > env.rules.tx.max_gas {
             return Ok(refused(Halt::GasLimit));
         }
-        let Some(gas) = call.gas_limit.checked_sub(intrinsic_gas(call)) else {
+        let Some(gas) = call.gas_limit.checked_sub(intrinsic_gas(&call.data, call.to.is_none())) else {
             return Ok(refused(Halt::OutOfGas));
         };
         let start = view.checkpoint();
@@ -68,10 +69,4 @@ impl ContractVm for Evm {
         }
         Ok(outcome)
     }
-}
-
-/// What the bytes of a call cost before any code runs.
-fn intrinsic_gas(call: &VmCall) -> u64 {
-    let base: u64 = if call.to.is_none() { 53_000 } else { 21_000 };
-    call.data.iter().fold(base, |gas, byte| gas.saturating_add(if *byte == 0 { 4 } else { 68 }))
 }
