@@ -30,9 +30,9 @@ pub(super) async fn run(args: Args) -> Result<()> {
         }
     };
     if args.json {
-        println!("{}", as_json(&report));
+        say!("{}", as_json(&report))?;
     } else {
-        print(&report);
+        print(&report)?;
     }
     Ok(())
 }
@@ -56,13 +56,13 @@ fn change(before: theta_core::hash::U256, after: theta_core::hash::U256) -> Stri
     }
 }
 
-fn print(report: &DemoReport) {
+fn print(report: &DemoReport) -> std::io::Result<()> {
     let mut table = Table::new();
     table.set_header(["done", "block", "transaction"]);
     for done in &report.done {
         table.add_row([done.what.clone(), done.height.to_string(), format!("{:?}", done.hash)]);
     }
-    println!("{table}\n");
+    say!("{table}\n")?;
     let mut table = Table::new();
     table.set_header(["party", "THETA before", "change", "TFUEL before", "change"]);
     for index in 1..5 {
@@ -80,29 +80,30 @@ fn print(report: &DemoReport) {
             change(before.tfuel.get(), after.tfuel.get()),
         ]);
     }
-    println!("{table}\n");
-    println!("The job counted {} lines ({}).", report.output.trim(), report.job.verification);
+    say!("{table}\n")?;
+    say!("The job counted {} lines ({}).", report.output.trim(), report.job.verification)?;
     for earned in &report.job.paid {
-        println!(
+        say!(
             "  {} earned {} TFUEL by a receipt that settled on the chain",
             earned.node.0,
             tokens(&earned.amount)
-        );
+        )?;
     }
-    println!(
+    say!(
         "\nBlocks {} to {}, read back from another validator than the one written to:",
         report.heights.0 + 1,
         report.heights.1
-    );
-    println!(
+    )?;
+    say!(
         "  {} TFUEL minted as rewards, {} burned as fees, {} THETA staked.",
         tokens(&report.minted),
         tokens(&report.burned),
         tokens(&report.staked)
-    );
-    println!(
+    )?;
+    say!(
         "  Before + minted = after + burned, and THETA + stakes are unchanged: the books balance to the wei."
-    );
+    )?;
+    Ok(())
 }
 
 fn as_json(report: &DemoReport) -> Value {

@@ -93,9 +93,9 @@ pub(super) async fn run(args: Args) -> Result<()> {
     devnet.first_block().await?;
     let ready = devnet.ready_line();
     if args.json {
-        println!("{ready}");
+        say!("{ready}")?;
     } else {
-        print_ready(&devnet);
+        print_ready(&devnet)?;
     }
     tokio::select! {
         result = interrupted() => result?,
@@ -105,14 +105,15 @@ pub(super) async fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-fn print_ready(devnet: &Devnet) {
+fn print_ready(devnet: &Devnet) -> std::io::Result<()> {
     let first = &devnet.nodes[0];
-    println!("A network of {} validators is running. Ctrl-C stops it.\n", devnet.nodes.len());
-    println!("  theta.*   {}", first.theta_url());
-    println!("  eth_*     {}   (chain id {})\n", first.eth_url(), devnet.ready_line()["ethChainId"]);
-    println!("Accounts, each with 100,000,000 THETA and 1,000,000,000 TFUEL. Everybody knows these keys.");
+    say!("A network of {} validators is running. Ctrl-C stops it.\n", devnet.nodes.len())?;
+    say!("  theta.*   {}", first.theta_url())?;
+    say!("  eth_*     {}   (chain id {})\n", first.eth_url(), devnet.ready_line()["ethChainId"])?;
+    say!("Accounts, each with 100,000,000 THETA and 1,000,000,000 TFUEL. Everybody knows these keys.")?;
     for account in &devnet.accounts {
         let key = hex::encode(*account.key.to_bytes());
-        println!("  {}  0x{key}", account.key.address().to_checksum(None));
+        say!("  {}  0x{key}", account.key.address().to_checksum(None))?;
     }
+    Ok(())
 }

@@ -29,24 +29,24 @@ pub(super) fn run(command: Command) -> Result<()> {
     let bytes = std::fs::read(&file).with_context(|| file.display().to_string())?;
     let summary = Genesis::read(&bytes, hash).with_context(|| file.display().to_string())?.summary();
     if json {
-        println!("{}", serde_json::to_string(&summary)?);
+        say!("{}", serde_json::to_string(&summary)?)?;
         return Ok(());
     }
-    println!("{} (version {}), every entry verified against the header", file.display(), summary.version);
-    println!("  chain          {}", summary.chain_id);
-    println!("  block hash     {:?}", summary.block_hash);
-    println!("  state root     {:?}", summary.state_root);
-    println!("  timestamp      {}", summary.timestamp);
-    println!("  records        {}", summary.records);
-    println!("  accounts       {}", summary.accounts);
-    println!("  THETA wei      {}", summary.theta_wei);
-    println!("  TFUEL wei      {}", summary.tfuel_wei);
-    println!("  staked wei     {}", summary.staked_theta_wei);
+    say!("{} (version {}), every entry verified against the header", file.display(), summary.version)?;
+    say!("  chain          {}", summary.chain_id)?;
+    say!("  block hash     {:?}", summary.block_hash)?;
+    say!("  state root     {:?}", summary.state_root)?;
+    say!("  timestamp      {}", summary.timestamp)?;
+    say!("  records        {}", summary.records)?;
+    say!("  accounts       {}", summary.accounts)?;
+    say!("  THETA wei      {}", summary.theta_wei)?;
+    say!("  TFUEL wei      {}", summary.tfuel_wei)?;
+    say!("  staked wei     {}", summary.staked_theta_wei)?;
     let mut table = Table::new();
     table.set_header(["validator", "stake in wei"]);
     for validator in &summary.validators {
         table.add_row([validator.holder.to_checksum(None), validator.stake_theta_wei.to_string()]);
     }
-    println!("{table}");
+    say!("{table}")?;
     Ok(())
 }

@@ -3,6 +3,13 @@
 //! Results go to stdout, with `--json` as JSON; progress and errors go to stderr. Exit status: 0 success, 1 the work
 //! failed, 2 wrong usage.
 
+/// Prints a line. Whoever reads may stop reading, which ends the program quietly instead of by a panic.
+macro_rules! say {
+    ($($arg:tt)*) => {
+        std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{}\n", format_args!($($arg)*)))
+    };
+}
+
 mod demo;
 mod devnet;
 mod genesis;
@@ -58,6 +65,13 @@ pub fn main() -> ExitCode {
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error)
+            if error
+                .downcast_ref()
+                .is_some_and(|error: &std::io::Error| error.kind() == std::io::ErrorKind::BrokenPipe) =>
+        {
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE

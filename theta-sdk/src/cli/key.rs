@@ -69,8 +69,7 @@ fn stored(session: &Session, key: &SecretKey, password: &str) -> anyhow::Result<
             "Key of {address} is stored in {}. Keep a copy of this file and its password.",
             path.display()
         )
-    });
-    Ok(())
+    })
 }
 
 pub(super) fn run(session: &Session, command: Key) -> anyhow::Result<()> {
@@ -82,8 +81,7 @@ pub(super) fn run(session: &Session, command: Key) -> anyhow::Result<()> {
             session.print(&json!({ "addresses": addresses }), || match addresses.as_slice() {
                 [] => "No keys yet. `thetacli key new` makes one.".to_owned(),
                 some => some.join("\n"),
-            });
-            Ok(())
+            })
         }
         Key::Import { path } => {
             let secret = ask_secret("Private key or mnemonic phrase")?;
@@ -99,8 +97,7 @@ pub(super) fn run(session: &Session, command: Key) -> anyhow::Result<()> {
             let old = ask_secret("Password")?;
             session.keystore()?.change_password(address, &old, &new_password()?)?;
             let address = address.to_checksum(None);
-            session.print(&json!({ "address": address }), || format!("Password of {address} is changed."));
-            Ok(())
+            session.print(&json!({ "address": address }), || format!("Password of {address} is changed."))
         }
         Key::Delete { address: text, yes } => {
             let address = address(&text)?;
@@ -113,8 +110,7 @@ pub(super) fn run(session: &Session, command: Key) -> anyhow::Result<()> {
             }
             session.keystore()?.delete(address)?;
             let address = address.to_checksum(None);
-            session.print(&json!({ "address": address }), || format!("Key of {address} is deleted."));
-            Ok(())
+            session.print(&json!({ "address": address }), || format!("Key of {address} is deleted."))
         }
     }
 }

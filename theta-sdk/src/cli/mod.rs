@@ -3,6 +3,14 @@
 //! Results go to stdout, with `--json` as one JSON value; questions and errors go to stderr. Exit status: 0 success, 1 the
 //! work failed, 2 wrong usage.
 
+/// Prints a line. Whoever reads may stop reading, which ends the program quietly instead of by a panic.
+macro_rules! say {
+    ($($arg:tt)*) => {
+        std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{}
+", format_args!($($arg)*)))
+    };
+}
+
 mod key;
 mod query;
 mod tx;
@@ -72,12 +80,13 @@ impl Session {
         Ok(Keystore::open(&self.keys, effort)?)
     }
 
-    fn print(&self, value: &serde_json::Value, human: impl FnOnce() -> String) {
+    fn print(&self, value: &serde_json::Value, human: impl FnOnce() -> String) -> anyhow::Result<()> {
         if self.json {
-            println!("{value}");
+            say!("{value}")?;
         } else {
-            println!("{}", human());
+            say!("{}", human())?;
         }
+        Ok(())
     }
 }
 
@@ -93,6 +102,13 @@ pub fn main() -> ExitCode {
     };
     match runtime.block_on(run(cli)) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error)
+            if error
+                .downcast_ref()
+                .is_some_and(|error: &std::io::Error| error.kind() == std::io::ErrorKind::BrokenPipe) =>
+        {
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE

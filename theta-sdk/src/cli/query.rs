@@ -80,8 +80,7 @@ pub(super) async fn run(session: &Session, query: Query) -> anyhow::Result<()> {
         Query::Status => serde_json::to_value(client.call(&rpc::GetStatus::default()).await?)?,
         Query::Version => serde_json::to_value(client.call(&rpc::GetVersion::default()).await?)?,
     };
-    session.print(&answer, || table(&answer));
-    Ok(())
+    session.print(&answer, || table(&answer))
 }
 
 fn table(answer: &Value) -> String {

@@ -110,15 +110,13 @@ impl Common {
     async fn finish(&self, session: &Session, raw: theta_ledger::tx::RawTx) -> anyhow::Result<()> {
         if self.no_wait {
             let hash = session.client.broadcast_async(&raw).await?;
-            session
-                .print(&json!({ "hash": hash, "block": null }), || format!("Sent, not waited for: {hash:?}"));
-            return Ok(());
+            return session.print(&json!({ "hash": hash, "block": null }), || {
+                format!("Sent, not waited for: {hash:?}")
+            });
         }
         let done = session.client.broadcast(&raw).await?;
         let height = done.block.as_ref().map_or(0, |block| block.height);
-        session
-            .print(&serde_json::to_value(&done)?, || format!("Settled in block {height}: {:?}", done.hash));
-        Ok(())
+        session.print(&serde_json::to_value(&done)?, || format!("Settled in block {height}: {:?}", done.hash))
     }
 }
 
