@@ -42,7 +42,7 @@ fn main() -> anyhow::Result<()> {
     let coins = Coins { theta: ThetaWei::whole(25), tfuel: TFuelWei::whole(3) };
     let transfer = Arc::new(wallet.send(1, bob, coins, minimum_send_fee()).sign(wallet.signer())?);
 
-    let (hash, height) = extend(&mut ledger, &validator, &[transfer.clone()])?;
+    let (hash, height) = extend(&mut ledger, &validator, std::slice::from_ref(&transfer))?;
     show("executed, not settled: the tip has it", At::Tip)?;
     show("and the settled state does not", At::Settled)?;
 
