@@ -1,1 +1,72 @@
-//! theta-evm
+//! Theta's contract rules on revm's interpreter.
+//!
+//! [`Evm`] runs contracts for the ledger: it is the [`ContractVm`] of a node. The rules are those of the Go reference at the
+//! height that [`VmEnv::rules`] names: Ethereum's of Petersburg, but for prices, two kinds of coins, accounts that are never
+//! cleared, contracts that end at once, and precompiles for THETA and stakes. Every failure has the reference's text.
+//!
+//! Instructions and Ethereum's precompiles are revm's. Calls, creations and all state are ours: coins, slots, existence of
+//! accounts and stake pools change in the ledger's [`StateView`], so that a failed frame takes all of them back at once.
+//! Start at `frames` for calls and creations, at `opcodes` for what differs from Ethereum.
+//!
+//! ```
+//! use theta_evm::Evm;
+//! use theta_ledger::vm::ContractVm;
+//! let _contracts: std::sync::Arc<dyn ContractVm> = std::sync::Arc::new(Evm);
+//! ```
+//!
+//! Features: `native-secp` recovers signatures in precompile 1 by C code. Not here: who pays the fee (the ledger) and what
+//! a node offers on top (calls without a transaction, estimates).
+
+mod frames;
+mod halt;
+mod machine;
+mod opcodes;
+mod precompiles;
+
+use theta_ledger::{
+    state::{StateError, StateView},
+    tx::intrinsic_gas,
+    vm::{ContractVm, VmCall, VmEnv, VmOutcome},
+};
+
+use self::{halt::Halt, machine::Machine};
+
+/// Runs contracts by Theta's rules.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Evm;
+
+impl ContractVm for Evm {
+    fn execute(&self, env: &VmEnv<'_>, call: &VmCall, view: &mut StateView) -> Result<VmOutcome, StateError> {
+        // The ledger checks both first, but for transactions of old heights and calls without a transaction.
+        let refused = |halt: Halt| VmOutcome { error: halt.to_string(), ..VmOutcome::default() };
+        if call.gas_limit > env.rules.tx.max_gas {
+            return Ok(refused(Halt::GasLimit));
+        }
+        let Some(gas) = call.gas_limit.checked_sub(intrinsic_gas(&call.data, call.to.is_none())) else {
+            return Ok(refused(Halt::OutOfGas));
+        };
+        let start = view.checkpoint();
+        let mut machine = Machine::new(view, env, call);
+        let ended = match frames::run(&mut machine, gas) {
+            Ok(ended) => ended,
+            Err(error) => {
+                view.revert(start);
+                return Err(error);
+            }
+        };
+        let mut outcome = VmOutcome {
+            gas_used: call.gas_limit.saturating_sub(ended.gas_left),
+            output: ended.output.to_vec(),
+            contract: call.to.or(ended.created).unwrap_or_default(),
+            ..VmOutcome::default()
+        };
+        match ended.result {
+            Ok(()) => {
+                outcome.logs = machine.logs;
+                outcome.balance_changes = machine.balance_changes;
+            }
+            Err(halt) => outcome.error = halt.to_string(),
+        }
+        Ok(outcome)
+    }
+}

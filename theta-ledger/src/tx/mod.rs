@@ -44,7 +44,7 @@ pub use self::{
     service_payment::ServicePayment,
     sign::{Signatures, Unsigned, sign_bytes},
     slash::Slash,
-    smart_contract::SmartContract,
+    smart_contract::{SmartContract, intrinsic_gas},
     split_rule::SetSplitRule,
     withdraw_stake::WithdrawStake,
 };

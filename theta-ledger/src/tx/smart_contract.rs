@@ -45,8 +45,9 @@ impl Body for SmartContract {
     }
 }
 
-/// Gas that the bytes of a transaction cost before any code runs.
-pub(crate) fn intrinsic_gas(data: &[u8], creates: bool) -> u64 {
+/// Gas that the bytes of a call or creation cost before any code runs: 21,000 or 53,000, 4 for a zero byte, 68 for another
+///.
+pub fn intrinsic_gas(data: &[u8], creates: bool) -> u64 {
     let base: u64 = if creates { 53_000 } else { 21_000 };
     data.iter().fold(base, |gas, byte| gas.saturating_add(if *byte == 0 { 4 } else { 68 }))
 }

@@ -67,7 +67,7 @@ pub fn main() -> ExitCode {
 
 /// Who runs contracts.
 fn contracts() -> Arc<dyn theta_ledger::vm::ContractVm> {
-    Arc::new(theta_ledger::vm::NoContracts)
+    Arc::new(theta_evm::Evm)
 }
 
 /// Waits for Ctrl-C, or for the signal by which a supervisor stops a service.

@@ -1,0 +1,1 @@
+//! Programs that try to take more than they pay for.
