@@ -1,1 +1,79 @@
-//! benches
+//! What the benches share: seeded inputs, primitives that ceilings are computed from, and lines of computed results.
+//!
+//! `cargo bench -p theta-benches` measures, `cargo bench -p theta-benches -- --test` only runs everything once, at small
+//! sizes. Every figure is to be read beside one of the same run: a ceiling made of primitives, or a peer.
+
+pub mod prim;
+pub mod state;
+
+use std::time::{Duration, Instant};
+
+/// Where all inputs come from.
+pub const SEED: u64 = 7;
+
+/// Numbers that depend on a seed alone (splitmix64).
+#[derive(Clone, Debug)]
+pub struct Random(u64);
+
+impl Random {
+    /// A sequence.
+    pub const fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// The next number.
+    pub const fn next_u64(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut word = self.0;
+        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        word ^ (word >> 31)
+    }
+
+    /// A number below `end`, which is not 0.
+    pub const fn below(&mut self, end: u64) -> u64 {
+        self.next_u64() % end
+    }
+}
+
+/// Whether everything is only to run once.
+pub fn only_test() -> bool {
+    std::env::args().any(|argument| argument == "--test")
+}
+
+/// Least and median time.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// The least.
+    pub min: Duration,
+    /// The median.
+    pub median: Duration,
+}
+
+impl Times {
+    /// Of these, of which there is at least one.
+    pub fn of(mut times: Vec<Duration>) -> Self {
+        times.sort_unstable();
+        Self { min: times[0], median: times[times.len() / 2] }
+    }
+}
+
+/// Time of one call. What it returns is dropped outside.
+pub fn timed<T>(act: impl FnOnce() -> T) -> (T, Duration) {
+    let start = Instant::now();
+    let result = std::hint::black_box(act());
+    (result, start.elapsed())
+}
+
+/// One result beside its ceiling, both in operations per second, as a line of JSON.
+pub fn report(bench: &str, unit: &str, operations: f64, times: Times, ceiling: f64) {
+    let rate = |time: Duration| operations / time.as_secs_f64();
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().unwrap_or_default();
+    println!(
+        r#"{{"bench":"{bench}","seed":{SEED},"value":{:.0},"max":{:.0},"unit":"{unit}/s","ceiling":{ceiling:.0},"fraction":{:.3},"loadavg":"{load}"}}"#,
+        rate(times.median),
+        rate(times.min),
+        rate(times.median) / ceiling
+    );
+}

@@ -27,7 +27,7 @@ pub(super) enum Query {
     #[command(after_help = "Example:\n  thetacli query block --height 10")]
     Block {
         /// The hash.
-        #[arg(long, conflicts_with = "height")]
+        #[arg(long, conflicts_with = "height", required_unless_present = "height")]
         hash: Option<String>,
         /// The height.
         #[arg(long)]

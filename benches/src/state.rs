@@ -1,0 +1,115 @@
+//! Accounts in a trie, in memory or over a store.
+
+use std::sync::Arc;
+
+use theta_core::{
+    amount::{Coins, TFuelWei, ThetaWei},
+    codec::rlp::Encode,
+    hash::{Address, Hash, keccak},
+    store::{Batch, Store, Table},
+    trie::{Node, NodeSource, Trie, TrieError},
+};
+use theta_ledger::state::{Account, keys};
+
+use crate::Random;
+
+/// Decoded nodes at hand, as many as the ledger keeps.
+const CACHED_NODES: usize = 200_000;
+
+/// The address of the account with this number.
+pub fn address(number: u64) -> Address {
+    Address::from_slice(&keccak(number.to_be_bytes())[12..])
+}
+
+/// Key and value of an account whose amounts are chance.
+pub fn entry(number: u64, random: &mut Random) -> (Vec<u8>, Vec<u8>) {
+    let mut account = Account::new(address(number), random.below(1 << 20));
+    account.sequence = random.below(1 << 16);
+    account.balance = Coins {
+        theta: ThetaWei::wei(u128::from(random.next_u64()) << 20),
+        tfuel: TFuelWei::wei(u128::from(random.next_u64()) << 24),
+    };
+    (keys::account(account.address), account.to_rlp())
+}
+
+/// New values of `count` different accounts out of `existing`, of which every `fresh_every`th is a new account instead.
+pub fn changes(
+    existing: u64,
+    count: usize,
+    fresh_every: Option<usize>,
+    random: &mut Random,
+) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut taken = std::collections::BTreeSet::new();
+    let mut entries = Vec::with_capacity(count);
+    while entries.len() < count {
+        let number = match fresh_every {
+            Some(every) if entries.len() % every == every - 1 => existing + random.below(1 << 62),
+            _ => random.below(existing),
+        };
+        if taken.insert(number) {
+            entries.push(entry(number, random));
+        }
+    }
+    entries
+}
+
+/// Nodes of a store behind a cache, as the ledger reads them.
+pub struct StoredNodes {
+    store: Arc<dyn Store>,
+    cache: quick_cache::sync::Cache<Hash, Arc<Node>>,
+}
+
+impl std::fmt::Debug for StoredNodes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StoredNodes").finish_non_exhaustive()
+    }
+}
+
+impl StoredNodes {
+    /// Nodes of this store.
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Self { store, cache: quick_cache::sync::Cache::new(CACHED_NODES) }
+    }
+
+    /// Writes a trie's new nodes in one durable batch, as settling a block does.
+    pub fn commit(&self, trie: &Trie) {
+        let mut batch = Batch::default();
+        trie.drain_new(&mut |hash, node| {
+            batch.put(Table::Nodes, hash.as_slice(), node.encoded());
+            self.cache.insert(hash, node.clone());
+        });
+        self.store.commit(batch).expect("the disk takes it");
+    }
+}
+
+impl NodeSource for StoredNodes {
+    fn node(&self, hash: &Hash) -> Result<Option<Arc<Node>>, TrieError> {
+        if let Some(node) = self.cache.get(hash) {
+            return Ok(Some(node));
+        }
+        let Some(bytes) = self.store.get(Table::Nodes, hash.as_slice())? else { return Ok(None) };
+        let node = Node::decode(hash, &bytes).map_err(|error| TrieError::Damaged(*hash, error))?;
+        let node = Arc::new(node);
+        self.cache.insert(*hash, node.clone());
+        Ok(Some(node))
+    }
+}
+
+/// Puts entries into a trie.
+pub fn put(trie: &mut Trie, entries: Vec<(Vec<u8>, Vec<u8>)>) {
+    for (key, value) in entries {
+        trie.set(&key, value).expect("every node is there");
+    }
+}
+
+/// `p(N, K)`: permutations for each updated key, from the table of the ceilings, between its rows by the logarithm of N.
+pub fn permutations(accounts: u64, keys: usize) -> f64 {
+    let column: [f64; 4] = match keys {
+        0..768 => [3.9, 7.5, 10.3, 13.1],
+        768..4096 => [3.0, 6.5, 9.2, 12.0],
+        _ => [1.7, 3.7, 6.4, 9.1],
+    };
+    let row = ((accounts as f64).log10() - 4.0).clamp(0.0, 3.0);
+    let below = (row.floor() as usize).min(2);
+    column[below] + (column[below + 1] - column[below]) * (row - below as f64)
+}
