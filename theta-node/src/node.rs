@@ -23,6 +23,7 @@ use theta_ledger::{
     genesis::Genesis,
     ledger::{Ledger, LedgerReader},
     mempool::{AdmitError, Admitted, Mempool, MempoolLimits},
+    tx::RawTx,
     vm::ContractVm,
 };
 use tokio::sync::watch;
@@ -113,6 +114,11 @@ impl std::fmt::Debug for NodeHandle {
 }
 
 impl NodeHandle {
+    /// A transaction that waits. The pool is free again when this returns.
+    pub fn waiting(&self, hash: &Hash) -> Option<Arc<RawTx>> {
+        self.mempool.lock().find(hash)
+    }
+
     /// Admits a transaction, passes it on and tells the engine.
     pub fn submit(&self, bytes: Vec<u8>) -> Result<Admitted, AdmitError> {
         let admitted = self.mempool.lock().insert(bytes.clone(), now_millis())?;

@@ -370,7 +370,7 @@ impl EthApi {
                 self.transaction_object(placed, Some(&block).filter(|_| found.settled))
             }));
         }
-        let waiting = self.node.mempool.lock().find(hash).or_else(|| self.waiting_by_ethereum_hash(hash));
+        let waiting = self.node.waiting(hash).or_else(|| self.waiting_by_ethereum_hash(hash));
         let Some(raw) = waiting else { return Ok(Value::Null) };
         let Transaction::SmartContract(transaction) = raw.transaction.clone() else { return Ok(Value::Null) };
         let other = ethereum::ethereum_hash(&transaction, self.chain_id(self.settled_height()));
@@ -460,7 +460,13 @@ impl EthApi {
 
     fn send_raw(&self, bytes: &[u8]) -> Result<Value, RpcError> {
         let raw = ethereum::translate(bytes).map_err(|error| RpcError::application(error.to_string()))?;
-        self.node.submit(raw.bytes).map_err(|error| RpcError::application(words(&error)))?;
+        let hash = keccak(&raw.bytes);
+        self.node.submit(raw.bytes).map_err(|error| match error {
+            AdmitError::Known if self.node.waiting(&hash).is_none() => {
+                RpcError::application(format!("nonce too low: {error}"))
+            }
+            error => RpcError::application(words(&error)),
+        })?;
         Ok(json!(keccak(bytes)))
     }
 

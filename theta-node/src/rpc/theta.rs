@@ -354,7 +354,7 @@ impl ThetaApi {
             answer.blance_changes = found.result.as_ref().map(balance_changes);
             answer.balance_changes.clone_from(&answer.blance_changes);
             found.raw
-        } else if let Some(waiting) = self.node.mempool.lock().find(&hash) {
+        } else if let Some(waiting) = self.node.waiting(&hash) {
             answer.status = "pending".to_owned();
             (*waiting).clone()
         } else {
@@ -502,7 +502,7 @@ impl ThetaApi {
             // Whoever asks again may wait with the one who asked first, as long as it is not settled.
             Err(AdmitError::Known) => {
                 let hash = theta_core::hash::keccak(&bytes);
-                match api.node.mempool.lock().find(&hash) {
+                match api.node.waiting(&hash) {
                     Some(_) => Ok(hash),
                     None => Err(AdmitError::Known),
                 }

@@ -32,13 +32,15 @@ pub(super) enum Key {
     #[command(after_help = "Example:\n  thetacli key password 2E833968E5bB786Ae419c4d13189fB081Cc43bab")]
     Password {
         /// The key.
-        address: String,
+        #[arg(value_parser = address)]
+        address: Address,
     },
     /// Delete a key. Without a copy of it, its coins are lost.
     #[command(after_help = "Example:\n  thetacli key delete 2E833968E5bB786Ae419c4d13189fB081Cc43bab --yes")]
     Delete {
         /// The key.
-        address: String,
+        #[arg(value_parser = address)]
+        address: Address,
         /// Do not ask.
         #[arg(long)]
         yes: bool,
@@ -46,7 +48,7 @@ pub(super) enum Key {
 }
 
 pub(super) fn address(text: &str) -> anyhow::Result<Address> {
-    let digits = text.trim_start_matches("0x").trim_start_matches("0X");
+    let digits = text.strip_prefix("0x").or(text.strip_prefix("0X")).unwrap_or(text);
     match format!("0x{digits}").parse() {
         Ok(address) => Ok(address),
         Err(_) => bail!("`{text}` is no address: 40 hexadecimal digits are needed"),
@@ -92,15 +94,13 @@ pub(super) fn run(session: &Session, command: Key) -> anyhow::Result<()> {
             };
             stored(session, &key, &new_password()?)
         }
-        Key::Password { address: text } => {
-            let address = address(&text)?;
+        Key::Password { address } => {
             let old = ask_secret("Password")?;
             session.keystore()?.change_password(address, &old, &new_password()?)?;
             let address = address.to_checksum(None);
             session.print(&json!({ "address": address }), || format!("Password of {address} is changed."))
         }
-        Key::Delete { address: text, yes } => {
-            let address = address(&text)?;
+        Key::Delete { address, yes } => {
             if !yes {
                 let answer =
                     ask_secret(&format!("Type the address {} to delete its key", address.to_checksum(None)))?;

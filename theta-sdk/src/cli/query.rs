@@ -1,9 +1,11 @@
 //! `thetacli query`.
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Subcommand;
 use comfy_table::{Table, presets};
 use serde_json::Value;
+
+use theta_core::hash::{Address, Hash};
 
 use super::{Session, key::address};
 use crate::rpc::{self, Text};
@@ -14,8 +16,8 @@ pub(super) enum Query {
     #[command(after_help = "Example:\n  thetacli query account --address 9F12… --json")]
     Account {
         /// The address.
-        #[arg(long)]
-        address: String,
+        #[arg(long, value_parser = address)]
+        address: Address,
         /// Height; the newest settled state when missing.
         #[arg(long, default_value_t = 0)]
         height: u64,
@@ -27,8 +29,8 @@ pub(super) enum Query {
     #[command(after_help = "Example:\n  thetacli query block --height 10")]
     Block {
         /// The hash.
-        #[arg(long, conflicts_with = "height", required_unless_present = "height")]
-        hash: Option<String>,
+        #[arg(long, conflicts_with = "height", required_unless_present = "height", value_parser = hash)]
+        hash: Option<Hash>,
         /// The height.
         #[arg(long)]
         height: Option<u64>,
@@ -37,8 +39,8 @@ pub(super) enum Query {
     #[command(after_help = "Example:\n  thetacli query tx --hash 0x12…")]
     Tx {
         /// The hash.
-        #[arg(long)]
-        hash: String,
+        #[arg(long, value_parser = hash)]
+        hash: Hash,
     },
     /// Where the node stands.
     #[command(after_help = "Example:\n  thetacli query status --json")]
@@ -48,16 +50,23 @@ pub(super) enum Query {
     Version,
 }
 
+fn hash(text: &str) -> anyhow::Result<Hash> {
+    let digits = text.strip_prefix("0x").or(text.strip_prefix("0X")).unwrap_or(text);
+    match format!("0x{digits}").parse() {
+        Ok(hash) => Ok(hash),
+        Err(_) => bail!("`{text}` is no hash: 64 hexadecimal digits are needed"),
+    }
+}
+
 pub(super) async fn run(session: &Session, query: Query) -> anyhow::Result<()> {
     let client = &session.client;
     let answer = match query {
-        Query::Account { address: text, height, preview } => {
-            let address = format!("{:?}", address(&text)?);
+        Query::Account { address, height, preview } => {
+            let address = format!("{address:?}");
             let method = rpc::GetAccount { address, height: Text(height), preview };
             serde_json::to_value(client.call(&method).await?)?
         }
         Query::Block { hash: Some(hash), .. } => {
-            let hash = hash.parse().with_context(|| format!("`{hash}` is no block hash"))?;
             let method = rpc::GetBlock { hash, include_eth_tx_hashes: false };
             serde_json::to_value(client.call(&method).await?)?
         }
@@ -71,9 +80,9 @@ pub(super) async fn run(session: &Session, query: Query) -> anyhow::Result<()> {
         }
         Query::Block { .. } => bail!("name a block by --hash or --height"),
         Query::Tx { hash } => {
-            let answer = client.call(&rpc::GetTransaction { hash: hash.clone() }).await?;
+            let answer = client.call(&rpc::GetTransaction { hash: format!("{hash:?}") }).await?;
             if answer.status == "not_found" {
-                bail!("no transaction {hash} is known");
+                bail!("no transaction {hash:?} is known");
             }
             serde_json::to_value(answer)?
         }

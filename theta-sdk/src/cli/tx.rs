@@ -2,7 +2,10 @@
 
 use clap::{Args, Subcommand};
 use serde_json::json;
-use theta_core::amount::{Coins, TFuelWei, ThetaWei};
+use theta_core::{
+    amount::{Coins, TFuelWei, ThetaWei},
+    hash::Address,
+};
 use theta_ledger::tx::Purpose;
 
 use super::{Session, ask_secret, key::address};
@@ -19,11 +22,11 @@ pub(super) enum Tx {
         #[command(flatten)]
         common: Common,
         /// Whose coins.
-        #[arg(long)]
-        from: String,
+        #[arg(long, value_parser = address)]
+        from: Address,
         /// Who gets them.
-        #[arg(long)]
-        to: String,
+        #[arg(long, value_parser = address)]
+        to: Address,
         /// THETA: whole tokens, or an integer with the suffix wei.
         #[arg(long, default_value = "0")]
         theta: ThetaWei,
@@ -39,11 +42,11 @@ pub(super) enum Tx {
         #[command(flatten)]
         common: Common,
         /// Whose coins.
-        #[arg(long)]
-        source: String,
+        #[arg(long, value_parser = address)]
+        source: Address,
         /// The node.
-        #[arg(long)]
-        holder: String,
+        #[arg(long, value_parser = address)]
+        holder: Address,
         /// Whole tokens, or an integer with the suffix wei: THETA, for elite edge nodes TFUEL.
         #[arg(long)]
         stake: String,
@@ -57,11 +60,11 @@ pub(super) enum Tx {
         #[command(flatten)]
         common: Common,
         /// Whose stake.
-        #[arg(long)]
-        source: String,
+        #[arg(long, value_parser = address)]
+        source: Address,
         /// The node.
-        #[arg(long)]
-        holder: String,
+        #[arg(long, value_parser = address)]
+        holder: Address,
         /// 0 validator, 1 guardian, 2 elite edge node.
         #[arg(long, default_value_t = 0)]
         purpose: u8,
@@ -88,8 +91,7 @@ pub(super) struct Common {
 }
 
 impl Common {
-    async fn open(&self, session: &Session, from: &str) -> anyhow::Result<(Wallet, u64, TFuelWei)> {
-        let from = address(from)?;
+    async fn open(&self, session: &Session, from: Address) -> anyhow::Result<(Wallet, u64, TFuelWei)> {
         let keystore = session.keystore()?;
         let password = match &self.password {
             Some(password) => zeroize::Zeroizing::new(password.clone()),
@@ -123,25 +125,22 @@ impl Common {
 pub(super) async fn run(session: &Session, command: Tx) -> anyhow::Result<()> {
     match command {
         Tx::Send { common, from, to, theta, tfuel } => {
-            let to = address(&to)?;
-            let (wallet, sequence, fee) = common.open(session, &from).await?;
+            let (wallet, sequence, fee) = common.open(session, from).await?;
             let raw = wallet.send(sequence, to, Coins { theta, tfuel }, fee).sign(wallet.signer())?;
             common.finish(session, raw).await
         }
         Tx::Deposit { common, source, holder, stake, purpose } => {
-            let holder = address(&holder)?;
             let purpose = Purpose(purpose);
             let stake = match purpose {
                 Purpose::ELITE_EDGE => Coins::tfuel(stake.parse()?),
                 _ => Coins::theta(stake.parse()?),
             };
-            let (wallet, sequence, fee) = common.open(session, &source).await?;
+            let (wallet, sequence, fee) = common.open(session, source).await?;
             let raw = wallet.deposit(sequence, holder, purpose, stake, fee).sign(wallet.signer())?;
             common.finish(session, raw).await
         }
         Tx::Withdraw { common, source, holder, purpose } => {
-            let holder = address(&holder)?;
-            let (wallet, sequence, fee) = common.open(session, &source).await?;
+            let (wallet, sequence, fee) = common.open(session, source).await?;
             let raw = wallet.withdraw(sequence, holder, Purpose(purpose), fee).sign(wallet.signer())?;
             common.finish(session, raw).await
         }
