@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub, reason = "a malformed fixture is a failed test")]
 
 mod hostile;
+mod known;
 mod recorded;
 // The ledger's harness, here with a machine.
 #[allow(dead_code, reason = "its own test runs where it lives")]

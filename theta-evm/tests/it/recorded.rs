@@ -142,13 +142,6 @@ fn every_transaction_of_the_recording() {
 }
 
 #[test]
-#[ignore = "the whole recording is not kept here: THETA_DIFF_EVM names the unpacked file"]
-fn every_transaction_of_the_whole_recording() {
-    let path = std::env::var("THETA_DIFF_EVM").unwrap();
-    assert_eq!(all(&std::fs::read(path).unwrap()), 19_833);
-}
-
-#[test]
 fn every_contract_transaction_of_the_ledgers_recording() {
     let report = replay("diff_ledger_small.jsonl", Some(&Evm));
     assert!(report.failures.is_empty(), "{:#?}", report.failures);

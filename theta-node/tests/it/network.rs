@@ -81,3 +81,21 @@ async fn a_devnet_settles_transfers_and_goes_on_after_a_stop() {
 async fn so_does_a_network_under_the_main_networks_rules() {
     settles_and_goes_on(ChainSpec::privatenet()).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn questions_about_unknown_transactions_are_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let devnet = devnet(folder.path(), ChainSpec::privatenet()).await;
+    let handle = devnet.handles().next().unwrap();
+    // On a thread of its own: a call that waits for itself would hold up the test's end, too.
+    let (answered, answer) = std::sync::mpsc::channel();
+    let runtime = tokio::runtime::Handle::current();
+    std::thread::spawn(move || {
+        let api = theta_node::rpc::eth::EthApi::new(handle);
+        let params = serde_json::json!([Hash::repeat_byte(9)]);
+        let result = runtime.block_on(api.call("eth_getTransactionByHash", params));
+        let _ = answered.send(result.unwrap());
+    });
+    let answer = tokio::task::spawn_blocking(move || answer.recv_timeout(Duration::from_secs(10)));
+    assert_eq!(answer.await.unwrap(), Ok(serde_json::Value::Null));
+}

@@ -1,0 +1,96 @@
+//! Known answers of the reference's machine, before the fee is charged.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use theta_core::{
+    amount::{Coins, TFuelWei, ThetaWei},
+    hash::{Hash, U256},
+    spec::{ChainSpec, Fork},
+};
+use theta_evm::Evm;
+use theta_ledger::{
+    state::{Account, StateView},
+    vm::{ContractVm, VmCall, VmEnv},
+};
+
+use super::{address, bytes, fixture, hash, replay::Nodes, text};
+
+fn number(value: &Value) -> U256 {
+    text(value).parse().unwrap()
+}
+
+fn case(case: &Value) -> Result<(), String> {
+    let height = case["block_height"].as_u64().unwrap();
+    let nodes = Arc::new(Nodes::default());
+    let mut view = StateView::open(nodes.add(std::iter::empty()), height - 1, nodes).unwrap();
+    for pre in case["pre"].as_array().unwrap() {
+        let mut account = Account::new(address(&pre["address"]), 0);
+        account.sequence = pre["sequence"].as_u64().unwrap();
+        account.balance = Coins {
+            theta: ThetaWei::from_u256(number(&pre["thetawei"])),
+            tfuel: TFuelWei::from_u256(number(&pre["tfuelwei"])),
+        };
+        let code = bytes(&pre["code"]);
+        if !code.is_empty() {
+            account.code_hash = view.store_code(code);
+        }
+        let to = account.address;
+        view.store(account);
+        for (key, value) in pre["storage"].as_object().into_iter().flatten() {
+            view.set_slot(to, Hash::from(key.parse::<U256>().unwrap()), number(value)).unwrap();
+        }
+    }
+    let root = view.root().unwrap();
+    if root != hash(&case["pre_state_root"]) {
+        return Err(format!("state before {root}"));
+    }
+    let spec = ChainSpec::new(text(&case["chain_id"]), Fork::MAINNET);
+    let env = VmEnv {
+        rules: spec.rules(height),
+        chain_id: spec.ethereum_chain_id(height),
+        height,
+        timestamp: U256::from(case["parent_timestamp"].as_u64().unwrap()),
+    };
+    let tx = &case["tx"];
+    let call = VmCall {
+        from: address(&tx["from"]),
+        to: tx["to"].as_str().map(|_| address(&tx["to"])).filter(|to| !to.is_zero()),
+        tfuel: number(&tx["tfuelwei"]),
+        theta: number(&tx["thetawei"]),
+        gas_limit: tx["gas_limit"].as_u64().unwrap(),
+        gas_price: number(&tx["gas_price"]),
+        data: bytes(&tx["data"]),
+    };
+    let outcome = Evm.execute(&env, &call, &mut view).unwrap();
+    let want = &case["result"];
+    // Of a new contract's code the first word is known; the state root has all of it.
+    let known = outcome.output.len().min(if call.to.is_none() { 32 } else { usize::MAX });
+    let output = hex::encode(&outcome.output[..known]);
+    let got = (outcome.gas_used, outcome.error.as_str(), output, outcome.contract);
+    let want = (
+        want["gas_used"].as_u64().unwrap(),
+        text(&want["vm_error"]),
+        text(&want["vm_return"]).trim_start_matches("0x").to_owned(),
+        address(&want["contract_address"]),
+    );
+    if got != want {
+        return Err(format!("{got:?}, known {want:?}"));
+    }
+    let root = view.root().unwrap();
+    let want = hash(&case["post_state_root_before_fee"]);
+    if root == want { Ok(()) } else { Err(format!("state {root}, known {want}")) }
+}
+
+#[test]
+fn every_portable_case() {
+    let file = fixture("vm_cases.jsonl");
+    let cases = serde_json::Deserializer::from_slice(&file).into_iter();
+    let cases: Vec<Value> = cases.map(Result::unwrap).collect();
+    let differing: Vec<_> = cases
+        .iter()
+        .filter_map(|value| case(value).err().map(|error| format!("{}: {error}", value["name"])))
+        .collect();
+    assert!(differing.is_empty(), "{differing:#?}");
+    assert_eq!(cases.len(), 127);
+}
