@@ -134,6 +134,19 @@ fn creations_within_creations_end() {
 }
 
 #[test]
+fn a_contract_made_again_at_its_address_finds_its_storage_empty() {
+    // Logs its first slot, then writes it, and returns no code: the address can be taken again.
+    let making = hex::decode("60005460005260206000a0600160005500").unwrap();
+    // Copies its input and makes a contract of it by CREATE2, twice with one salt.
+    let mut view = state("36600060003760003660006000f55060003660006000f55000");
+    let outcome = execute(&today(), &to_contract(1_000_000, making), &mut view);
+    assert_eq!(outcome.error, "");
+    assert_eq!(outcome.logs.len(), 2);
+    assert!(outcome.logs.iter().all(|log| log.data == [0; 32]));
+    assert_eq!(outcome.logs[0].address, outcome.logs[1].address);
+}
+
+#[test]
 fn memory_costs_its_square() {
     // Doubles what it touches until the gas is gone.
     let outcome = run("60205b8051506002026002565b00", 20_000_000);
