@@ -42,6 +42,8 @@ use crate::{
 
 /// Settled headers that an engine starts with.
 const TAIL: u64 = 2_000;
+/// Bytes of transactions in a block built here. A log record holds several whole blocks and has a limit of its own.
+const MAX_BUILT_BYTES: usize = 2 * 1024 * 1024;
 /// Blocks in one answer to a fetch.
 const BLOCKS_PER_ANSWER: usize = 64;
 /// Longest sleep of the loop, so that a stop is noticed.
@@ -240,7 +242,14 @@ impl Chain {
 
     fn build(&mut self, context: &BlockContext, inputs: &mut VecDeque<Input>) -> Result<()> {
         let mut view = self.reader.state(At::Block(context.parent_hash))?;
-        let candidates = self.mempool.lock().candidates(&mut view, MAX_BLOCK_TXS)?;
+        let mut candidates = self.mempool.lock().candidates(&mut view, MAX_BLOCK_TXS)?;
+        let mut bytes = 0;
+        let fitting = candidates.iter().take_while(|raw| {
+            bytes += raw.bytes.len();
+            bytes <= MAX_BUILT_BYTES
+        });
+        let fitting = fitting.count();
+        candidates.truncate(fitting);
         let (body, left_out) = self.ledger.build_block(context, &candidates, self.signer.unguarded())?;
         for (hash, error) in left_out {
             if self.mempool.lock().left_out(&hash) {
@@ -325,7 +334,7 @@ impl Chain {
             return Ok(());
         }
         let mut blocks = Vec::new();
-        for height in above + 1..=self.engine.settled().1 {
+        for height in above.saturating_add(1)..=self.engine.settled().1 {
             if blocks.len() == BLOCKS_PER_ANSWER {
                 break;
             }

@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    io::Write as _,
     ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
@@ -101,9 +102,16 @@ impl BlobStore for DiskBlobs {
         let path = self.path(&blob.hash);
         if !path.exists() {
             // A reader never sees half a blob.
-            let fresh = path.with_extension(format!("{}", now_millis()));
-            tokio::fs::write(&fresh, bytes).await.map_err(storage)?;
-            tokio::fs::rename(&fresh, &path).await.map_err(storage)?;
+            let folder = self.0.clone();
+            let written = tokio::task::spawn_blocking(move || {
+                let mut fresh = tempfile::NamedTempFile::new_in(&folder)?;
+                fresh.write_all(&bytes)?;
+                // What it holds may be paid for as soon as this returns.
+                fresh.as_file().sync_all()?;
+                fresh.persist(&path)?;
+                std::fs::File::open(&folder)?.sync_all()
+            });
+            written.await.map_err(std::io::Error::other).and_then(|done| done).map_err(storage)?;
         }
         Ok(blob)
     }
@@ -393,9 +401,13 @@ impl EdgeLoop {
                 own_fault(self.provider.looked_up(now_millis(), ask, fund.as_ref(), height))
             }
             Err(error) => {
-                // Without an answer nothing is promised; the requester asks again or another node.
                 tracing::warn!(%error, "a fund could not be looked up");
-                Ok(Vec::new())
+                match ask {
+                    // Nothing is promised without an answer, and the place is free for another offer.
+                    Ask::Vet { .. } => own_fault(self.provider.looked_up(now_millis(), ask, None, 0)),
+                    // The requester sends the payment again.
+                    _ => Ok(Vec::new()),
+                }
             }
         }
     }

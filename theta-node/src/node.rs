@@ -180,7 +180,10 @@ impl Node {
         let sort = Sorter { mempool: mempool.clone(), events: events.clone(), stop: stopped };
         let threads = vec![
             std::thread::Builder::new().name("theta-chain".to_owned()).spawn(move || {
-                if let Err(error) = chain.run() {
+                let run = std::panic::AssertUnwindSafe(|| chain.run());
+                let ended = std::panic::catch_unwind(run)
+                    .unwrap_or_else(|_| Err(anyhow::anyhow!("the chain thread panicked")));
+                if let Err(error) = ended {
                     tracing::error!("the node stops: {error:#}");
                     failed.send_replace(Some(format!("{error:#}")));
                 }

@@ -27,6 +27,8 @@ use crate::node::NodeHandle;
 const LOG_RANGE: u64 = 5000;
 /// Logs in one answer.
 const MAX_LOGS: usize = 10_000;
+/// Percentiles of `eth_feeHistory`.
+const MAX_PERCENTILES: usize = 100;
 
 /// The API of one node.
 #[derive(Clone, Debug)]
@@ -527,6 +529,9 @@ impl EthApi {
         };
         let oldest = (newest + 1).saturating_sub(count);
         let percentiles = params.optional(2).and_then(Value::as_array).map_or(0, Vec::len);
+        if percentiles > MAX_PERCENTILES {
+            return Err(RpcError::params(format!("at most {MAX_PERCENTILES} percentiles are answered")));
+        }
         let mut ratios = Vec::new();
         for height in oldest..=newest {
             let used: u64 = match self.node.reader.block(At::Height(height))? {
