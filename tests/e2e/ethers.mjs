@@ -114,7 +114,7 @@ export async function ethers({ ethRpc, thetaRpc, ethChainId, accounts }) {
       assert.equal((await refused(send(0))).code, "NONCE_EXPIRED");
     });
 
-    await check("ethers: three transfers at once from one account, nonces looked up by the library", async () => {
+    await check("ethers: transfers one after another, nonces looked up by the library", async () => {
       const to = freshAddress();
       for (let round = 0; round < 3; round += 1) {
         assert.equal((await mined(await second.sendTransaction({ to, value: 5n }))).status, 1);

@@ -120,6 +120,7 @@ export async function rpc({ thetaRpc, ethRpc, accounts, nodes }) {
     const good = request("theta.GetStatus", {});
     assert.equal(await status(thetaRpc, "POST", { "content-type": "text/plain" }, good), 415);
     assert.equal(await status(thetaRpc, "POST", { "content-type": "application/xml" }, good), 415);
+    assert.equal(await status(thetaRpc, "POST", { "content-type": "application/jsonp" }, good), 415);
     assert.equal(await status(thetaRpc, "POST", { "content-type": "application/json; charset=utf-8" }, good), 200);
     assert.equal(await status(`${thetaRpc}/`, "POST", JSON_TYPE, good), 404);
     assert.equal(await status(ethRpc, "GET"), 200);

@@ -111,7 +111,7 @@ impl LocalSigner {
             self.written = 0;
             self.journal.replace(&[mark])
         };
-        result.map_err(|error| SignError::Refused(format!("mark could not be written: {error}")))?;
+        result.map_err(|error| SignError::Mark(error.to_string()))?;
         self.mark = mark;
         Ok(())
     }
@@ -232,6 +232,30 @@ mod tests {
         assert!(signer.sign(&proposal(6, 100)).is_err());
         assert_eq!(signer.sign(&proposal(7, 100)), Ok(first));
         assert!(signer.sign(&proposal(8, 101)).is_ok());
+    }
+
+    struct FullDisk;
+
+    impl Disk for FullDisk {
+        fn read(&mut self) -> std::io::Result<Vec<u8>> {
+            Ok(Vec::new())
+        }
+        fn append(&mut self, _: &[u8]) -> std::io::Result<()> {
+            Err(std::io::ErrorKind::StorageFull.into())
+        }
+        fn sync(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+        fn replace(&mut self, _: &[u8]) -> std::io::Result<()> {
+            Err(std::io::ErrorKind::StorageFull.into())
+        }
+    }
+
+    #[test]
+    fn a_mark_that_cannot_be_written_is_no_refusal() {
+        let mut signer = LocalSigner::open(Arc::new(key()), FullDisk).expect("empty");
+        assert!(matches!(signer.sign(&vote(1, 5, 9, 4)), Err(SignError::Mark(_))));
+        assert!(matches!(signer.sign(&proposal(7, 100)), Err(SignError::Mark(_))));
     }
 
     #[test]

@@ -43,6 +43,9 @@ pub enum SignError {
     /// The signer refused, with its reason.
     #[error("signer refused: {0}")]
     Refused(String),
+    /// What was signed could not be written down first, so nothing was signed. Whoever goes on is mute for good.
+    #[error("nothing may be signed, since the mark cannot be written: {0}; mend the disk and start again")]
+    Mark(String),
 }
 
 /// A signature as it stands in a message: any bytes, kept as they are. [`Self::EMPTY`] stands for none.

@@ -24,7 +24,7 @@ use theta_core::{
     context::{BlockContext, Finality},
     hash::Hash,
     journal::{FileDisk, Journal},
-    sign::Signer,
+    sign::{SignError, Signer},
     stake::ValidatorSet,
 };
 use theta_ledger::{
@@ -216,6 +216,7 @@ impl Chain {
     fn sign(&mut self, intent: &Intent, inputs: &mut VecDeque<Input>) -> Result<()> {
         let signed = match self.signer.sign(intent) {
             Ok(signed) => signed,
+            Err(error @ SignError::Mark(_)) => return Err(error.into()),
             Err(error) => {
                 // The mark knows of something else that was signed; going on without signing is safe.
                 tracing::error!(%error, "the signer refused");

@@ -68,7 +68,8 @@ where
         return with_cors(status.into_response());
     }
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    if !kind.to_ascii_lowercase().starts_with("application/json") {
+    let kind = kind.split(';').next().unwrap_or_default();
+    if !kind.trim().eq_ignore_ascii_case("application/json") {
         return with_cors(StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response());
     }
     let work = async {
