@@ -1,9 +1,11 @@
 //! Settled blocks, receipts and indexes as they stand in the store. One block's rows are written in one batch.
 
+use std::collections::BTreeMap;
+
 use theta_core::{
     block::Block,
     codec::rlp::{Decode, Encode},
-    hash::{Address, Hash},
+    hash::{Address, Hash, U256},
     rlp_list,
     store::{Batch, Store, Table},
 };
@@ -11,7 +13,7 @@ use theta_core::{
 use crate::{
     error::OpenError,
     state::StateError,
-    tx::{RawTx, Transaction, ethereum},
+    tx::{RawTx, Signatures, Transaction, ethereum},
     vm::{BalanceChange, Log, VmOutcome},
 };
 
@@ -98,28 +100,35 @@ impl ContractResult {
     }
 }
 
+/// The hashes under which a block's transactions are found, native and Ethereum's, with their places in it.
+pub(crate) fn index(block: &Block, chain_id: U256, signatures: &Signatures) -> BTreeMap<Hash, u64> {
+    let mut index = BTreeMap::new();
+    for (place, bytes) in (0..).zip(&block.transactions) {
+        // What stands in an applied block decodes.
+        let Ok(raw) = RawTx::decode(bytes.clone()) else { continue };
+        if let Transaction::SmartContract(transaction) = &raw.transaction {
+            let other = ethereum::ethereum_hash(transaction, chain_id, signatures);
+            index.extend(other.map(|other| (other, place)));
+        }
+        index.insert(raw.hash, place);
+    }
+    index
+}
+
 /// Adds all rows of a settled block to a batch.
 pub(crate) fn put_block(
     batch: &mut Batch,
     hash: &Hash,
     stored: &StoredBlock,
     results: &[ContractResult],
-    chain_id: theta_core::hash::U256,
+    index: &BTreeMap<Hash, u64>,
 ) {
     let height = stored.block.header.height;
     batch.put(Table::Blocks, hash.as_slice(), stored.to_rlp());
     batch.put(Table::Heights, height.to_be_bytes(), hash.as_slice());
-    for (index, bytes) in stored.block.transactions.iter().enumerate() {
-        let place = Place { block: *hash, height, index: index as u64 }.to_rlp();
-        // What stands in an applied block decodes.
-        if let Ok(raw) = RawTx::decode(bytes.clone()) {
-            if let Transaction::SmartContract(transaction) = &raw.transaction
-                && let Some(other) = ethereum::ethereum_hash(transaction, chain_id)
-            {
-                batch.put(Table::Transactions, other.as_slice(), place.clone());
-            }
-            batch.put(Table::Transactions, raw.hash.as_slice(), place);
-        }
+    for (transaction, place) in index {
+        let place = Place { block: *hash, height, index: *place };
+        batch.put(Table::Transactions, transaction.as_slice(), place.to_rlp());
     }
     for result in results {
         batch.put(Table::Receipts, result.receipt.hash.as_slice(), result.to_rlp());

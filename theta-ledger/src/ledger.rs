@@ -25,7 +25,7 @@ use crate::{
         StateError, StateView,
         nodes::{NewNodes, Nodes, collect},
     },
-    tx::{RawTx, Scope, Signatures, TxError},
+    tx::{RawTx, Scope, Signatures, SmartContract, TxError, ethereum},
     vm::{ContractVm, NoContracts, VmCall, VmEnv, VmOutcome},
 };
 
@@ -34,6 +34,7 @@ struct Layer {
     block: Arc<Block>,
     post: PostState,
     results: Vec<ContractResult>,
+    index: BTreeMap<Hash, u64>,
     new_nodes: NewNodes,
 }
 
@@ -134,7 +135,7 @@ fn begin(store: &dyn Store, genesis: &Genesis) -> Result<(), OpenError> {
         status: Status::TRUSTED.0,
         changes_validators: genesis.changes_validators(),
     };
-    chain::put_block(&mut batch, &hash, &stored, &[], theta_core::hash::U256::ZERO);
+    chain::put_block(&mut batch, &hash, &stored, &[], &BTreeMap::new());
     chain::put_genesis(&mut batch, &hash);
     chain::put_settled(&mut batch, &hash);
     store.commit(batch)?;
@@ -215,8 +216,15 @@ impl Ledger {
             changes_validators: executed.changes_validators,
         };
         self.shared.nodes.add(&executed.new_nodes);
-        let layer =
-            Layer { block, post: post.clone(), results: executed.results, new_nodes: executed.new_nodes };
+        let chain_id = self.shared.spec.ethereum_chain_id(header.height);
+        let index = chain::index(&block, chain_id, &self.shared.signatures);
+        let layer = Layer {
+            block,
+            post: post.clone(),
+            results: executed.results,
+            index,
+            new_nodes: executed.new_nodes,
+        };
         self.shared.moving.write().layers.insert(hash, layer);
         Ok(post)
     }
@@ -259,8 +267,7 @@ impl Ledger {
                     status: if hash == block { Status::DIRECT.0 } else { Status::INDIRECT.0 },
                     changes_validators: layer.post.changes_validators,
                 };
-                let chain_id = shared.spec.ethereum_chain_id(stored.block.header.height);
-                chain::put_block(&mut batch, hash, &stored, &layer.results, chain_id);
+                chain::put_block(&mut batch, hash, &stored, &layer.results, &layer.index);
                 shared.nodes.store(&layer.new_nodes, &mut batch);
                 blocks.push(layer.block.clone());
             }
@@ -321,6 +328,11 @@ pub enum At {
     Height(u64),
     /// A block by hash, settled or not.
     Block(Hash),
+}
+
+fn transaction_at(block: &Block, index: u64) -> Option<RawTx> {
+    let bytes = block.transactions.get(usize::try_from(index).ok()?)?;
+    RawTx::decode(bytes.clone()).ok()
 }
 
 /// Reads blocks, states and receipts at any kept block.
@@ -464,36 +476,43 @@ impl LedgerReader {
         })
     }
 
-    /// A settled transaction by its native or its Ethereum hash, or one in a block that is not settled.
+    /// A transaction by its native or its Ethereum hash, settled or in a block that is not.
     pub fn transaction(&self, hash: &Hash) -> Result<Option<TransactionInfo>, StateError> {
+        // Layers first: one that settles meanwhile is in the store before it leaves them.
+        if let Some(found) = self.unsettled(hash) {
+            return Ok(Some(found));
+        }
         let store = self.shared.store.as_ref();
-        if let Some(place) = chain::place(store, hash)? {
-            let stored = chain::block(store, &place.block)?
-                .ok_or_else(|| StateError::UnknownBlock(place.block.to_string()))?;
-            let index = usize::try_from(place.index).unwrap_or(usize::MAX);
-            let raw = stored.block.transactions.get(index).and_then(|raw| RawTx::decode(raw.clone()).ok());
-            let Some(raw) = raw else { return Ok(None) };
-            let result = chain::result(store, &raw.hash)?;
-            return Ok(Some(TransactionInfo { raw, place, settled: true, result }));
-        }
-        let moving = self.shared.moving.read();
-        for (block, layer) in &moving.layers {
-            for (index, bytes) in layer.block.transactions.iter().enumerate() {
-                if theta_core::hash::keccak(bytes) == *hash
-                    && let Ok(raw) = RawTx::decode(bytes.clone())
-                {
-                    let result = layer.results.iter().find(|result| result.receipt.hash == raw.hash).cloned();
-                    let height = layer.block.header.height;
-                    let place = Place { block: *block, height, index: index as u64 };
-                    return Ok(Some(TransactionInfo { raw, place, settled: false, result }));
-                }
-            }
-        }
-        Ok(None)
+        let Some(place) = chain::place(store, hash)? else { return Ok(None) };
+        let stored = chain::block(store, &place.block)?
+            .ok_or_else(|| StateError::UnknownBlock(place.block.to_string()))?;
+        let Some(raw) = transaction_at(&stored.block, place.index) else { return Ok(None) };
+        let result = chain::result(store, &raw.hash)?;
+        Ok(Some(TransactionInfo { raw, place, settled: true, result }))
     }
 
-    /// What a settled contract transaction did, by its native hash.
+    fn unsettled(&self, hash: &Hash) -> Option<TransactionInfo> {
+        let moving = self.shared.moving.read();
+        moving.layers.iter().find_map(|(block, layer)| {
+            let index = *layer.index.get(hash)?;
+            let raw = transaction_at(&layer.block, index)?;
+            let result = layer.results.iter().find(|result| result.receipt.hash == raw.hash).cloned();
+            let place = Place { block: *block, height: layer.block.header.height, index };
+            Some(TransactionInfo { raw, place, settled: false, result })
+        })
+    }
+
+    /// The hash by which an Ethereum wallet knows a contract transaction of a block of this height.
+    pub fn ethereum_hash(&self, transaction: &SmartContract, height: u64) -> Option<Hash> {
+        let chain_id = self.shared.spec.ethereum_chain_id(height);
+        ethereum::ethereum_hash(transaction, chain_id, &self.shared.signatures)
+    }
+
+    /// What a contract transaction did, by its native hash.
     pub fn result(&self, hash: &Hash) -> Result<Option<ContractResult>, StateError> {
+        if let Some(found) = self.unsettled(hash) {
+            return Ok(found.result);
+        }
         chain::result(self.shared.store.as_ref(), hash)
     }
 

@@ -3,10 +3,13 @@
 //! Each sender has a queue by sequence. A transaction is admitted if it is valid on the newest settled state with the
 //! sender's own waiting transactions carried out; contracts are not run, but the most they may cost is taken. A sequence
 //! further on is parked until the gap closes. What is admitted stays until it is settled, replaced by one that offers
-//! more, or can no longer become valid, and then the pool says why.
+//! more, pushed out of a full pool, or can no longer become valid; [`Mempool::reason`] says which.
+//!
+//! Decoding and recovering signers are the costly part of an admission and need no pool: [`Mempool::screen`] gives what
+//! does them elsewhere, so a host that shares the pool behind a lock holds it for microseconds.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -112,44 +115,207 @@ pub enum AdmitError {
     Invalid(#[from] TxError),
 }
 
+/// Why a transaction that waited left without being settled.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum DropReason {
+    /// Another one of the same sender and sequence offers more.
+    #[error("replaced by transaction {0} of the same sequence, which offers more")]
+    Replaced(Hash),
+    /// The pool was full.
+    #[error("the pool was full of transactions that offer more; send it again with a higher fee")]
+    Evicted,
+    /// It can no longer become valid, or waited too long for the sequence before it.
+    #[error(transparent)]
+    Invalid(TxError),
+}
+
 impl From<StateError> for AdmitError {
     fn from(error: StateError) -> Self {
         Self::Invalid(error.into())
     }
 }
 
+/// Milliseconds between two looks at all that waits; in between only senders whom a block touched are looked at.
+const SWEEP_EVERY: Millis = 10_000;
+/// How often a block may be built without a transaction that was offered for it.
+const PATIENCE: u32 = 3;
+/// Reasons that are kept.
+const KEPT_REASONS: usize = 4096;
+
 struct Waiting {
     raw: Arc<RawTx>,
     price: BigUint,
+    /// The hash Ethereum tools know it by, where there is one.
+    ethereum: Option<Hash>,
     since: Millis,
     /// How often a block was built without it although it was offered.
     left_out: u32,
 }
 
+/// All that one sender has waiting.
 #[derive(Default)]
 struct Queue {
     waiting: BTreeMap<u64, Waiting>,
-    /// The settled state with the first transactions of the queue carried out, and the sequence behind them.
-    view: Option<(StateView, u64)>,
+    /// Service payments have no place in a row.
+    payments: BTreeMap<Hash, Waiting>,
+    /// A settled state by its block with the first transactions of the queue carried out, and the sequence behind them.
+    view: Option<(Hash, StateView, u64)>,
+    /// What [`Mempool::offers`] and [`Mempool::lasts`] hold of the row.
+    indexed: [Option<Head>; 2],
 }
 
-/// A transaction that may be taken next; the greatest offers most.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
+impl Queue {
+    fn len(&self) -> usize {
+        self.waiting.len() + self.payments.len()
+    }
+
+    fn get(&self, place: Place) -> Option<&Waiting> {
+        match place {
+            Place::Row(sequence) => self.waiting.get(&sequence),
+            Place::Payment(hash) => self.payments.get(&hash),
+        }
+    }
+
+    fn get_mut(&mut self, place: Place) -> Option<&mut Waiting> {
+        match place {
+            Place::Row(sequence) => self.waiting.get_mut(&sequence),
+            Place::Payment(hash) => self.payments.get_mut(&hash),
+        }
+    }
+}
+
+/// Where in its sender's queue a transaction stands.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    Row(u64),
+    Payment(Hash),
+}
+
+/// A transaction in an order of offers; the greatest offers most.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Head {
     price: BigUint,
     hash: Hash,
-    /// Sender and sequence; none for payments.
-    place: Option<(Address, u64)>,
+    sender: Address,
+    place: Place,
 }
 
 impl Head {
-    fn new(waiting: &Waiting, place: Option<(Address, u64)>) -> Self {
-        Self { price: waiting.price.clone(), hash: waiting.raw.hash, place }
+    fn of(queue: &Queue, sender: Address, place: Place) -> Option<Self> {
+        let waiting = queue.get(place)?;
+        Some(Self { price: waiting.price.clone(), hash: waiting.raw.hash, sender, place })
+    }
+}
+
+/// The newest settled block's state and the context of a block on top of it.
+struct Base {
+    hash: Hash,
+    view: StateView,
+    context: BlockContext,
+}
+
+impl Base {
+    fn newest(reader: &LedgerReader) -> Result<Arc<Self>, StateError> {
+        let hash = reader.settled().hash;
+        let (view, context) = reader.next_block(At::Block(hash))?;
+        Ok(Arc::new(Self { hash, view, context }))
     }
 
-    fn of(queue: &Queue, sender: Address, sequence: u64) -> Option<Self> {
-        queue.waiting.get(&sequence).map(|waiting| Self::new(waiting, Some((sender, sequence))))
+    /// The sequence that an account's next transaction needs.
+    fn next(&self, sender: Address) -> Result<u64, StateError> {
+        Ok(next_sequence(&mut self.view.clone(), sender)?.unwrap_or(1))
     }
+}
+
+fn next_sequence(view: &mut StateView, sender: Address) -> Result<Option<u64>, StateError> {
+    Ok(view.account(sender)?.map(|account| account.sequence.wrapping_add(1)))
+}
+
+/// Reasons of the newest transactions that left, by hash.
+#[derive(Default)]
+struct Dropped {
+    reasons: BTreeMap<Hash, DropReason>,
+    order: VecDeque<Hash>,
+}
+
+impl Dropped {
+    fn add(&mut self, hash: Hash, reason: DropReason) {
+        if self.reasons.insert(hash, reason).is_none() {
+            self.order.push_back(hash);
+        }
+        if self.order.len() > KEPT_REASONS
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.reasons.remove(&oldest);
+        }
+    }
+}
+
+/// Does what an admission costs most without the pool: decodes, and recovers signers into the ledger's cache.
+pub struct Screen {
+    reader: LedgerReader,
+    base: Arc<Base>,
+    largest: usize,
+}
+
+impl std::fmt::Debug for Screen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Screen").field("settled", &self.base.hash).finish_non_exhaustive()
+    }
+}
+
+/// A transaction that was decoded and whose signers are known; whether it is valid the pool says.
+#[derive(Debug)]
+pub struct Screened {
+    raw: Arc<RawTx>,
+    price: BigUint,
+    ethereum: Option<Hash>,
+}
+
+impl Screen {
+    /// Decodes raw bytes. Refuses what is too large, malformed, of a kind that nobody sends, or settled already.
+    pub fn check(&self, bytes: Vec<u8>) -> Result<Screened, AdmitError> {
+        if bytes.len() > self.largest {
+            return Err(AdmitError::TooLarge(bytes.len(), self.largest));
+        }
+        if self.reader.transaction(&keccak(&bytes))?.is_some_and(|found| found.settled) {
+            return Err(AdmitError::Known);
+        }
+        let raw = RawTx::decode(bytes).map_err(TxError::from)?;
+        if matches!(raw.transaction, Transaction::Coinbase(_) | Transaction::Slash(_)) {
+            return Err(TxError::Unauthorized.into());
+        }
+        let height = self.base.context.height();
+        let rules = self.reader.spec().rules(height);
+        if rules.tx.no_trailing_bytes && raw.trailing > 0 {
+            return Err(TxError::Trailing(raw.trailing).into());
+        }
+        let price = raw.transaction.gas_price(rules);
+        // Checked for the signers it leaves in the cache; the answer is the pool's to give, which knows what waits.
+        let mut view = self.base.view.clone();
+        if !matches!(raw.transaction, Transaction::ServicePayment(_)) {
+            bring_to(&mut view, &raw)?;
+        }
+        let _ = self
+            .reader
+            .with_scope(&self.base.context, &Admission, |scope| raw.transaction.check(scope, &mut view));
+        let ethereum = match &raw.transaction {
+            Transaction::SmartContract(tx) => self.reader.ethereum_hash(tx, height),
+            _ => None,
+        };
+        Ok(Screened { raw: Arc::new(raw), price, ethereum })
+    }
+}
+
+/// Gives the sender the sequence that a transaction needs, so that everything else about it can be checked.
+fn bring_to(view: &mut StateView, raw: &RawTx) -> Result<(), StateError> {
+    let (sender, sequence) = raw.transaction.sender();
+    if let Some(mut account) = view.load(sender)? {
+        account.sequence = sequence.wrapping_sub(1);
+        view.store(account);
+    }
+    Ok(())
 }
 
 /// The pool.
@@ -157,15 +323,22 @@ pub struct Mempool {
     reader: LedgerReader,
     limits: MempoolLimits,
     queues: BTreeMap<Address, Queue>,
-    /// Service payments have no place in a row.
-    payments: BTreeMap<Hash, Waiting>,
-    hashes: BTreeMap<Hash, Address>,
-    base: (Hash, StateView, BlockContext),
+    /// All that waits, by hash.
+    places: BTreeMap<Hash, (Address, Place)>,
+    /// Native hashes by Ethereum's.
+    ethereum: BTreeMap<Hash, Hash>,
+    /// The next transaction of each row on the settled state, and every payment.
+    offers: BTreeSet<Head>,
+    /// The last transaction of each row, and every payment: what goes when there is no room.
+    lasts: BTreeSet<Head>,
+    dropped: Dropped,
+    base: Arc<Base>,
+    swept: Millis,
 }
 
 impl std::fmt::Debug for Mempool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Mempool").field("waiting", &self.hashes.len()).finish_non_exhaustive()
+        f.debug_struct("Mempool").field("waiting", &self.places.len()).finish_non_exhaustive()
     }
 }
 
@@ -192,345 +365,374 @@ impl ContractVm for Admission {
 impl Mempool {
     /// An empty pool over the newest settled state.
     pub fn new(reader: LedgerReader, limits: MempoolLimits) -> Result<Self, StateError> {
-        let base = Self::base(&reader)?;
+        let base = Base::newest(&reader)?;
         Ok(Self {
             reader,
             limits,
             queues: BTreeMap::new(),
-            payments: BTreeMap::new(),
-            hashes: BTreeMap::new(),
+            places: BTreeMap::new(),
+            ethereum: BTreeMap::new(),
+            offers: BTreeSet::new(),
+            lasts: BTreeSet::new(),
+            dropped: Dropped::default(),
             base,
+            swept: 0,
         })
-    }
-
-    fn base(reader: &LedgerReader) -> Result<(Hash, StateView, BlockContext), StateError> {
-        let hash = reader.settled().hash;
-        let (view, context) = reader.next_block(At::Block(hash))?;
-        Ok((hash, view, context))
     }
 
     /// Transactions that wait.
     pub fn len(&self) -> usize {
-        self.hashes.len()
+        self.places.len()
     }
 
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.hashes.is_empty()
+        self.places.is_empty()
     }
 
     /// Hashes of all that wait.
     pub fn hashes(&self) -> impl Iterator<Item = &Hash> {
-        self.hashes.keys()
+        self.places.keys()
     }
 
-    /// A waiting transaction.
+    /// A waiting transaction by its native or its Ethereum hash.
     pub fn find(&self, hash: &Hash) -> Option<Arc<RawTx>> {
-        if let Some(waiting) = self.payments.get(hash) {
-            return Some(waiting.raw.clone());
-        }
-        let queue = self.queues.get(self.hashes.get(hash)?)?;
-        queue.waiting.values().find(|waiting| waiting.raw.hash == *hash).map(|waiting| waiting.raw.clone())
+        let native = self.ethereum.get(hash).unwrap_or(hash);
+        let (sender, place) = self.places.get(native)?;
+        Some(self.queues.get(sender)?.get(*place)?.raw.clone())
+    }
+
+    /// Why a transaction left without being settled; of the newest few thousand.
+    pub fn reason(&self, hash: &Hash) -> Option<&DropReason> {
+        self.dropped.reasons.get(hash)
     }
 
     /// The sequence that an account's next transaction needs, its waiting ones counted; `None` for an unknown account.
-    pub fn next_sequence(&mut self, sender: Address) -> Result<Option<u64>, StateError> {
-        let settled = self.base.1.account(sender)?.map(|account| account.sequence);
-        let ahead = self.queues.get(&sender).and_then(|queue| {
-            let mut next = settled.unwrap_or(0).wrapping_add(1);
+    pub fn next_sequence(&self, sender: Address) -> Result<Option<u64>, StateError> {
+        let Some(mut next) = next_sequence(&mut self.base.view.clone(), sender)? else { return Ok(None) };
+        if let Some(queue) = self.queues.get(&sender) {
             while queue.waiting.contains_key(&next) {
                 next += 1;
             }
-            Some(next).filter(|_| settled.is_some())
-        });
-        Ok(ahead.or(settled.map(|sequence| sequence.wrapping_add(1))))
+        }
+        Ok(Some(next))
     }
 
     /// An account as it will be when its waiting transactions are carried out, as far as that is known.
     pub fn preview(&mut self, address: Address) -> Result<Option<crate::state::Account>, StateError> {
-        if let Some(queue) = self.queues.get_mut(&address) {
-            let scope = (&self.reader, &self.base);
-            Self::advance(scope, queue)?;
-            if let Some((view, _)) = &mut queue.view {
-                return view.load(address);
-            }
+        match self.queues.get_mut(&address) {
+            Some(queue) => advance(&self.reader, &self.base, address, queue)?.0.load(address),
+            None => self.base.view.clone().load(address),
         }
-        self.base.1.load(address)
     }
 
-    /// Carries out, in the queue's own view, what waits in a row.
-    fn advance(
-        (reader, base): (&LedgerReader, &(Hash, StateView, BlockContext)),
-        queue: &mut Queue,
-    ) -> Result<(), StateError> {
-        let Some(first) = queue.waiting.values().next() else { return Ok(()) };
-        let sender = first.raw.transaction.sender().0;
-        if queue.view.is_none() {
-            let mut view = base.1.clone();
-            let next = view.account(sender)?.map_or(0, |account| account.sequence).wrapping_add(1);
-            queue.view = Some((view, next));
+    /// What does the costly part of an admission elsewhere.
+    pub fn screen(&self) -> Screen {
+        Screen {
+            reader: self.reader.clone(),
+            base: self.base.clone(),
+            largest: self.limits.transaction_bytes,
         }
-        let Some((view, next)) = &mut queue.view else { return Ok(()) };
-        while let Some(waiting) = queue.waiting.get(next) {
-            let done = reader.with_scope(&base.2, &Admission, |scope| run(scope, view, &waiting.raw));
-            match done {
-                Ok(_) => *next += 1,
-                Err(error) => match error.state_error() {
-                    Some(_) => return Err(StateError::UnknownBlock(error.to_string())),
-                    // It was valid when it came; it stays until the settled state says otherwise.
-                    None => break,
-                },
-            }
-        }
-        Ok(())
     }
 
-    /// Admits raw bytes. What waits already is no second transaction; what was settled is refused.
-    pub fn insert(&mut self, bytes: Vec<u8>, now: Millis) -> Result<Admitted, AdmitError> {
-        if bytes.len() > self.limits.transaction_bytes {
-            return Err(AdmitError::TooLarge(bytes.len(), self.limits.transaction_bytes));
-        }
-        let hash = keccak(&bytes);
-        if self.hashes.contains_key(&hash)
-            || self.reader.transaction(&hash)?.is_some_and(|found| found.settled)
-        {
+    /// Admits a screened transaction. What waits already is no second transaction.
+    pub fn insert(&mut self, screened: Screened, now: Millis) -> Result<Admitted, AdmitError> {
+        let Screened { raw, price, ethereum } = screened;
+        let hash = raw.hash;
+        if self.places.contains_key(&hash) {
             return Err(AdmitError::Known);
         }
-        let raw = Arc::new(RawTx::decode(bytes).map_err(TxError::from)?);
-        if matches!(raw.transaction, Transaction::Coinbase(_) | Transaction::Slash(_)) {
-            return Err(TxError::Unauthorized.into());
-        }
-        let rules = self.reader.spec().rules(self.base.2.height());
-        if rules.tx.no_trailing_bytes && raw.trailing > 0 {
-            return Err(TxError::Trailing(raw.trailing).into());
-        }
-        let price = raw.transaction.gas_price(rules);
-        let waiting = Waiting { raw: raw.clone(), price, since: now, left_out: 0 };
-        if matches!(raw.transaction, Transaction::ServicePayment(_)) {
-            return self.insert_payment(waiting);
-        }
         let (sender, sequence) = raw.transaction.sender();
-        let queue = self.queues.entry(sender).or_default();
-        Self::advance((&self.reader, &self.base), queue)?;
-        let result = Self::place(&self.reader, &self.base, &self.limits, queue, waiting, sequence);
-        let replaced = match result {
-            Ok(replaced) => replaced,
-            Err(error) => {
-                if queue.waiting.is_empty() {
-                    self.queues.remove(&sender);
-                }
-                return Err(error);
-            }
+        let place = match raw.transaction {
+            Transaction::ServicePayment(_) => Place::Payment(hash),
+            _ => Place::Row(sequence),
         };
-        if let Some(replaced) = replaced {
-            self.hashes.remove(&replaced);
+        let (replaced, missing) = self.check(sender, place, &raw, &price)?;
+        let next = self.base.next(sender)?;
+        if let Some(old) = replaced {
+            self.remove(&old);
+            self.dropped.add(old, DropReason::Replaced(hash));
         }
-        self.hashes.insert(hash, sender);
+        self.places.insert(hash, (sender, place));
+        self.ethereum.extend(ethereum.map(|other| (other, hash)));
         let queue = self.queues.entry(sender).or_default();
-        Self::advance((&self.reader, &self.base), queue)?;
-        let missing = queue.view.as_ref().map_or(sequence, |(_, next)| *next);
-        if self.hashes.len() > self.limits.transactions {
-            self.evict(hash)?;
+        let waiting = Waiting { raw, price, ethereum, since: now, left_out: 0 };
+        match place {
+            Place::Row(sequence) => drop(queue.waiting.insert(sequence, waiting)),
+            Place::Payment(hash) => drop(queue.payments.insert(hash, waiting)),
         }
-        Ok(if sequence < missing { Admitted::Ready(hash) } else { Admitted::Parked { hash, missing } })
+        if let Place::Payment(_) = place {
+            let head = Head::of(queue, sender, place);
+            self.offers.extend(head.clone());
+            self.lasts.extend(head);
+        }
+        self.index(sender, next);
+        self.dropped.reasons.remove(&hash);
+        if self.places.len() > self.limits.transactions
+            && let Some(least) = self.lasts.first().map(|head| head.hash)
+        {
+            self.remove(&least);
+            if least == hash {
+                return Err(AdmitError::Full);
+            }
+            self.dropped.add(least, DropReason::Evicted);
+        }
+        Ok(match missing {
+            Some(missing) => Admitted::Parked { hash, missing },
+            None => Admitted::Ready(hash),
+        })
     }
 
-    /// Puts a transaction at its place in the queue; gives the hash of the one it replaced.
-    fn place(
-        reader: &LedgerReader,
-        base: &(Hash, StateView, BlockContext),
-        limits: &MempoolLimits,
-        queue: &mut Queue,
-        waiting: Waiting,
-        sequence: u64,
-    ) -> Result<Option<Hash>, AdmitError> {
-        let (sender, _) = waiting.raw.transaction.sender();
-        let settled = base.1.clone().account(sender)?.map_or(0, |account| account.sequence);
+    /// Whether a transaction is valid at its place; gives the one it replaces and the sequence it has to wait for.
+    fn check(
+        &mut self,
+        sender: Address,
+        place: Place,
+        raw: &RawTx,
+        price: &BigUint,
+    ) -> Result<(Option<Hash>, Option<u64>), AdmitError> {
+        let (reader, base, limits) = (&self.reader, &self.base, &self.limits);
+        let mut none = Queue::default();
+        let queue = self.queues.get_mut(&sender).unwrap_or(&mut none);
         // What fails in its effect alone, such as a deposit on a locked stake, is found here too.
-        let check = |view: &mut StateView| {
-            reader.with_scope(&base.2, &Admission, |scope| run(scope, view, &waiting.raw))
+        let valid = |view: &mut StateView| {
+            reader.with_scope(&base.context, &Admission, |scope| run(scope, view, raw)).map(drop)
+        };
+        let full = queue.len() >= limits.per_sender;
+        let Place::Row(sequence) = place else {
+            valid(&mut base.view.clone())?;
+            return if full { Err(AdmitError::Full) } else { Ok((None, None)) };
         };
         if let Some(old) = queue.waiting.get(&sequence) {
             let needed = &old.price + &old.price * limits.replacement_percent / 100_u32 + 1_u8;
-            if waiting.price < needed {
+            if *price < needed {
                 return Err(AdmitError::Underpriced(needed));
             }
             // It has to be valid where the old one stands: with what comes before it carried out.
-            let mut before = Queue { waiting: BTreeMap::new(), view: None };
-            for (at, other) in queue.waiting.range(..sequence) {
-                let other = Waiting {
-                    raw: other.raw.clone(),
-                    price: other.price.clone(),
-                    since: other.since,
-                    left_out: 0,
-                };
-                before.waiting.insert(*at, other);
+            let mut view = base.view.clone();
+            carry_out(reader, base, &mut view, base.next(sender)?, |at| {
+                queue.waiting.get(&at).filter(|_| at < sequence)
+            })?;
+            if next_sequence(&mut view, sender)?.is_some_and(|next| next < sequence) {
+                bring_to(&mut view, raw)?;
             }
-            Self::advance((reader, base), &mut before)?;
-            let mut view = before.view.map_or_else(|| base.1.clone(), |(view, _)| view);
-            check(&mut view)?;
-            queue.view = None;
-            return Ok(queue.waiting.insert(sequence, waiting).map(|old| old.raw.hash));
+            valid(&mut view)?;
+            return Ok((Some(old.raw.hash), None));
         }
-        let next = queue.view.as_ref().map_or(settled.wrapping_add(1), |(_, next)| *next);
-        if sequence > next {
+        let (view, next) = advance(reader, base, sender, queue)?;
+        let mut view = view.clone();
+        let missing = (sequence > next).then_some(next);
+        if missing.is_some() {
             if sequence - next > limits.gap {
                 return Err(AdmitError::TooFarAhead { got: sequence, expected: next, gap: limits.gap });
             }
-            if queue.waiting.len() >= limits.per_sender {
-                return Err(AdmitError::Full);
-            }
             // Everything but the sequence has to be right already; only that error may pass.
-            let mut view = queue.view.as_ref().map_or_else(|| base.1.clone(), |(view, _)| view.clone());
-            let mut account = view.load_or_new(sender)?;
-            account.sequence = sequence.wrapping_sub(1);
-            if view.account(sender)?.is_some() {
-                view.store(account);
+            bring_to(&mut view, raw)?;
+        }
+        valid(&mut view)?;
+        if full { Err(AdmitError::Full) } else { Ok((None, missing)) }
+    }
+
+    /// Brings a row's entries in the orders up to date, and forgets a queue that is empty. `next` is what the settled
+    /// state asks for.
+    fn index(&mut self, sender: Address, next: u64) {
+        let Some(queue) = self.queues.get_mut(&sender) else { return };
+        let last = queue.waiting.keys().next_back().copied();
+        let new = [
+            Head::of(queue, sender, Place::Row(next)),
+            last.and_then(|last| Head::of(queue, sender, Place::Row(last))),
+        ];
+        let old = std::mem::replace(&mut queue.indexed, new.clone());
+        for ((set, old), new) in [&mut self.offers, &mut self.lasts].into_iter().zip(old).zip(new) {
+            if let Some(old) = old {
+                set.remove(&old);
             }
-            check(&mut view)?;
-            queue.waiting.insert(sequence, waiting);
-            return Ok(None);
+            set.extend(new);
         }
-        if queue.waiting.len() >= limits.per_sender {
-            return Err(AdmitError::Full);
+        if queue.len() == 0 {
+            self.queues.remove(&sender);
         }
-        let mut view = queue.view.as_ref().map_or_else(|| base.1.clone(), |(view, _)| view.clone());
-        check(&mut view)?;
-        queue.waiting.insert(sequence, waiting);
-        Ok(None)
-    }
-
-    fn insert_payment(&mut self, waiting: Waiting) -> Result<Admitted, AdmitError> {
-        let (_, view, context) = &self.base;
-        let mut view = view.clone();
-        self.reader.with_scope(context, &Admission, |scope| run(scope, &mut view, &waiting.raw))?;
-        let hash = waiting.raw.hash;
-        self.hashes.insert(hash, waiting.raw.transaction.sender().0);
-        self.payments.insert(hash, waiting);
-        if self.hashes.len() > self.limits.transactions {
-            self.evict(hash)?;
-        }
-        Ok(Admitted::Ready(hash))
-    }
-
-    /// Makes room: the last transaction of the sender who offers least goes. Fails if that is the new one.
-    fn evict(&mut self, newest: Hash) -> Result<(), AdmitError> {
-        let last = |queue: &Queue| {
-            queue.waiting.values().next_back().map(|waiting| (waiting.price.clone(), waiting.raw.hash))
-        };
-        let payments = self.payments.values().map(|waiting| (waiting.price.clone(), waiting.raw.hash));
-        let Some((_, hash)) = self.queues.values().filter_map(last).chain(payments).min() else {
-            return Ok(());
-        };
-        self.remove(&hash);
-        if hash == newest { Err(AdmitError::Full) } else { Ok(()) }
     }
 
     fn remove(&mut self, hash: &Hash) {
-        let Some(sender) = self.hashes.remove(hash) else { return };
-        if self.payments.remove(hash).is_some() {
-            return;
-        }
-        if let Some(queue) = self.queues.get_mut(&sender) {
-            queue.waiting.retain(|_, waiting| waiting.raw.hash != *hash);
-            queue.view = None;
-            if queue.waiting.is_empty() {
-                self.queues.remove(&sender);
+        let Some((sender, place)) = self.places.remove(hash) else { return };
+        let Some(queue) = self.queues.get_mut(&sender) else { return };
+        let head = Head::of(queue, sender, place);
+        // The row's next sequence is a matter of the settled state and stays.
+        let next = queue.indexed[0].as_ref().map(|head| head.place);
+        let gone = match place {
+            Place::Row(sequence) => {
+                queue.view = None;
+                queue.waiting.remove(&sequence)
             }
+            Place::Payment(hash) => {
+                if let Some(head) = head {
+                    self.offers.remove(&head);
+                    self.lasts.remove(&head);
+                }
+                queue.payments.remove(&hash)
+            }
+        };
+        if let Some(other) = gone.and_then(|gone| gone.ethereum) {
+            self.ethereum.remove(&other);
+        }
+        match next {
+            Some(Place::Row(next)) => self.index(sender, next),
+            // Without a next transaction in the row, none can become it by a removal.
+            _ => self.index(sender, u64::MAX),
         }
     }
 
-    /// What a block on top of `parent` may hold: best price first, each sender's in sequence. What blocks between the
-    /// settled one and `parent` hold is left out.
-    pub fn candidates(&self, parent: &mut StateView, limit: usize) -> Result<Vec<Arc<RawTx>>, StateError> {
-        let mut heads = BTreeSet::new();
-        for (sender, queue) in &self.queues {
-            let next = parent.account(*sender)?.map_or(0, |account| account.sequence).wrapping_add(1);
-            heads.extend(Head::of(queue, *sender, next));
-        }
-        heads.extend(self.payments.values().map(|waiting| Head::new(waiting, None)));
-        let mut chosen = Vec::new();
-        while chosen.len() < limit
-            && let Some(head) = heads.pop_last()
-        {
-            chosen.push(match head.place {
-                None => self.payments[&head.hash].raw.clone(),
-                Some((sender, sequence)) => {
-                    let queue = &self.queues[&sender];
-                    heads.extend(Head::of(queue, sender, sequence.wrapping_add(1)));
-                    queue.waiting[&sequence].raw.clone()
+    /// What a block on top of `parent` may hold, at most so many transactions and bytes: best price first, each sender's
+    /// in sequence. What blocks between the settled one and `parent` hold is left out.
+    pub fn candidates(
+        &self,
+        parent: &mut StateView,
+        transactions: usize,
+        bytes: usize,
+    ) -> Result<Vec<Arc<RawTx>>, StateError> {
+        let mut offers = self.offers.iter().rev().peekable();
+        let mut later: BTreeSet<Head> = BTreeSet::new();
+        let (mut chosen, mut room) = (Vec::new(), bytes);
+        while chosen.len() < transactions {
+            let from_later = match (offers.peek(), later.last()) {
+                (Some(offer), Some(other)) => *offer < other,
+                (offer, _) => offer.is_none(),
+            };
+            let next = if from_later { later.pop_last() } else { offers.next().cloned() };
+            let Some(head) = next else { break };
+            let queue = &self.queues[&head.sender];
+            let Some(waiting) = queue.get(head.place) else { continue };
+            match head.place {
+                Place::Payment(_) => {
+                    let valid = self.reader.with_scope(&self.base.context, &Admission, |scope| {
+                        waiting.raw.transaction.check(scope, parent)
+                    });
+                    if valid.is_err() {
+                        continue;
+                    }
                 }
-            });
+                Place::Row(sequence) => {
+                    let next = next_sequence(parent, head.sender)?.unwrap_or(1);
+                    if sequence < next {
+                        later.extend(Head::of(queue, head.sender, Place::Row(next)));
+                        continue;
+                    }
+                    later.extend(Head::of(queue, head.sender, Place::Row(sequence.wrapping_add(1))));
+                }
+            }
+            let Some(left) = room.checked_sub(waiting.raw.bytes.len()) else { break };
+            room = left;
+            chosen.push(waiting.raw.clone());
         }
         Ok(chosen)
     }
 
     /// Takes note that a block was built without a transaction that was offered for it. One that is left out again and
-    /// again, because only running its contract shows that it is not valid, falls out; true says that it did.
-    pub fn left_out(&mut self, hash: &Hash) -> bool {
-        const PATIENCE: u32 = 3;
-        let Some(sender) = self.hashes.get(hash) else { return false };
-        let queue = self.queues.get_mut(sender);
-        let queued =
-            queue.and_then(|queue| queue.waiting.values_mut().find(|waiting| waiting.raw.hash == *hash));
-        let Some(waiting) = queued.or_else(|| self.payments.get_mut(hash)) else { return false };
+    /// again, because only running its contract shows that it is not valid, falls out.
+    pub fn left_out(&mut self, hash: &Hash, error: TxError) {
+        let Some((sender, place)) = self.places.get(hash) else { return };
+        let waiting = self.queues.get_mut(sender).and_then(|queue| queue.get_mut(*place));
+        let Some(waiting) = waiting else { return };
         waiting.left_out += 1;
-        let gone = waiting.left_out >= PATIENCE;
-        if gone {
+        if waiting.left_out >= PATIENCE {
             self.remove(hash);
+            self.dropped.add(*hash, DropReason::Invalid(error));
         }
-        gone
     }
 
-    /// Follows the ledger to its newest settled state: what was settled or can no longer become valid falls out; the
-    /// latter is given back with its reason.
-    pub fn settled(
-        &mut self,
-        blocks: &[Arc<Block>],
-        now: Millis,
-    ) -> Result<Vec<(Hash, TxError)>, StateError> {
-        self.base = Self::base(&self.reader)?;
+    /// Follows the ledger to its newest settled state: what was settled or can no longer become valid falls out.
+    pub fn settled(&mut self, blocks: &[Arc<Block>], now: Millis) -> Result<(), StateError> {
+        self.base = Base::newest(&self.reader)?;
+        let mut touched = BTreeSet::new();
         for bytes in blocks.iter().flat_map(|block| &block.transactions) {
             self.remove(&keccak(bytes));
-        }
-        let mut out = Vec::new();
-        for (sender, queue) in &mut self.queues {
-            queue.view = None;
-            let mut view = self.base.1.clone();
-            let expected = view.account(*sender)?.map_or(0, |account| account.sequence).wrapping_add(1);
-            for (sequence, waiting) in &queue.waiting {
-                if *sequence < expected {
-                    out.push((waiting.raw.hash, TxError::Sequence { got: *sequence, expected }));
-                } else if *sequence > expected && !queue.waiting.contains_key(&expected) {
-                    if now.saturating_sub(waiting.since) > self.limits.parked_for {
-                        out.push((waiting.raw.hash, TxError::Sequence { got: *sequence, expected }));
-                    }
-                } else if *sequence == expected {
-                    let check = self
-                        .reader
-                        .with_scope(&self.base.2, &Admission, |scope| run(scope, &mut view, &waiting.raw));
-                    if let Err(error) = check
-                        && error.state_error().is_none()
-                    {
-                        out.push((waiting.raw.hash, error));
-                    }
-                }
+            if let Ok(raw) = RawTx::decode(bytes.clone()) {
+                touched.extend(raw.transaction.payers());
             }
         }
-        for (hash, waiting) in &self.payments {
-            let mut view = self.base.1.clone();
-            let check = self.reader.with_scope(&self.base.2, &Admission, |scope| {
-                waiting.raw.transaction.check(scope, &mut view)
-            });
-            if let Err(error) = check
-                && error.state_error().is_none()
-            {
-                out.push((*hash, error));
-            }
+        if now.saturating_sub(self.swept) >= SWEEP_EVERY {
+            self.swept = now;
+            touched.extend(self.queues.keys());
         }
-        for (hash, _) in &out {
-            self.remove(hash);
+        for sender in touched {
+            self.look_at(sender, now)?;
         }
-        Ok(out)
+        Ok(())
     }
+
+    /// Drops what of a sender's can no longer become valid.
+    fn look_at(&mut self, sender: Address, now: Millis) -> Result<(), StateError> {
+        let Some(queue) = self.queues.get_mut(&sender) else { return Ok(()) };
+        queue.view = queue.view.take().filter(|(at, ..)| *at == self.base.hash);
+        let expected = self.base.next(sender)?;
+        let blocked = !queue.waiting.contains_key(&expected);
+        let checked = |waiting: &Waiting| {
+            let mut view = self.base.view.clone();
+            let done = self
+                .reader
+                .with_scope(&self.base.context, &Admission, |scope| run(scope, &mut view, &waiting.raw));
+            done.err()
+        };
+        let mut out = Vec::new();
+        for (sequence, waiting) in &queue.waiting {
+            let late = blocked && now.saturating_sub(waiting.since) > self.limits.parked_for;
+            let wrong = TxError::Sequence { got: *sequence, expected };
+            let error = match sequence.cmp(&expected) {
+                std::cmp::Ordering::Less => Some(wrong),
+                std::cmp::Ordering::Equal => checked(waiting),
+                std::cmp::Ordering::Greater => late.then_some(wrong),
+            };
+            out.extend(error.map(|error| (waiting.raw.hash, error)));
+        }
+        for waiting in queue.payments.values() {
+            out.extend(checked(waiting).map(|error| (waiting.raw.hash, error)));
+        }
+        for (hash, error) in out {
+            if let Some(error) = error.state_error() {
+                return Err(error.clone().into());
+            }
+            self.remove(&hash);
+            self.dropped.add(hash, DropReason::Invalid(error));
+        }
+        self.index(sender, expected);
+        Ok(())
+    }
+}
+
+/// Carries out, in the queue's own view, what waits in a row; gives the view and the sequence behind it.
+fn advance<'a>(
+    reader: &LedgerReader,
+    base: &Base,
+    sender: Address,
+    queue: &'a mut Queue,
+) -> Result<(&'a mut StateView, u64), StateError> {
+    let fresh = match queue.view.take().filter(|(at, ..)| *at == base.hash) {
+        Some(view) => view,
+        None => (base.hash, base.view.clone(), base.next(sender)?),
+    };
+    let (_, view, next) = queue.view.insert(fresh);
+    *next = carry_out(reader, base, view, *next, |at| queue.waiting.get(&at))?;
+    Ok((view, *next))
+}
+
+/// Carries out what stands in a row from `next` on; gives the sequence behind it.
+fn carry_out<'a>(
+    reader: &LedgerReader,
+    base: &Base,
+    view: &mut StateView,
+    mut next: u64,
+    waiting: impl Fn(u64) -> Option<&'a Waiting>,
+) -> Result<u64, StateError> {
+    while let Some(found) = waiting(next) {
+        match reader.with_scope(&base.context, &Admission, |scope| run(scope, view, &found.raw)) {
+            Ok(_) => next += 1,
+            Err(error) => match error.state_error() {
+                Some(error) => return Err(error.clone().into()),
+                // It was valid when it came; it stays until the settled state says otherwise.
+                None => break,
+            },
+        }
+    }
+    Ok(next)
 }

@@ -37,7 +37,6 @@ use tokio::sync::watch;
 use crate::{
     clock::now_millis,
     hub::{Delivery, Packet, Port},
-    node::Abandoned,
 };
 
 /// Settled headers that an engine starts with.
@@ -74,7 +73,6 @@ pub(crate) struct Chain {
     pub(crate) ledger: Ledger,
     pub(crate) reader: LedgerReader,
     pub(crate) mempool: Arc<Mutex<Mempool>>,
-    pub(crate) abandoned: Arc<Abandoned>,
     pub(crate) port: Port,
     pub(crate) events: Receiver<Event>,
     pub(crate) progress: watch::Sender<Progress>,
@@ -91,7 +89,6 @@ pub(crate) struct Chain {
 pub(crate) struct Parts {
     pub(crate) ledger: Ledger,
     pub(crate) mempool: Arc<Mutex<Mempool>>,
-    pub(crate) abandoned: Arc<Abandoned>,
     pub(crate) port: Port,
     pub(crate) events: Receiver<Event>,
     pub(crate) progress: watch::Sender<Progress>,
@@ -139,7 +136,6 @@ impl Chain {
             ledger: parts.ledger,
             reader,
             mempool: parts.mempool,
-            abandoned: parts.abandoned,
             port: parts.port,
             events: parts.events,
             progress: parts.progress,
@@ -243,19 +239,10 @@ impl Chain {
 
     fn build(&mut self, context: &BlockContext, inputs: &mut VecDeque<Input>) -> Result<()> {
         let mut view = self.reader.state(At::Block(context.parent_hash))?;
-        let mut candidates = self.mempool.lock().candidates(&mut view, MAX_BLOCK_TXS)?;
-        let mut bytes = 0;
-        let fitting = candidates.iter().take_while(|raw| {
-            bytes += raw.bytes.len();
-            bytes <= MAX_BUILT_BYTES
-        });
-        let fitting = fitting.count();
-        candidates.truncate(fitting);
+        let candidates = self.mempool.lock().candidates(&mut view, MAX_BLOCK_TXS, MAX_BUILT_BYTES)?;
         let (body, left_out) = self.ledger.build_block(context, &candidates, self.signer.unguarded())?;
         for (hash, error) in left_out {
-            if self.mempool.lock().left_out(&hash) {
-                self.abandoned.add(hash, error.to_string());
-            }
+            self.mempool.lock().left_out(&hash, error);
         }
         inputs.push_back(Input::Built { parent: context.parent_hash, epoch: context.epoch, body });
         Ok(())
@@ -280,7 +267,7 @@ impl Chain {
         inputs.push_back(Input::Executed { hash, post });
         if executed {
             let mut view = self.reader.state(At::Block(hash))?;
-            if !self.mempool.lock().candidates(&mut view, 1)?.is_empty() {
+            if !self.mempool.lock().candidates(&mut view, 1, MAX_BUILT_BYTES)?.is_empty() {
                 inputs.push_back(Input::Work);
             }
         }
@@ -290,11 +277,7 @@ impl Chain {
     fn settle(&mut self, hash: &Hash) -> Result<()> {
         let blocks =
             self.ledger.reached(Finality::Settled, hash).context("settled blocks could not be stored")?;
-        let fallen = self.mempool.lock().settled(&blocks, now_millis())?;
-        for (hash, error) in fallen {
-            self.abandoned.add(hash, error.to_string());
-        }
-        Ok(())
+        Ok(self.mempool.lock().settled(&blocks, now_millis())?)
     }
 
     fn fetch(&mut self, block: Hash, above: u64, from: Option<Peer>) {

@@ -1,7 +1,6 @@
 //! One node: a ledger, an engine, a mempool, and the API over them.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
     path::PathBuf,
     sync::{
         Arc,
@@ -61,35 +60,6 @@ impl std::fmt::Debug for NodeConfig {
     }
 }
 
-/// Transactions that fell out of the pool, with the reason; the newest few thousand.
-#[derive(Debug, Default)]
-pub struct Abandoned(Mutex<(BTreeMap<Hash, String>, VecDeque<Hash>)>);
-
-impl Abandoned {
-    const KEPT: usize = 4096;
-
-    pub(crate) fn add(&self, hash: Hash, reason: String) {
-        let (reasons, order) = &mut *self.0.lock();
-        if reasons.insert(hash, reason).is_none() {
-            order.push_back(hash);
-        }
-        if order.len() > Self::KEPT
-            && let Some(oldest) = order.pop_front()
-        {
-            reasons.remove(&oldest);
-        }
-    }
-
-    /// Why a transaction fell out.
-    pub fn reason(&self, hash: &Hash) -> Option<String> {
-        self.0.lock().0.get(hash).cloned()
-    }
-
-    fn forget(&self, hash: &Hash) {
-        self.0.lock().0.remove(hash);
-    }
-}
-
 /// What the API and other parts of the process hold of a running node. Clones are one node.
 #[derive(Clone)]
 pub struct NodeHandle {
@@ -99,8 +69,6 @@ pub struct NodeHandle {
     pub reader: LedgerReader,
     /// Transactions that wait.
     pub mempool: Arc<Mutex<Mempool>>,
-    /// Transactions that fell out.
-    pub abandoned: Arc<Abandoned>,
     /// Where the engine stands; changes with every step forward.
     pub progress: watch::Receiver<Progress>,
     port: Port,
@@ -114,20 +82,26 @@ impl std::fmt::Debug for NodeHandle {
 }
 
 impl NodeHandle {
-    /// A transaction that waits. The pool is free again when this returns.
+    /// A transaction that waits, by its native or its Ethereum hash. The pool is free again when this returns.
     pub fn waiting(&self, hash: &Hash) -> Option<Arc<RawTx>> {
         self.mempool.lock().find(hash)
     }
 
     /// Admits a transaction, passes it on and tells the engine.
     pub fn submit(&self, bytes: Vec<u8>) -> Result<Admitted, AdmitError> {
-        let admitted = self.mempool.lock().insert(bytes.clone(), now_millis())?;
-        self.abandoned.forget(&admitted.hash());
+        let admitted = admit(&self.mempool, bytes.clone())?;
         self.port.broadcast(&Packet::Transaction(Arc::new(bytes)));
         // A full queue wakes the engine just as well.
         let _ = self.events.try_send(Event::Work);
         Ok(admitted)
     }
+}
+
+/// Puts a transaction into the pool; signatures are recovered before the pool is locked.
+fn admit(pool: &Mutex<Mempool>, bytes: Vec<u8>) -> Result<Admitted, AdmitError> {
+    let screen = pool.lock().screen();
+    let screened = screen.check(bytes)?;
+    pool.lock().insert(screened, now_millis())
 }
 
 /// A running node. Dropping it stops it.
@@ -152,7 +126,6 @@ impl Node {
         let ledger = Ledger::builder(config.spec).store(store).contracts(config.vm).open(&config.genesis)?;
         let reader = ledger.reader();
         let mempool = Arc::new(Mutex::new(Mempool::new(reader.clone(), MempoolLimits::default())?));
-        let abandoned = Arc::new(Abandoned::default());
         let (port, deliveries) = hub.join();
         let (events, event_queue) = sync_channel(EVENTS);
         let settled = reader.settled();
@@ -168,7 +141,6 @@ impl Node {
         let chain = Chain::open(Parts {
             ledger,
             mempool: mempool.clone(),
-            abandoned: abandoned.clone(),
             port: port.clone(),
             events: event_queue,
             progress,
@@ -190,8 +162,7 @@ impl Node {
             })?,
             std::thread::Builder::new().name("theta-net".to_owned()).spawn(move || sort.run(&deliveries))?,
         ];
-        let handle =
-            NodeHandle { address, reader, mempool, abandoned, progress: progress_seen, port, events };
+        let handle = NodeHandle { address, reader, mempool, progress: progress_seen, port, events };
         Ok(Self { handle, stop, threads, failure })
     }
 
@@ -231,8 +202,7 @@ impl Sorter {
             };
             let event = match delivery {
                 (_, Packet::Transaction(bytes)) => {
-                    let admitted = self.mempool.lock().insert(bytes.as_ref().clone(), now_millis());
-                    if admitted.is_err() {
+                    if admit(&self.mempool, bytes.as_ref().clone()).is_err() {
                         continue;
                     }
                     Event::Work

@@ -40,4 +40,7 @@ pub enum StateError {
     /// No such block.
     #[error("no block {0} is known")]
     UnknownBlock(String),
+    /// Met by a transaction that was carried out.
+    #[error(transparent)]
+    Shared(#[from] std::sync::Arc<Self>),
 }

@@ -11,7 +11,7 @@ use theta_core::{
     sign::{SignError, Signature, Signer},
 };
 
-use super::{MAX_TX_BYTES, RawTx, SmartContract, TxCoins, TxInput, TxOutput};
+use super::{MAX_TX_BYTES, RawTx, Signatures, SmartContract, TxCoins, TxInput, TxOutput};
 
 /// Why a wallet's transaction cannot be taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -269,10 +269,10 @@ pub fn signing_hash(transaction: &SmartContract, chain_id: U256) -> Hash {
 
 /// The hash by which an Ethereum wallet knows the transaction; `None` where its signature is not of that form. Under it
 /// the transaction is indexed too.
-pub fn ethereum_hash(transaction: &SmartContract, chain_id: U256) -> Option<Hash> {
+pub fn ethereum_hash(transaction: &SmartContract, chain_id: U256, signatures: &Signatures) -> Option<Hash> {
     let signature = &transaction.from.signature;
     let wallet = transaction.wallet(chain_id);
-    let signer = signature.recover_ethereum(&wallet.signing_hash()).ok()?;
+    let signer = signatures.recover_ethereum(signature, &wallet.signing_hash()).ok()?;
     if signer != transaction.from.address {
         return None;
     }

@@ -285,6 +285,15 @@ impl Transaction {
         }
     }
 
+    /// Whose sequence it raises or whose balance or fund it lowers; contracts may touch others too.
+    pub fn payers(&self) -> Vec<Address> {
+        match self {
+            Self::Send(tx) => tx.inputs.iter().map(|input| input.address).collect(),
+            Self::ServicePayment(tx) => vec![tx.source.address, tx.target.address],
+            _ => vec![self.sender().0],
+        }
+    }
+
     /// What it offers for a unit of gas, in TFuelWei: its rank in the mempool.
     pub fn gas_price(&self, rules: &Rules) -> BigUint {
         let per = |fee: &TxCoins, gas: u64| &fee.tfuel / gas;

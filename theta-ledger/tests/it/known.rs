@@ -11,8 +11,8 @@ use theta_core::{
 use theta_ledger::{
     state::account::Split,
     tx::{
-        Coinbase, RawTx, ReleaseFund, ReserveFund, Send, ServicePayment, SetSplitRule, Slash, Transaction,
-        TxCoins, TxInput, TxOutput, ethereum, sign_bytes,
+        Coinbase, RawTx, ReleaseFund, ReserveFund, Send, ServicePayment, SetSplitRule, Signatures, Slash,
+        Transaction, TxCoins, TxInput, TxOutput, ethereum, sign_bytes,
     },
 };
 
@@ -174,7 +174,10 @@ fn wallet_transactions_are_translated() {
         assert_eq!(transaction.from.signature.as_bytes(), bytes(&case["stored_signature"]));
         let id = theta_core::hash::U256::from(case["eth_chain_id"].as_u64().unwrap());
         assert_eq!(ethereum::signing_hash(transaction, id), hash(&case["signing_hash"]));
-        assert_eq!(ethereum::ethereum_hash(transaction, id), Some(hash(&case["eth_tx_hash"])));
+        assert_eq!(
+            ethereum::ethereum_hash(transaction, id, &Signatures::default()),
+            Some(hash(&case["eth_tx_hash"]))
+        );
         if let Some(theta) = case.get("theta_raw") {
             assert_eq!(raw.bytes, bytes(theta));
         }
@@ -196,11 +199,7 @@ fn executions_of_the_oracle() {
     use super::replay::Nodes;
     use std::{collections::BTreeMap, sync::Arc};
     use theta_core::{block::Header, context::BlockContext, stake::ValidatorSet};
-    use theta_ledger::{
-        state::StateView,
-        tx::{Scope, Signatures},
-        vm::NoContracts,
-    };
+    use theta_ledger::{state::StateView, tx::Scope, vm::NoContracts};
 
     let mut counted = 0;
     for case in json("ledger.json")["execution"].as_array().unwrap() {

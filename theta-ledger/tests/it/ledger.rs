@@ -1,4 +1,4 @@
-//! The facade: blocks built and applied, settled, reopened; the mempool.
+//! The facade: blocks built and applied, settled, reopened.
 
 use std::sync::Arc;
 
@@ -15,13 +15,13 @@ use theta_ledger::{
     error::{BlockError, OpenError},
     genesis::{Genesis, GenesisBuilder},
     ledger::{At, Ledger, LedgerReader},
-    mempool::{AdmitError, Admitted, Mempool, MempoolLimits},
+    mempool::{AdmitError, Mempool, MempoolLimits},
     tx::{RawTx, Send, TxError, TxInput, TxOutput, Unsigned},
 };
 
-use super::{bytes, fixture, json};
+use super::{bytes, fixture, json, mempool::insert};
 
-fn key(index: u8) -> SecretKey {
+pub fn key(index: u8) -> SecretKey {
     SecretKey::from_bytes(&[index; 32]).unwrap()
 }
 
@@ -29,7 +29,7 @@ fn rich() -> Coins {
     Coins { theta: ThetaWei::whole(1_000_000), tfuel: TFuelWei::whole(1_000_000) }
 }
 
-fn genesis(spec: &ChainSpec) -> Genesis {
+pub fn genesis(spec: &ChainSpec) -> Genesis {
     GenesisBuilder::new(spec, 1_700_000_000)
         .account(key(1).address(), rich())
         .account(key(2).address(), rich())
@@ -37,7 +37,7 @@ fn genesis(spec: &ChainSpec) -> Genesis {
         .build()
 }
 
-fn send(from: &SecretKey, sequence: u64, tfuel: u64) -> RawTx {
+pub fn send(from: &SecretKey, sequence: u64, tfuel: u64) -> RawTx {
     let (amount, fee) = (Coins::tfuel(TFuelWei::whole(tfuel)), Coins::tfuel("0.3".parse().unwrap()));
     let body = Send {
         fee: fee.into(),
@@ -48,7 +48,7 @@ fn send(from: &SecretKey, sequence: u64, tfuel: u64) -> RawTx {
 }
 
 /// Builds, signs and applies a block on top of `parent`.
-fn extend(ledger: &mut Ledger, parent: Hash, candidates: &[Arc<RawTx>]) -> (Hash, Arc<Block>) {
+pub fn extend(ledger: &mut Ledger, parent: Hash, candidates: &[Arc<RawTx>]) -> (Hash, Arc<Block>) {
     let reader = ledger.reader();
     let (_, mut context) = reader.next_block(At::Block(parent)).unwrap();
     context.proposer = key(9).address();
@@ -98,6 +98,9 @@ fn run_on(store: Arc<dyn Store>) {
         let (second, block) = extend(&mut ledger, first, &candidates);
         assert_eq!(block.transactions.len(), 2, "the coinbase and the one that is in sequence");
         let (other, _) = extend(&mut ledger, first, &[Arc::new(send(&key(2), 1, 7))]);
+        let waiting = reader.transaction(&candidates[0].hash).unwrap().unwrap();
+        assert!(!waiting.settled && waiting.place.height == 2 && waiting.raw == *candidates[0]);
+        assert!(reader.transaction(&candidates[1].hash).unwrap().is_none());
         assert_eq!(balance(&reader, At::Settled, target), Coins::ZERO);
         assert_eq!(balance(&reader, At::Block(second), target), Coins::tfuel(TFuelWei::whole(5)));
         assert_eq!(balance(&reader, At::Block(other), target), Coins::tfuel(TFuelWei::whole(7)));
@@ -188,7 +191,7 @@ fn theta_js_transactions_on_the_main_network() {
     assert!(!sends.is_empty());
     let unknown = Ledger::builder(ChainSpec::mainnet()).open(&genesis).unwrap();
     let mut pool = Mempool::new(unknown.reader(), MempoolLimits::default()).unwrap();
-    let refused = pool.insert(sends[0].bytes.clone(), 0).expect_err("no such account");
+    let refused = insert(&mut pool, sends[0].bytes.clone(), 0).expect_err("no such account");
     assert!(matches!(refused, AdmitError::Invalid(TxError::NoAccount(_))), "{refused}");
     for raw in &sends {
         let (sender, sequence) = raw.transaction.sender();
@@ -214,11 +217,11 @@ fn theta_js_transactions_on_the_main_network() {
         let reader = ledger.reader();
         let mut pool = Mempool::new(reader.clone(), MempoolLimits::default()).unwrap();
         for raw in &sends {
-            pool.insert(raw.bytes.clone(), 0).unwrap();
+            insert(&mut pool, raw.bytes.clone(), 0).unwrap();
         }
         let (mut view, mut context) = reader.next_block(At::Settled).unwrap();
         context.proposer = context.validators.as_slice()[0].address;
-        let candidates = pool.candidates(&mut view, 100).unwrap();
+        let candidates = pool.candidates(&mut view, 100, usize::MAX).unwrap();
         assert_eq!(candidates.len(), sends.len());
         let signer = Imposter(context.proposer);
         // The validators' keys are not ours, so the block is applied without a coinbase, which the ledger allows.
@@ -253,96 +256,4 @@ impl theta_core::sign::Signer for Imposter {
     fn sign(&self, digest: &Hash) -> Result<theta_core::sign::Signature, theta_core::sign::SignError> {
         Ok(key(1).sign_digest(digest))
     }
-}
-
-fn pool() -> (Ledger, Mempool, Hash) {
-    let spec = ChainSpec::privatenet();
-    let genesis = genesis(&spec);
-    let mut ledger = Ledger::builder(spec).open(&genesis).unwrap();
-    let (first, _) = extend(&mut ledger, genesis.hash(), &[]);
-    ledger.reached(Finality::Settled, &first).unwrap();
-    let pool = Mempool::new(ledger.reader(), MempoolLimits::default()).unwrap();
-    (ledger, pool, first)
-}
-
-#[test]
-fn a_gap_parks_until_it_is_filled() {
-    let (ledger, mut pool, _) = pool();
-    let insert = |pool: &mut Mempool, sequence| pool.insert(send(&key(1), sequence, 1).bytes, 0);
-    assert!(matches!(insert(&mut pool, 3), Ok(Admitted::Parked { missing: 1, .. })));
-    assert!(matches!(insert(&mut pool, 1), Ok(Admitted::Ready(_))));
-    let mut view = ledger.reader().state(At::Settled).unwrap();
-    assert_eq!(pool.candidates(&mut view, 10).unwrap().len(), 1);
-    assert!(matches!(insert(&mut pool, 2), Ok(Admitted::Ready(_))));
-    let order: Vec<u64> =
-        pool.candidates(&mut view, 10).unwrap().iter().map(|raw| raw.transaction.sender().1).collect();
-    assert_eq!(order, [1, 2, 3]);
-    assert_eq!(pool.next_sequence(key(1).address()).unwrap(), Some(4));
-    assert!(matches!(insert(&mut pool, 200), Err(AdmitError::TooFarAhead { got: 200, expected: 4, .. })));
-    assert!(matches!(insert(&mut pool, 3), Err(AdmitError::Known)));
-}
-
-#[test]
-fn only_a_better_offer_replaces() {
-    let (_, mut pool, _) = pool();
-    let with_fee = |fee: &str| {
-        let (amount, fee) = (Coins::tfuel(TFuelWei::whole(1)), Coins::tfuel(fee.parse().unwrap()));
-        let body = Send {
-            fee: fee.into(),
-            inputs: vec![TxInput::new(key(1).address(), amount.checked_add(fee).unwrap(), 1)],
-            outputs: vec![TxOutput::new(Address::repeat_byte(0xaa), amount)],
-        };
-        Unsigned::new("privatenet", body).sign(&key(1)).unwrap().bytes
-    };
-    assert!(pool.insert(with_fee("0.4"), 0).is_ok());
-    assert!(matches!(pool.insert(with_fee("0.42"), 0), Err(AdmitError::Underpriced(_))));
-    assert!(pool.insert(with_fee("0.5"), 0).is_ok());
-    assert_eq!(pool.len(), 1);
-}
-
-#[test]
-fn what_can_not_become_valid_is_refused_with_its_reason() {
-    let (_, mut pool, _) = pool();
-    let refused = |pool: &mut Mempool, bytes: Vec<u8>| match pool.insert(bytes, 0) {
-        Err(AdmitError::Invalid(error)) => error,
-        other => panic!("{other:?}"),
-    };
-    assert!(matches!(refused(&mut pool, vec![0x0c, 0xc0]), TxError::Decode(_)));
-    assert!(matches!(refused(&mut pool, Vec::new()), TxError::Decode(_)));
-    let good = send(&key(1), 1, 1).bytes;
-    for cut in 0..good.len() {
-        assert!(matches!(refused(&mut pool, good[..cut].to_vec()), TxError::Decode(_)));
-    }
-    let mut forged = good.clone();
-    let at = forged.len() - 60;
-    forged[at] ^= 1;
-    assert!(matches!(
-        refused(&mut pool, forged),
-        TxError::Signature | TxError::Decode(_) | TxError::Unbalanced
-    ));
-    assert!(matches!(refused(&mut pool, send(&key(1), 1, 2_000_000).bytes), TxError::Insufficient(_)));
-    assert!(matches!(refused(&mut pool, send(&key(3), 1, 1).bytes), TxError::NoAccount(_)));
-    let sequence = refused(&mut pool, send(&key(1), 0, 1).bytes);
-    assert_eq!(sequence.to_string(), "ValidateInputAdvanced: Got 0, expected 1. (acc.seq=0)");
-    // Own waiting transactions count against the balance.
-    assert!(pool.insert(send(&key(1), 1, 900_000).bytes, 0).is_ok());
-    assert!(matches!(refused(&mut pool, send(&key(1), 2, 200_000).bytes), TxError::Insufficient(_)));
-    assert!(pool.insert(good, 0).is_err());
-}
-
-#[test]
-fn what_was_settled_leaves_and_the_rest_stays() {
-    let (mut ledger, mut pool, first) = pool();
-    for sequence in 1..=3 {
-        pool.insert(send(&key(1), sequence, 1).bytes, 0).unwrap();
-    }
-    let waiting = send(&key(1), 1, 1);
-    let (second, block) = extend(&mut ledger, first, &[Arc::new(waiting.clone())]);
-    // A block that is not settled yet hides what it holds.
-    let mut view = ledger.reader().state(At::Block(second)).unwrap();
-    assert_eq!(pool.candidates(&mut view, 10).unwrap().len(), 2);
-    ledger.reached(Finality::Settled, &second).unwrap();
-    assert!(pool.settled(&[block], 0).unwrap().is_empty());
-    assert_eq!(pool.len(), 2);
-    assert!(matches!(pool.insert(waiting.bytes, 0), Err(AdmitError::Known)));
 }

@@ -4,6 +4,7 @@
 mod genesis;
 mod known;
 mod ledger;
+mod mempool;
 mod replay;
 mod wallets;
 

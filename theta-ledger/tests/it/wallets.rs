@@ -10,8 +10,8 @@ use theta_core::{
     sign::{SecretKey, Signature},
 };
 use theta_ledger::tx::{
-    Body, DepositStake, DepositStakeV2, Purpose, RawTx, Send, SmartContract, StakeRewardDistribution,
-    Transaction, TxCoins, TxInput, TxOutput, Unsigned, WithdrawStake,
+    Body, DepositStake, DepositStakeV2, Purpose, RawTx, Send, Signatures, SmartContract,
+    StakeRewardDistribution, Transaction, TxCoins, TxInput, TxOutput, Unsigned, WithdrawStake,
     ethereum::{self, Access, EthereumError, Pricing, WalletTx},
 };
 
@@ -227,7 +227,10 @@ fn ethereum_wallets() {
         let theta = ethereum::translate(&raw).unwrap();
         let Transaction::SmartContract(transaction) = &theta.transaction else { panic!("another kind") };
         let chain_id = U256::from(case["chainId"].as_u64().unwrap());
-        assert_eq!(ethereum::ethereum_hash(transaction, chain_id), Some(hash(&case["txHash"])));
+        assert_eq!(
+            ethereum::ethereum_hash(transaction, chain_id, &Signatures::default()),
+            Some(hash(&case["txHash"]))
+        );
         assert_eq!(theta.bytes, bytes(&case["theta"]["rawTx"]), "{id}");
         assert_eq!(theta.hash, hash(&case["theta"]["txHash"]));
     }

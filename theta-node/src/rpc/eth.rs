@@ -264,7 +264,7 @@ impl EthApi {
 
     /// The contract transactions of a block.
     fn placed(&self, block: &BlockInfo) -> Result<Vec<Placed>, RpcError> {
-        let chain_id = self.node.reader.spec().ethereum_chain_id(block.block.header.height);
+        let height = block.block.header.height;
         let mut placed = Vec::new();
         for (index, bytes) in block.block.transactions.iter().enumerate() {
             // The kind is the first byte; only contract transactions are decoded.
@@ -273,8 +273,8 @@ impl EthApi {
             }
             let Ok(raw) = RawTx::decode(bytes.clone()) else { continue };
             let Transaction::SmartContract(transaction) = raw.transaction else { continue };
-            let other = ethereum::ethereum_hash(&transaction, chain_id);
-            let result = self.node.reader.transaction(&raw.hash)?.and_then(|found| found.result);
+            let other = self.node.reader.ethereum_hash(&transaction, height);
+            let result = self.node.reader.result(&raw.hash)?;
             placed.push(Placed {
                 transaction,
                 hash: other.unwrap_or(raw.hash),
@@ -372,10 +372,9 @@ impl EthApi {
                 self.transaction_object(placed, Some(&block).filter(|_| found.settled))
             }));
         }
-        let waiting = self.node.waiting(hash).or_else(|| self.waiting_by_ethereum_hash(hash));
-        let Some(raw) = waiting else { return Ok(Value::Null) };
+        let Some(raw) = self.node.waiting(hash) else { return Ok(Value::Null) };
         let Transaction::SmartContract(transaction) = raw.transaction.clone() else { return Ok(Value::Null) };
-        let other = ethereum::ethereum_hash(&transaction, self.chain_id(self.settled_height()));
+        let other = self.node.reader.ethereum_hash(&transaction, self.settled_height());
         let placed = Placed {
             transaction,
             hash: other.unwrap_or(raw.hash),
@@ -384,18 +383,6 @@ impl EthApi {
             receipt: None,
         };
         Ok(self.transaction_object(&placed, None))
-    }
-
-    fn waiting_by_ethereum_hash(&self, hash: &Hash) -> Option<std::sync::Arc<RawTx>> {
-        let chain_id = self.chain_id(self.settled_height());
-        let pool = self.node.mempool.lock();
-        let hashes: Vec<Hash> = pool.hashes().copied().collect();
-        hashes.iter().filter_map(|native| pool.find(native)).find(|raw| match &raw.transaction {
-            Transaction::SmartContract(transaction) => {
-                ethereum::ethereum_hash(transaction, chain_id).as_ref() == Some(hash)
-            }
-            _ => false,
-        })
     }
 
     /// Receipts of a block's contract transactions with their places.

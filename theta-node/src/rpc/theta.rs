@@ -358,7 +358,7 @@ impl ThetaApi {
             answer.status = "pending".to_owned();
             (*waiting).clone()
         } else {
-            if self.node.abandoned.reason(&hash).is_some() {
+            if self.node.mempool.lock().reason(&hash).is_some() {
                 answer.status = "abandoned".to_owned();
             }
             return done(answer);
@@ -386,21 +386,18 @@ impl ThetaApi {
         let header = &info.block.header;
         let above = reader.block(At::Height(header.height + 1))?;
         let children = above.filter(|above| above.block.header.parent == info.hash).map(|above| above.hash);
-        let chain_id = reader.spec().ethereum_chain_id(header.height);
         let mut transactions = Vec::new();
         for bytes in &info.block.transactions {
             let raw = RawTx::decode(bytes.clone()).map_err(|error| {
                 RpcError::application(format!("a stored transaction is damaged: {error}"))
             })?;
             let result = match raw.transaction {
-                Transaction::SmartContract(_) => {
-                    reader.transaction(&raw.hash)?.and_then(|found| found.result)
-                }
+                Transaction::SmartContract(_) => reader.result(&raw.hash)?,
                 _ => None,
             };
             let eth_tx_hash = ethereum.then(|| match &raw.transaction {
                 Transaction::SmartContract(transaction) => {
-                    ethereum::ethereum_hash(transaction, chain_id).unwrap_or_default()
+                    reader.ethereum_hash(transaction, header.height).unwrap_or_default()
                 }
                 _ => Hash::ZERO,
             });
@@ -532,8 +529,8 @@ impl ThetaApi {
                     return done(rpc::Broadcast { hash, block });
                 }
             }
-            if let Some(reason) = self.node.abandoned.reason(&hash) {
-                return Err(RpcError::application(reason));
+            if let Some(reason) = self.node.mempool.lock().reason(&hash) {
+                return Err(RpcError::application(reason.to_string()));
             }
             if progress.changed().await.is_err() {
                 return Err(RpcError::application("the node is stopping"));

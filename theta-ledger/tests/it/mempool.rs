@@ -1,0 +1,269 @@
+//! The mempool: what it admits, in which order it offers, and why something leaves it.
+
+use std::sync::Arc;
+
+use theta_core::{
+    amount::{Coins, TFuelWei},
+    context::Finality,
+    hash::{Address, Hash},
+    sign::SecretKey,
+    spec::ChainSpec,
+};
+use theta_ledger::{
+    ledger::{At, Ledger},
+    mempool::{AdmitError, Admitted, DropReason, Mempool, MempoolLimits, Millis},
+    tx::{RawTx, ReserveFund, Send, ServicePayment, TxError, TxInput, TxOutput, Unsigned},
+};
+
+use super::ledger::{extend, genesis, key, send};
+
+pub fn insert(pool: &mut Mempool, bytes: Vec<u8>, now: Millis) -> Result<Admitted, AdmitError> {
+    let screened = pool.screen().check(bytes)?;
+    pool.insert(screened, now)
+}
+
+fn offering(from: &SecretKey, sequence: u64, fee: &str) -> RawTx {
+    let (amount, fee) = (Coins::tfuel(TFuelWei::whole(1)), Coins::tfuel(fee.parse().unwrap()));
+    let body = Send {
+        fee: fee.into(),
+        inputs: vec![TxInput::new(from.address(), amount.checked_add(fee).unwrap(), sequence)],
+        outputs: vec![TxOutput::new(Address::repeat_byte(0xaa), amount)],
+    };
+    Unsigned::new("privatenet", body).sign(from).unwrap()
+}
+
+fn pool() -> (Ledger, Mempool, Hash) {
+    pool_with(MempoolLimits::default())
+}
+
+fn pool_with(limits: MempoolLimits) -> (Ledger, Mempool, Hash) {
+    let spec = ChainSpec::privatenet();
+    let genesis = genesis(&spec);
+    let mut ledger = Ledger::builder(spec).open(&genesis).unwrap();
+    let (first, _) = extend(&mut ledger, genesis.hash(), &[]);
+    ledger.reached(Finality::Settled, &first).unwrap();
+    let pool = Mempool::new(ledger.reader(), limits).unwrap();
+    (ledger, pool, first)
+}
+
+#[test]
+fn a_gap_parks_until_it_is_filled() {
+    let (ledger, mut pool, _) = pool();
+    let insert = |pool: &mut Mempool, sequence| insert(pool, send(&key(1), sequence, 1).bytes, 0);
+    assert!(matches!(insert(&mut pool, 3), Ok(Admitted::Parked { missing: 1, .. })));
+    assert!(matches!(insert(&mut pool, 1), Ok(Admitted::Ready(_))));
+    let mut view = ledger.reader().state(At::Settled).unwrap();
+    assert_eq!(pool.candidates(&mut view, 10, usize::MAX).unwrap().len(), 1);
+    assert!(matches!(insert(&mut pool, 2), Ok(Admitted::Ready(_))));
+    let order: Vec<u64> = pool
+        .candidates(&mut view, 10, usize::MAX)
+        .unwrap()
+        .iter()
+        .map(|raw| raw.transaction.sender().1)
+        .collect();
+    assert_eq!(order, [1, 2, 3]);
+    assert_eq!(pool.next_sequence(key(1).address()).unwrap(), Some(4));
+    assert!(matches!(insert(&mut pool, 200), Err(AdmitError::TooFarAhead { got: 200, expected: 4, .. })));
+    assert!(matches!(insert(&mut pool, 3), Err(AdmitError::Known)));
+}
+
+#[test]
+fn only_a_better_offer_replaces() {
+    let (_, mut pool, _) = pool();
+    let with_fee = |fee| offering(&key(1), 1, fee).bytes;
+    assert!(insert(&mut pool, with_fee("0.4"), 0).is_ok());
+    assert!(matches!(insert(&mut pool, with_fee("0.42"), 0), Err(AdmitError::Underpriced(_))));
+    let better = insert(&mut pool, with_fee("0.5"), 0).unwrap().hash();
+    assert_eq!(pool.len(), 1);
+    let old = offering(&key(1), 1, "0.4").hash;
+    assert!(matches!(pool.reason(&old), Some(DropReason::Replaced(by)) if *by == better));
+}
+
+#[test]
+fn what_can_not_become_valid_is_refused_with_its_reason() {
+    let (_, mut pool, _) = pool();
+    let refused = |pool: &mut Mempool, bytes: Vec<u8>| match insert(pool, bytes, 0) {
+        Err(AdmitError::Invalid(error)) => error,
+        other => panic!("{other:?}"),
+    };
+    assert!(matches!(refused(&mut pool, vec![0x0c, 0xc0]), TxError::Decode(_)));
+    assert!(matches!(refused(&mut pool, Vec::new()), TxError::Decode(_)));
+    let good = send(&key(1), 1, 1).bytes;
+    for cut in 0..good.len() {
+        assert!(matches!(refused(&mut pool, good[..cut].to_vec()), TxError::Decode(_)));
+    }
+    let mut forged = good.clone();
+    let at = forged.len() - 60;
+    forged[at] ^= 1;
+    assert!(matches!(
+        refused(&mut pool, forged),
+        TxError::Signature | TxError::Decode(_) | TxError::Unbalanced
+    ));
+    assert!(matches!(refused(&mut pool, send(&key(1), 1, 2_000_000).bytes), TxError::Insufficient(_)));
+    assert!(matches!(refused(&mut pool, send(&key(3), 1, 1).bytes), TxError::NoAccount(_)));
+    let sequence = refused(&mut pool, send(&key(1), 0, 1).bytes);
+    assert_eq!(sequence.to_string(), "ValidateInputAdvanced: Got 0, expected 1. (acc.seq=0)");
+    // Own waiting transactions count against the balance.
+    assert!(insert(&mut pool, send(&key(1), 1, 900_000).bytes, 0).is_ok());
+    assert!(matches!(refused(&mut pool, send(&key(1), 2, 200_000).bytes), TxError::Insufficient(_)));
+    assert!(insert(&mut pool, good, 0).is_err());
+}
+
+#[test]
+fn what_was_settled_leaves_and_the_rest_stays() {
+    let (mut ledger, mut pool, first) = pool();
+    for sequence in 1..=3 {
+        insert(&mut pool, send(&key(1), sequence, 1).bytes, 0).unwrap();
+    }
+    let waiting = send(&key(1), 1, 1);
+    let (second, block) = extend(&mut ledger, first, &[Arc::new(waiting.clone())]);
+    // A block that is not settled yet hides what it holds.
+    let mut view = ledger.reader().state(At::Block(second)).unwrap();
+    assert_eq!(pool.candidates(&mut view, 10, usize::MAX).unwrap().len(), 2);
+    ledger.reached(Finality::Settled, &second).unwrap();
+    pool.settled(&[block], 0).unwrap();
+    assert!(pool.reason(&waiting.hash).is_none());
+    assert_eq!(pool.len(), 2);
+    assert!(matches!(insert(&mut pool, waiting.bytes, 0), Err(AdmitError::Known)));
+}
+
+#[test]
+fn the_least_offer_leaves_a_full_pool_and_its_sender_is_told() {
+    let (_, mut pool, _) = pool_with(MempoolLimits { transactions: 2, ..MempoolLimits::default() });
+    let [low, high, higher, lowest] = [
+        offering(&key(1), 1, "0.4"),
+        offering(&key(2), 1, "0.5"),
+        offering(&key(2), 2, "0.6"),
+        offering(&key(1), 1, "0.3"),
+    ];
+    insert(&mut pool, low.bytes.clone(), 0).unwrap();
+    insert(&mut pool, high.bytes, 0).unwrap();
+    insert(&mut pool, higher.bytes, 0).unwrap();
+    assert!(matches!(pool.reason(&low.hash), Some(DropReason::Evicted)));
+    assert!(pool.find(&low.hash).is_none());
+    assert!(matches!(insert(&mut pool, lowest.bytes, 0), Err(AdmitError::Full)));
+    assert!(pool.reason(&lowest.hash).is_none(), "its sender has the error");
+    assert_eq!(pool.len(), 2);
+}
+
+#[test]
+fn a_block_is_offered_no_more_bytes_than_it_has_room_for() {
+    let (ledger, mut pool, _) = pool();
+    let size = send(&key(1), 1, 1).bytes.len();
+    for sequence in 1..=5 {
+        insert(&mut pool, send(&key(1), sequence, 1).bytes, 0).unwrap();
+    }
+    let mut view = ledger.reader().state(At::Settled).unwrap();
+    let offered = |pool: &Mempool, view: &mut _, bytes| pool.candidates(view, 10, bytes).unwrap().len();
+    assert_eq!(offered(&pool, &mut view, size * 3), 3);
+    assert_eq!(offered(&pool, &mut view, size * 3 - 1), 2);
+    assert_eq!(offered(&pool, &mut view, size * 9), 5);
+}
+
+#[test]
+fn the_best_offer_comes_first_and_each_sender_in_sequence() {
+    let (ledger, mut pool, first) = pool();
+    let [a1, a2, b1] =
+        [offering(&key(1), 1, "0.4"), offering(&key(1), 2, "0.9"), offering(&key(2), 1, "0.5")];
+    for raw in [&a2, &b1, &a1] {
+        insert(&mut pool, raw.bytes.clone(), 0).unwrap();
+    }
+    let order = |pool: &Mempool, at| {
+        let mut view = ledger.reader().state(at).unwrap();
+        let chosen = pool.candidates(&mut view, 10, usize::MAX).unwrap();
+        chosen.iter().map(|raw| raw.hash).collect::<Vec<Hash>>()
+    };
+    assert_eq!(order(&pool, At::Settled), [b1.hash, a1.hash, a2.hash]);
+    // On a block that holds the first two, only what follows them is offered.
+    let mut ledger = ledger;
+    let (second, _) = extend(&mut ledger, first, &[Arc::new(b1), Arc::new(a1)]);
+    let mut view = ledger.reader().state(At::Block(second)).unwrap();
+    let chosen = pool.candidates(&mut view, 10, usize::MAX).unwrap();
+    assert_eq!(chosen.iter().map(|raw| raw.hash).collect::<Vec<_>>(), [a2.hash]);
+}
+
+fn payment(sequence: u64) -> RawTx {
+    let mut payment = ServicePayment::new(
+        key(1).address(),
+        key(2).address(),
+        TFuelWei::whole(1),
+        sequence,
+        1,
+        b"resource".to_vec(),
+    );
+    payment.fee = Coins::tfuel("0.3".parse().unwrap()).into();
+    payment.sign_as_payer("privatenet", &key(1)).unwrap();
+    Unsigned::new("privatenet", payment).sign(&key(2)).unwrap()
+}
+
+/// A ledger with a fund that payments can be made from.
+fn with_fund(limits: MempoolLimits) -> (Ledger, Mempool, Hash) {
+    let (mut ledger, mut pool, first) = pool_with(limits);
+    let reserve = ReserveFund {
+        fee: Coins::tfuel("0.3".parse().unwrap()).into(),
+        source: TxInput::new(key(1).address(), Coins::tfuel(TFuelWei::whole(1000)), 1),
+        collateral: Coins::tfuel(TFuelWei::whole(1001)).into(),
+        resource_ids: vec![b"resource".to_vec()],
+        duration: 300,
+    };
+    let reserve = Unsigned::new("privatenet", reserve).sign(&key(1)).unwrap();
+    let (second, block) = extend(&mut ledger, first, &[Arc::new(reserve)]);
+    assert_eq!(block.transactions.len(), 2);
+    ledger.reached(Finality::Settled, &second).unwrap();
+    pool.settled(&[block], 0).unwrap();
+    (ledger, pool, second)
+}
+
+#[test]
+fn payments_count_against_their_payee_and_are_offered_once() {
+    let (mut ledger, mut pool, head) = with_fund(MempoolLimits { per_sender: 3, ..MempoolLimits::default() });
+    for sequence in 1..=3 {
+        insert(&mut pool, payment(sequence).bytes, 0).unwrap();
+    }
+    assert!(matches!(insert(&mut pool, payment(4).bytes, 0), Err(AdmitError::Full)));
+    let (next, block) = extend(&mut ledger, head, &[Arc::new(payment(2))]);
+    assert_eq!(block.transactions.len(), 2);
+    // The block holds the second payment, which makes the first one void; neither is offered on top of it, and neither
+    // is lost while it is not settled.
+    let mut view = ledger.reader().state(At::Block(next)).unwrap();
+    let offered = pool.candidates(&mut view, 10, usize::MAX).unwrap();
+    assert_eq!(offered.iter().map(|raw| raw.hash).collect::<Vec<_>>(), [payment(3).hash]);
+    assert_eq!(pool.len(), 3);
+    ledger.reached(Finality::Settled, &next).unwrap();
+    pool.settled(&[block], 0).unwrap();
+    assert_eq!(pool.len(), 1);
+    assert!(pool.reason(&payment(2).hash).is_none(), "it was settled");
+    assert!(matches!(pool.reason(&payment(1).hash), Some(DropReason::Invalid(TxError::Transfer(_)))));
+}
+
+#[test]
+fn what_waits_too_long_for_its_turn_falls_out() {
+    let (_, mut pool, _) = pool();
+    let late = send(&key(1), 3, 1);
+    insert(&mut pool, late.bytes.clone(), 1_000).unwrap();
+    pool.settled(&[], 60_000).unwrap();
+    assert!(pool.find(&late.hash).is_some());
+    pool.settled(&[], 75_000).unwrap();
+    assert!(pool.find(&late.hash).is_none());
+    assert!(matches!(
+        pool.reason(&late.hash),
+        Some(DropReason::Invalid(TxError::Sequence { got: 3, expected: 1 }))
+    ));
+}
+
+#[test]
+fn what_blocks_leave_out_again_and_again_falls_out_with_the_reason() {
+    let (_, mut pool, _) = pool();
+    let raw = send(&key(1), 1, 1);
+    insert(&mut pool, raw.bytes.clone(), 0).unwrap();
+    for _ in 0..2 {
+        pool.left_out(&raw.hash, TxError::Unauthorized);
+    }
+    assert!(pool.find(&raw.hash).is_some());
+    pool.left_out(&raw.hash, TxError::Unauthorized);
+    assert!(pool.find(&raw.hash).is_none());
+    assert!(matches!(pool.reason(&raw.hash), Some(DropReason::Invalid(TxError::Unauthorized))));
+    // Sent again, it waits again and has no reason to be gone.
+    insert(&mut pool, raw.bytes, 0).unwrap();
+    assert!(pool.reason(&raw.hash).is_none());
+}
