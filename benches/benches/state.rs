@@ -7,14 +7,19 @@ use std::{sync::Arc, time::Duration};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use theta_benches::{
     Random, SEED, Times, only_test, prim, report,
-    state::{StoredNodes, changes, entry, permutations, put},
+    state::{changes, entry, permutations, put, write_nodes},
     timed,
 };
 use theta_core::{
     hash::Hash,
-    store::FjallStore,
-    trie::{NoNodes, NodeSource, Trie},
+    store::{FjallStore, MemStore, Store},
+    trie::Trie,
 };
+use theta_ledger::state::nodes::Nodes;
+
+/// The node's allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Accounts, and how that is written in an id.
 fn sizes() -> &'static [(u64, &'static str)] {
@@ -29,69 +34,66 @@ fn rounds() -> usize {
     if only_test() { 1 } else { 21 }
 }
 
+/// A state in a store, read and written as the ledger does.
+struct State {
+    store: Arc<dyn Store>,
+    nodes: Arc<Nodes>,
+    root: Hash,
+}
+
+impl State {
+    fn new(store: Arc<dyn Store>, accounts: u64, random: &mut Random) -> Self {
+        let nodes = Arc::new(Nodes::new(store.clone()));
+        let mut trie = Trie::empty(nodes.clone());
+        put(&mut trie, (0..accounts).map(|number| entry(number, random)).collect());
+        let root = trie.root();
+        write_nodes(store.as_ref(), &nodes, &mut trie);
+        Self { store, nodes, root }
+    }
+
+    /// The trie after changes, hashed.
+    fn changed(&self, entries: Vec<(Vec<u8>, Vec<u8>)>) -> Trie {
+        let mut trie = Trie::open(self.root, self.nodes.clone()).expect("the root is stored");
+        put(&mut trie, entries);
+        trie.root();
+        trie
+    }
+
+    fn commit(&mut self, mut trie: Trie) {
+        self.root = trie.root();
+        write_nodes(self.store.as_ref(), &self.nodes, &mut trie);
+    }
+}
+
 fn root_mem(criterion: &mut Criterion) {
     for (accounts, size) in sizes() {
         let mut random = Random::new(SEED);
-        let mut trie = Trie::empty(Arc::new(NoNodes));
-        put(&mut trie, (0..*accounts).map(|number| entry(number, &mut random)).collect());
-        trie.root();
+        let mut state = State::new(Arc::new(MemStore::default()), *accounts, &mut random);
         for keys in changed() {
-            let mut step = || {
+            // The root alone is measured; the nodes are written so that the next round begins as a block does.
+            let mut round = || {
                 let entries = changes(*accounts, *keys, None, &mut random);
-                (trie.clone(), entries)
-            };
-            // Gives the trie back, so that freeing it is not measured.
-            let update = |(mut trie, entries): (Trie, Vec<_>)| {
-                put(&mut trie, entries);
-                (trie.root(), trie)
+                let (trie, time) = timed(|| state.changed(entries));
+                state.commit(trie);
+                time
             };
             let mut group = criterion.benchmark_group("state");
             group.sample_size(20).measurement_time(Duration::from_secs(5));
             group.throughput(Throughput::Elements(*keys as u64));
             group.bench_function(format!("root_mem/{size}/{keys}"), |bencher| {
-                bencher.iter_batched(&mut step, update, BatchSize::PerIteration);
+                bencher.iter_custom(|rounds| (0..rounds).map(|_| round()).sum());
             });
             group.finish();
             // A B A B, so that a machine that is busy for a while slows both.
             let (mut times, mut hashes) = (Vec::new(), Vec::new());
             for _ in 0..rounds() {
                 hashes.push(prim::permutation());
-                let input = step();
-                times.push(timed(|| update(input)).1);
+                times.push(round());
             }
             let permutation = Times::of(hashes).median.as_secs_f64();
             let ceiling = 1.0 / (permutations(*accounts, *keys) * permutation);
             report(&format!("state/root_mem/{size}/{keys}"), "keys", *keys as f64, Times::of(times), ceiling);
         }
-    }
-}
-
-/// A state on disk that grows by one durable batch after another.
-struct OnDisk {
-    folder: tempfile::TempDir,
-    nodes: Arc<StoredNodes>,
-    root: Hash,
-}
-
-impl OnDisk {
-    fn new(accounts: u64, random: &mut Random) -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let store = FjallStore::open(folder.path()).expect("a new store opens");
-        let nodes = Arc::new(StoredNodes::new(Arc::new(store)));
-        let source: Arc<dyn NodeSource> = nodes.clone();
-        let mut trie = Trie::empty(source);
-        put(&mut trie, (0..accounts).map(|number| entry(number, random)).collect());
-        let root = trie.root();
-        nodes.commit(&trie);
-        Self { folder, nodes, root }
-    }
-
-    /// What a block does to the state: open, change, root, write.
-    fn update(&mut self, entries: Vec<(Vec<u8>, Vec<u8>)>) {
-        let mut trie = Trie::open(self.root, self.nodes.clone()).expect("the root is stored");
-        put(&mut trie, entries);
-        self.root = trie.root();
-        self.nodes.commit(&trie);
     }
 }
 
@@ -104,24 +106,31 @@ fn written() -> Option<u64> {
 fn commit(criterion: &mut Criterion) {
     for (accounts, size) in sizes() {
         let mut random = Random::new(SEED);
-        let mut state = OnDisk::new(*accounts, &mut random);
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let store = FjallStore::open(folder.path()).expect("a new store opens");
+        let mut state = State::new(Arc::new(store), *accounts, &mut random);
+        // What a block does to the state: open, change, root, write.
+        let update = |state: &mut State, entries| {
+            let trie = state.changed(entries);
+            state.commit(trie);
+        };
         for keys in changed() {
             let mut group = criterion.benchmark_group("state");
             group.sample_size(20).measurement_time(Duration::from_secs(5));
             group.throughput(Throughput::Elements(*keys as u64));
             group.bench_function(format!("commit/{size}/{keys}"), |bencher| {
                 let entries = || changes(*accounts, *keys, Some(10), &mut random);
-                bencher.iter_batched(entries, |entries| state.update(entries), BatchSize::PerIteration);
+                bencher.iter_batched(entries, |entries| update(&mut state, entries), BatchSize::PerIteration);
             });
             group.finish();
             let (mut hashes, mut syncs) = (Vec::new(), Vec::new());
             let (before, mut payload, mut times) = (written(), 0, Vec::new());
             for _ in 0..rounds() {
                 hashes.push(prim::permutation());
-                syncs.push(prim::sync(state.folder.path()).expect("the disk takes it"));
+                syncs.push(prim::sync(folder.path()).expect("the disk takes it"));
                 let entries = changes(*accounts, *keys, Some(10), &mut random);
                 payload += entries.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
-                times.push(timed(|| state.update(entries)).1);
+                times.push(timed(|| update(&mut state, entries)).1);
             }
             let (permutation, sync) =
                 (Times::of(hashes).median.as_secs_f64(), Times::of(syncs).median.as_secs_f64());

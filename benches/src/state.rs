@@ -1,20 +1,18 @@
 //! Accounts in a trie, in memory or over a store.
 
-use std::sync::Arc;
-
 use theta_core::{
     amount::{Coins, TFuelWei, ThetaWei},
     codec::rlp::Encode,
-    hash::{Address, Hash, keccak},
-    store::{Batch, Store, Table},
-    trie::{Node, NodeSource, Trie, TrieError},
+    hash::{Address, keccak},
+    store::{Batch, Store},
+    trie::Trie,
 };
-use theta_ledger::state::{Account, keys};
+use theta_ledger::state::{
+    Account, keys,
+    nodes::{NewNodes, Nodes},
+};
 
 use crate::Random;
-
-/// Decoded nodes at hand, as many as the ledger keeps.
-const CACHED_NODES: usize = 200_000;
 
 /// The address of the account with this number.
 pub fn address(number: u64) -> Address {
@@ -53,46 +51,12 @@ pub fn changes(
     entries
 }
 
-/// Nodes of a store behind a cache, as the ledger reads them.
-pub struct StoredNodes {
-    store: Arc<dyn Store>,
-    cache: quick_cache::sync::Cache<Hash, Arc<Node>>,
-}
-
-impl std::fmt::Debug for StoredNodes {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("StoredNodes").finish_non_exhaustive()
-    }
-}
-
-impl StoredNodes {
-    /// Nodes of this store.
-    pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, cache: quick_cache::sync::Cache::new(CACHED_NODES) }
-    }
-
-    /// Writes a trie's new nodes in one durable batch, as settling a block does.
-    pub fn commit(&self, trie: &Trie) {
-        let mut batch = Batch::default();
-        trie.drain_new(&mut |hash, node| {
-            batch.put(Table::Nodes, hash.as_slice(), node.encoded());
-            self.cache.insert(hash, node.clone());
-        });
-        self.store.commit(batch).expect("the disk takes it");
-    }
-}
-
-impl NodeSource for StoredNodes {
-    fn node(&self, hash: &Hash) -> Result<Option<Arc<Node>>, TrieError> {
-        if let Some(node) = self.cache.get(hash) {
-            return Ok(Some(node));
-        }
-        let Some(bytes) = self.store.get(Table::Nodes, hash.as_slice())? else { return Ok(None) };
-        let node = Node::decode(hash, &bytes).map_err(|error| TrieError::Damaged(*hash, error))?;
-        let node = Arc::new(node);
-        self.cache.insert(*hash, node.clone());
-        Ok(Some(node))
-    }
+/// Writes a trie's new nodes in one durable batch, as settling a block does.
+pub fn write_nodes(store: &dyn Store, nodes: &Nodes, trie: &mut Trie) {
+    let (mut new, mut batch) = (NewNodes::default(), Batch::default());
+    new.collect(trie);
+    nodes.store(&new, &mut batch);
+    store.commit(batch).expect("the disk takes it");
 }
 
 /// Puts entries into a trie.

@@ -82,6 +82,20 @@ enum Link {
     Node(Arc<Node>),
 }
 
+impl Link {
+    /// What an embedded node points to is in memory too, and small.
+    fn shallow(&self) -> Self {
+        match self {
+            Self::Empty => Self::Empty,
+            Self::Hash(hash) => Self::Hash(*hash),
+            Self::Node(node) => match node.reference() {
+                Reference::Hash(hash) => Self::Hash(*hash),
+                Reference::Embedded(_) => Self::Node(Arc::new(node.shallow())),
+            },
+        }
+    }
+}
+
 /// How a parent names its child: by hash, or embedded where the encoding is shorter than a hash.
 #[derive(Debug, Clone)]
 enum Reference {
@@ -141,9 +155,28 @@ impl Node {
         Ok(Self::new(kind))
     }
 
+    /// Whether it is a leaf: one account's or one record's, while branches and extensions are shared by many.
+    pub const fn is_leaf(&self) -> bool {
+        matches!(self.kind, Kind::Leaf { .. })
+    }
+
+    /// The same node as it is read from a store: it names its children by hash and holds none of them in memory.
+    pub fn shallow(&self) -> Self {
+        let kind = match &self.kind {
+            Kind::Leaf { path, value } => Kind::Leaf { path: path.clone(), value: value.clone() },
+            Kind::Extension { path, child } => Kind::Extension { path: path.clone(), child: child.shallow() },
+            Kind::Branch { children, value } => Kind::Branch {
+                children: Box::new(std::array::from_fn(|index| children[index].shallow())),
+                value: value.clone(),
+            },
+        };
+        Self { kind, reference: self.reference.clone(), stored: AtomicBool::new(true) }
+    }
+
     /// The node's RLP.
     pub fn encoded(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(128);
+        // A branch of sixteen hashes has 532 bytes.
+        let mut out = Vec::with_capacity(if self.is_leaf() { 192 } else { 544 });
         encode_list(&mut out, |out| match &self.kind {
             Kind::Leaf { path, value } => {
                 encode_string(&compact(path, true), out);
@@ -183,12 +216,17 @@ fn read_link(input: &mut Reader<'_>) -> Result<Link, DecodeError> {
 fn write_link(link: &Link, out: &mut Vec<u8>) {
     match link {
         Link::Empty => out.push(0x80),
-        Link::Hash(hash) => hash.encode(out),
+        Link::Hash(hash) => write_hash(hash, out),
         Link::Node(node) => match node.reference() {
-            Reference::Hash(hash) => hash.encode(out),
+            Reference::Hash(hash) => write_hash(hash, out),
             Reference::Embedded(bytes) => out.extend(bytes),
         },
     }
+}
+
+fn write_hash(hash: &Hash, out: &mut Vec<u8>) {
+    out.push(0xa0);
+    out.extend_from_slice(hash.as_slice());
 }
 
 /// Nibbles of a key, high one first.
@@ -223,11 +261,16 @@ fn shared(a: &[u8], b: &[u8]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
+fn load(source: &dyn NodeSource, hash: &Hash) -> Result<Arc<Node>, TrieError> {
+    source.node(hash)?.ok_or(TrieError::Missing(*hash))
+}
+
 /// A trie at one root.
 #[derive(Clone)]
 pub struct Trie {
     root: Link,
     source: Arc<dyn NodeSource>,
+    replaced: Vec<Hash>,
 }
 
 impl std::fmt::Debug for Trie {
@@ -239,7 +282,7 @@ impl std::fmt::Debug for Trie {
 impl Trie {
     /// A trie without entries.
     pub fn empty(source: Arc<dyn NodeSource>) -> Self {
-        Self { root: Link::Empty, source }
+        Self { root: Link::Empty, source, replaced: Vec::new() }
     }
 
     /// The trie at a root; the zero hash and [`EMPTY_ROOT`] both mean no entries. Fails if the root is not there.
@@ -250,11 +293,11 @@ impl Trie {
         if source.node(&root)?.is_none() {
             return Err(TrieError::Missing(root));
         }
-        Ok(Self { root: Link::Hash(root), source })
+        Ok(Self { root: Link::Hash(root), source, replaced: Vec::new() })
     }
 
     fn load(&self, hash: &Hash) -> Result<Arc<Node>, TrieError> {
-        self.source.node(hash)?.ok_or(TrieError::Missing(*hash))
+        load(self.source.as_ref(), hash)
     }
 
     /// Where nodes are read from.
@@ -308,144 +351,23 @@ impl Trie {
     /// Sets a value; an empty one deletes the key, as in the reference.
     pub fn set(&mut self, key: &[u8], value: Vec<u8>) -> Result<(), TrieError> {
         let path = nibbles(key);
-        let mut root = std::mem::take(&mut self.root);
-        let done = if value.is_empty() {
-            self.delete(&mut root, &path).map(drop)
+        let mut edit = Edit { source: self.source.as_ref(), replaced: &mut self.replaced };
+        if value.is_empty() {
+            edit.delete(&mut self.root, &path).map(drop)
         } else {
-            self.insert(&mut root, &path, value)
-        };
-        self.root = root;
-        done
+            edit.insert(&mut self.root, &path, value)
+        }
+    }
+
+    /// Hashes of stored nodes that changes since the trie was opened, or since the last call, put others in the place of.
+    /// They still belong to the older root, and may stand elsewhere in this one.
+    pub fn take_replaced(&mut self) -> Vec<Hash> {
+        std::mem::take(&mut self.replaced)
     }
 
     /// Removes a key, if it is there.
     pub fn remove(&mut self, key: &[u8]) -> Result<(), TrieError> {
         self.set(key, Vec::new())
-    }
-
-    /// Gives the node at `link`, owned by this trie alone and with its hash forgotten, ready to be changed.
-    fn own<'a>(&self, link: &'a mut Link) -> Result<&'a mut Kind, TrieError> {
-        if let Link::Hash(hash) = link {
-            *link = Link::Node(self.load(hash)?);
-        }
-        let Link::Node(node) = link else { unreachable!("callers ask for nodes that are there") };
-        // A clone has neither hash nor stored mark; one that nobody shares is reset.
-        let node = Arc::make_mut(node);
-        node.reference = OnceLock::new();
-        *node.stored.get_mut() = false;
-        Ok(&mut node.kind)
-    }
-
-    fn insert(&self, link: &mut Link, path: &[u8], value: Vec<u8>) -> Result<(), TrieError> {
-        if matches!(link, Link::Empty) {
-            *link = leaf(path.to_vec(), value);
-            return Ok(());
-        }
-        let kind = self.own(link)?;
-        match kind {
-            Kind::Branch { children, value: own } => match path.split_first() {
-                None => *own = Some(value),
-                Some((first, rest)) => self.insert(&mut children[usize::from(*first)], rest, value)?,
-            },
-            Kind::Leaf { path: own, value: old } => {
-                if own == path {
-                    *old = value;
-                    return Ok(());
-                }
-                let common = shared(own, path);
-                let mut children: Box<[Link; 16]> = Box::default();
-                let mut at = None;
-                place(&mut children, &mut at, &own[common..], std::mem::take(old));
-                place(&mut children, &mut at, &path[common..], value);
-                let prefix = path[..common].to_vec();
-                *kind = extended(prefix, Kind::Branch { children, value: at });
-            }
-            Kind::Extension { path: own, child } => {
-                let common = shared(own, path);
-                if common == own.len() {
-                    return self.insert(child, &path[common..], value);
-                }
-                let mut children: Box<[Link; 16]> = Box::default();
-                let mut at = None;
-                let below = std::mem::take(child);
-                children[usize::from(own[common])] = match &own[common + 1..] {
-                    [] => below,
-                    rest => node(Kind::Extension { path: rest.to_vec(), child: below }),
-                };
-                place(&mut children, &mut at, &path[common..], value);
-                let prefix = path[..common].to_vec();
-                *kind = extended(prefix, Kind::Branch { children, value: at });
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes a path; says whether anything changed. What was not there leaves every node as it was.
-    fn delete(&self, link: &mut Link, path: &[u8]) -> Result<bool, TrieError> {
-        let here = match link {
-            Link::Empty => return Ok(false),
-            Link::Hash(hash) => self.load(hash)?,
-            Link::Node(node) => node.clone(),
-        };
-        match &here.kind {
-            Kind::Leaf { path: own, .. } => {
-                if own != path {
-                    return Ok(false);
-                }
-                *link = Link::Empty;
-            }
-            Kind::Extension { path: own, child } => {
-                let Some(rest) = path.strip_prefix(own.as_slice()) else { return Ok(false) };
-                let (own, mut child) = (own.clone(), child.clone());
-                if !self.delete(&mut child, rest)? {
-                    return Ok(false);
-                }
-                *link = self.join(own, child)?;
-            }
-            Kind::Branch { children, value } => {
-                let (mut children, mut value) = (children.clone(), value.clone());
-                match path.split_first() {
-                    None if value.is_none() => return Ok(false),
-                    None => value = None,
-                    Some((first, rest)) => {
-                        if !self.delete(&mut children[usize::from(*first)], rest)? {
-                            return Ok(false);
-                        }
-                    }
-                }
-                let mut left =
-                    children.iter_mut().enumerate().filter(|(_, child)| !matches!(child, Link::Empty));
-                *link = match (left.next(), left.next(), &mut value) {
-                    (None, _, None) => Link::Empty,
-                    (None, _, Some(value)) => leaf(Vec::new(), std::mem::take(value)),
-                    (Some((index, child)), None, None) => {
-                        self.join(vec![index as u8], std::mem::take(child))?
-                    }
-                    _ => node(Kind::Branch { children, value }),
-                };
-            }
-        }
-        Ok(true)
-    }
-
-    /// Puts a path in front of a child: into its own path where it has one, as an extension where it is a branch.
-    fn join(&self, mut path: Vec<u8>, child: Link) -> Result<Link, TrieError> {
-        let below = match &child {
-            Link::Empty => return Ok(Link::Empty),
-            Link::Hash(hash) => self.load(hash)?,
-            Link::Node(node) => node.clone(),
-        };
-        Ok(match &below.kind {
-            Kind::Leaf { path: own, value } => {
-                path.extend(own);
-                leaf(path, value.clone())
-            }
-            Kind::Extension { path: own, child } => {
-                path.extend(own);
-                node(Kind::Extension { path, child: child.clone() })
-            }
-            Kind::Branch { .. } => node(Kind::Extension { path, child }),
-        })
     }
 
     /// Calls `visit` for every entry whose key begins with `prefix`, children before a branch's own value, as the
@@ -539,6 +461,152 @@ impl Trie {
                 Step::End(_) => return Ok(proof),
             };
         }
+    }
+}
+
+/// One change of a trie.
+struct Edit<'a> {
+    source: &'a dyn NodeSource,
+    replaced: &'a mut Vec<Hash>,
+}
+
+impl Edit<'_> {
+    /// Notes that a node is no longer part of the trie. One that was never stored needs no note.
+    fn replace(&mut self, node: &Node) {
+        if let (true, Some(Reference::Hash(hash))) =
+            (node.stored.load(Ordering::Relaxed), node.reference.get())
+        {
+            self.replaced.push(*hash);
+        }
+    }
+
+    /// Gives the node at `link`, owned by this trie alone and with its hash forgotten, ready to be changed.
+    fn own<'l>(&mut self, link: &'l mut Link) -> Result<&'l mut Kind, TrieError> {
+        if let Link::Hash(hash) = link {
+            *link = Link::Node(load(self.source, hash)?);
+        }
+        let Link::Node(node) = link else { unreachable!("callers ask for nodes that are there") };
+        self.replace(node);
+        // A clone has neither hash nor stored mark; one that nobody shares is reset.
+        let node = Arc::make_mut(node);
+        node.reference = OnceLock::new();
+        *node.stored.get_mut() = false;
+        Ok(&mut node.kind)
+    }
+
+    fn insert(&mut self, link: &mut Link, path: &[u8], value: Vec<u8>) -> Result<(), TrieError> {
+        if matches!(link, Link::Empty) {
+            *link = leaf(path.to_vec(), value);
+            return Ok(());
+        }
+        let kind = self.own(link)?;
+        match kind {
+            Kind::Branch { children, value: own } => match path.split_first() {
+                None => *own = Some(value),
+                Some((first, rest)) => self.insert(&mut children[usize::from(*first)], rest, value)?,
+            },
+            Kind::Leaf { path: own, value: old } => {
+                if own == path {
+                    *old = value;
+                    return Ok(());
+                }
+                let common = shared(own, path);
+                let mut children: Box<[Link; 16]> = Box::default();
+                let mut at = None;
+                place(&mut children, &mut at, &own[common..], std::mem::take(old));
+                place(&mut children, &mut at, &path[common..], value);
+                let prefix = path[..common].to_vec();
+                *kind = extended(prefix, Kind::Branch { children, value: at });
+            }
+            Kind::Extension { path: own, child } => {
+                let common = shared(own, path);
+                if common == own.len() {
+                    return self.insert(child, &path[common..], value);
+                }
+                let mut children: Box<[Link; 16]> = Box::default();
+                let mut at = None;
+                let below = std::mem::take(child);
+                children[usize::from(own[common])] = match &own[common + 1..] {
+                    [] => below,
+                    rest => node(Kind::Extension { path: rest.to_vec(), child: below }),
+                };
+                place(&mut children, &mut at, &path[common..], value);
+                let prefix = path[..common].to_vec();
+                *kind = extended(prefix, Kind::Branch { children, value: at });
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a path; says whether anything changed. What was not there leaves every node as it was.
+    fn delete(&mut self, link: &mut Link, path: &[u8]) -> Result<bool, TrieError> {
+        let here = match link {
+            Link::Empty => return Ok(false),
+            Link::Hash(hash) => load(self.source, hash)?,
+            Link::Node(node) => node.clone(),
+        };
+        match &here.kind {
+            Kind::Leaf { path: own, .. } => {
+                if own != path {
+                    return Ok(false);
+                }
+                *link = Link::Empty;
+            }
+            Kind::Extension { path: own, child } => {
+                let Some(rest) = path.strip_prefix(own.as_slice()) else { return Ok(false) };
+                let (own, mut child) = (own.clone(), child.clone());
+                if !self.delete(&mut child, rest)? {
+                    return Ok(false);
+                }
+                *link = self.join(own, child)?;
+            }
+            Kind::Branch { children, value } => {
+                let (mut children, mut value) = (children.clone(), value.clone());
+                match path.split_first() {
+                    None if value.is_none() => return Ok(false),
+                    None => value = None,
+                    Some((first, rest)) => {
+                        if !self.delete(&mut children[usize::from(*first)], rest)? {
+                            return Ok(false);
+                        }
+                    }
+                }
+                let mut left =
+                    children.iter_mut().enumerate().filter(|(_, child)| !matches!(child, Link::Empty));
+                *link = match (left.next(), left.next(), &mut value) {
+                    (None, _, None) => Link::Empty,
+                    (None, _, Some(value)) => leaf(Vec::new(), std::mem::take(value)),
+                    (Some((index, child)), None, None) => {
+                        self.join(vec![index as u8], std::mem::take(child))?
+                    }
+                    _ => node(Kind::Branch { children, value }),
+                };
+            }
+        }
+        self.replace(&here);
+        Ok(true)
+    }
+
+    /// Puts a path in front of a child: into its own path where it has one, as an extension where it is a branch.
+    fn join(&mut self, mut path: Vec<u8>, child: Link) -> Result<Link, TrieError> {
+        let below = match &child {
+            Link::Empty => return Ok(Link::Empty),
+            Link::Hash(hash) => load(self.source, hash)?,
+            Link::Node(node) => node.clone(),
+        };
+        Ok(match &below.kind {
+            Kind::Leaf { path: own, value } => {
+                self.replace(&below);
+                path.extend(own);
+                leaf(path, value.clone())
+            }
+            Kind::Extension { path: own, child } => {
+                self.replace(&below);
+                path.extend(own);
+                node(Kind::Extension { path, child: child.clone() })
+            }
+            Kind::Branch { .. } => node(Kind::Extension { path, child }),
+        })
     }
 }
 
@@ -739,6 +807,46 @@ mod tests {
                 assert!(verify(&trie.root(), &5_u32.to_be_bytes(), &bad).is_err());
             }
         }
+    }
+
+    #[test]
+    fn a_shallow_node_holds_no_other_and_says_the_same() {
+        let mut trie = empty();
+        for index in 0_u32..1000 {
+            trie.set(&index.to_be_bytes(), index.to_be_bytes().repeat(10)).expect("in memory");
+        }
+        let root = trie.root();
+        let mut nodes = BTreeMap::new();
+        trie.drain_new(&mut |hash, node| {
+            let shallow = node.shallow();
+            assert_eq!(shallow.encoded(), node.encoded());
+            nodes.insert(hash, Arc::new(shallow));
+        });
+        drop(trie);
+        let lone = nodes.values().all(|node| Arc::strong_count(node) == 1);
+        assert!(lone, "only the map holds them");
+        struct Kept(BTreeMap<Hash, Arc<Node>>);
+        impl NodeSource for Kept {
+            fn node(&self, hash: &Hash) -> Result<Option<Arc<Node>>, TrieError> {
+                Ok(self.0.get(hash).cloned())
+            }
+        }
+        let count = nodes.len();
+        let mut trie = Trie::open(root, Arc::new(Kept(nodes))).expect("the root is there");
+        trie.set(&5_u32.to_be_bytes(), vec![8; 40]).expect("all nodes are there");
+        let (mut new, replaced) = (0, trie.take_replaced());
+        trie.root();
+        trie.drain_new(&mut |_, _| new += 1);
+        assert_eq!(replaced.len(), new, "one path for another");
+        assert!(new <= 8 && count > 1000);
+        assert_eq!(replaced[0], root);
+        trie.remove(&6_u32.to_be_bytes()).expect("all nodes are there");
+        trie.remove(&6_u32.to_be_bytes()).expect("all nodes are there");
+        let mut replaced = trie.take_replaced();
+        replaced.sort_unstable();
+        replaced.dedup();
+        assert!(!replaced.contains(&root), "that one was replaced before");
+        assert!((2..=8).contains(&replaced.len()), "{}", replaced.len());
     }
 
     #[test]

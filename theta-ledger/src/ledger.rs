@@ -23,7 +23,7 @@ use crate::{
     genesis::Genesis,
     state::{
         StateError, StateView,
-        nodes::{NewNodes, Nodes, collect},
+        nodes::{NewNodes, Nodes},
     },
     tx::{RawTx, Scope, Signatures, SmartContract, TxError, ethereum},
     vm::{ContractVm, NoContracts, VmCall, VmEnv, VmOutcome},
@@ -124,10 +124,10 @@ impl LedgerBuilder {
 
 fn begin(store: &dyn Store, genesis: &Genesis) -> Result<(), OpenError> {
     let hash = genesis.hash();
-    let mut new = NewNodes::new();
-    collect(&genesis.trie(), &mut new);
+    let mut new = NewNodes::default();
+    new.collect(&mut genesis.trie());
     let mut batch = Batch::default();
-    for (hash, node) in &new {
+    for (hash, node) in &new.new {
         batch.put(theta_core::store::Table::Nodes, hash.as_slice(), node.encoded());
     }
     let stored = StoredBlock {

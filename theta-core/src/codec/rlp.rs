@@ -236,9 +236,13 @@ pub fn encode_list(out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     fill(out);
     let payload_length = out.len() - start;
-    let mut header = Vec::with_capacity(9);
-    RlpHeader { list: true, payload_length }.encode(&mut header);
-    out.splice(start..start, header);
+    let mut header = [0; 9];
+    let mut rest = header.as_mut_slice();
+    RlpHeader { list: true, payload_length }.encode(&mut rest);
+    let length = 9 - rest.len();
+    out.resize(out.len() + length, 0);
+    out.copy_within(start..start + payload_length, start + length);
+    out[start..start + length].copy_from_slice(&header[..length]);
 }
 
 /// Appends a list of items.

@@ -2,7 +2,7 @@
 
 pub mod account;
 pub mod keys;
-pub(crate) mod nodes;
+pub mod nodes;
 mod view;
 
 pub use self::{

@@ -3,47 +3,77 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use parking_lot::RwLock;
+use quick_cache::sync::Cache;
 use theta_core::{
     hash::Hash,
     store::{Batch, Store, Table},
     trie::{Node, NodeSource, Trie, TrieError},
 };
 
-/// Decoded nodes that are kept at hand; some 200 bytes to 700 bytes each.
-const CACHED_NODES: usize = 200_000;
+/// Branches that are kept at hand, up to 800 bytes each: every read passes several of them.
+const CACHED_BRANCHES: usize = 150_000;
+/// Leaves that are kept at hand, some 300 bytes each: each is read for one account or slot alone.
+const CACHED_LEAVES: usize = 200_000;
 
-/// New nodes of one block, by hash.
-pub(crate) type NewNodes = BTreeMap<Hash, Arc<Node>>;
+/// What a block made of a state's nodes.
+#[derive(Clone, Default)]
+pub struct NewNodes {
+    /// New nodes with their hashes. They hold no others, so that keeping one keeps one.
+    pub(crate) new: Vec<(Hash, Arc<Node>)>,
+    /// Stored nodes that these stand in the place of.
+    replaced: Vec<Hash>,
+}
+
+impl NewNodes {
+    /// Takes the new nodes out of a trie.
+    pub fn collect(&mut self, trie: &mut Trie) {
+        trie.drain_new(&mut |hash, node| {
+            self.new.push((hash, Arc::new(node.shallow())));
+        });
+        self.replaced.extend(trie.take_replaced());
+    }
+}
 
 /// Where all tries of a ledger read their nodes.
-pub(crate) struct Nodes {
+pub struct Nodes {
     store: Arc<dyn Store>,
-    cache: quick_cache::sync::Cache<Hash, Arc<Node>>,
+    branches: Cache<Hash, Arc<Node>>,
+    leaves: Cache<Hash, Arc<Node>>,
     /// Nodes of unsettled blocks, with the number of blocks that made them.
     unsettled: RwLock<BTreeMap<Hash, (Arc<Node>, usize)>>,
 }
 
 impl Nodes {
-    pub(crate) fn new(store: Arc<dyn Store>) -> Self {
+    /// Nodes of this store, none of them at hand yet.
+    pub fn new(store: Arc<dyn Store>) -> Self {
         Self {
             store,
-            cache: quick_cache::sync::Cache::new(CACHED_NODES),
+            branches: Cache::new(CACHED_BRANCHES),
+            leaves: Cache::new(CACHED_LEAVES),
             unsettled: RwLock::new(BTreeMap::new()),
         }
     }
 
+    fn keep(&self, hash: Hash, node: Arc<Node>) {
+        if node.is_leaf() {
+            self.leaves.insert(hash, node);
+        } else {
+            self.branches.insert(hash, node);
+        }
+    }
+
     /// Makes a block's new nodes readable before they are stored.
-    pub(crate) fn add(&self, new: &NewNodes) {
+    pub fn add(&self, new: &NewNodes) {
         let mut unsettled = self.unsettled.write();
-        for (hash, node) in new {
+        for (hash, node) in &new.new {
             unsettled.entry(*hash).or_insert_with(|| (node.clone(), 0)).1 += 1;
         }
     }
 
     /// Forgets a block's new nodes; those that another block made too stay.
-    pub(crate) fn remove(&self, new: &NewNodes) {
+    pub fn remove(&self, new: &NewNodes) {
         let mut unsettled = self.unsettled.write();
-        for hash in new.keys() {
+        for (hash, _) in &new.new {
             if let Some((_, users)) = unsettled.get_mut(hash) {
                 *users -= 1;
                 if *users == 0 {
@@ -53,20 +83,32 @@ impl Nodes {
         }
     }
 
-    /// Adds a block's new nodes to a batch, and to the cache since the next blocks will read them.
-    pub(crate) fn store(&self, new: &NewNodes, batch: &mut Batch) {
-        for (hash, node) in new {
+    /// Adds a block's new nodes to a batch, and to the cache since the next blocks will read them; what they stand in the
+    /// place of leaves the cache.
+    pub fn store(&self, new: &NewNodes, batch: &mut Batch) {
+        for hash in &new.replaced {
+            self.branches.remove(hash);
+            self.leaves.remove(hash);
+        }
+        for (hash, node) in &new.new {
             batch.put(Table::Nodes, hash.as_slice(), node.encoded());
-            self.cache.insert(*hash, node.clone());
+            self.keep(*hash, node.clone());
         }
     }
 }
 
-/// Takes the new nodes out of a trie.
-pub(crate) fn collect(trie: &Trie, new: &mut NewNodes) {
-    trie.drain_new(&mut |hash, node| {
-        new.insert(hash, node.clone());
-    });
+impl std::fmt::Debug for NewNodes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (new, replaced) = (self.new.len(), self.replaced.len());
+        f.debug_struct("NewNodes").field("new", &new).field("replaced", &replaced).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Nodes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let cached = self.branches.len() + self.leaves.len();
+        f.debug_struct("Nodes").field("cached", &cached).finish_non_exhaustive()
+    }
 }
 
 impl NodeSource for Nodes {
@@ -74,13 +116,55 @@ impl NodeSource for Nodes {
         if let Some((node, _)) = self.unsettled.read().get(hash) {
             return Ok(Some(node.clone()));
         }
-        if let Some(node) = self.cache.get(hash) {
+        if let Some(node) = self.branches.get(hash).or_else(|| self.leaves.get(hash)) {
             return Ok(Some(node));
         }
         let Some(bytes) = self.store.get(Table::Nodes, hash.as_slice())? else { return Ok(None) };
         let node = Node::decode(hash, &bytes).map_err(|error| TrieError::Damaged(*hash, error))?;
         let node = Arc::new(node);
-        self.cache.insert(*hash, node.clone());
+        self.keep(*hash, node.clone());
         Ok(Some(node))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use theta_core::store::MemStore;
+
+    use super::*;
+
+    #[test]
+    fn the_cache_follows_the_newest_state_and_holds_each_node_alone() {
+        let store = Arc::new(MemStore::default());
+        let nodes = Arc::new(Nodes::new(store.clone()));
+        let mut trie = Trie::empty(nodes.clone());
+        for index in 0_u32..1000 {
+            trie.set(&index.to_be_bytes(), index.to_be_bytes().repeat(10)).expect("in memory");
+        }
+        let mut root = trie.root();
+        let settle = |trie: &mut Trie| {
+            let (mut new, mut batch) = (NewNodes::default(), Batch::default());
+            new.collect(trie);
+            nodes.store(&new, &mut batch);
+            store.commit(batch).expect("in memory");
+            assert!(new.new.iter().all(|(_, node)| Arc::strong_count(node) == 2), "the list and the cache");
+        };
+        settle(&mut trie);
+        drop(trie);
+        let kept = |nodes: &Nodes| nodes.branches.len() + nodes.leaves.len();
+        let first = kept(&nodes);
+        for round in 0_u8..20 {
+            let mut trie = Trie::open(root, nodes.clone()).expect("stored");
+            for index in 0_u32..100 {
+                let mut value = index.to_be_bytes().repeat(10);
+                value.push(round);
+                trie.set(&(index * 7).to_be_bytes(), value).expect("stored");
+            }
+            root = trie.root();
+            settle(&mut trie);
+            assert_eq!(kept(&nodes), first, "what was replaced has left");
+        }
+        // An older node is still read from the store.
+        assert!(store.scan(Table::Nodes, &[], None, usize::MAX).expect("in memory").len() > first);
     }
 }

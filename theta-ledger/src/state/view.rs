@@ -18,7 +18,7 @@ use super::{
     StateError,
     account::{Account, DEAD_CODE_HASH, HeightList, SplitRule},
     keys,
-    nodes::{NewNodes, collect},
+    nodes::NewNodes,
 };
 
 /// A place in the journal to come back to.
@@ -81,7 +81,7 @@ impl StateView {
             storage: BTreeMap::new(),
             records: BTreeMap::new(),
             journal: Vec::new(),
-            new_nodes: NewNodes::new(),
+            new_nodes: NewNodes::default(),
             coinbase: false,
         })
     }
@@ -351,7 +351,7 @@ impl StateView {
             }
             if std::mem::take(&mut storage.written) {
                 roots.push((*address, storage.trie.root()));
-                collect(&storage.trie, &mut self.new_nodes);
+                self.new_nodes.collect(&mut storage.trie);
             }
         }
         for (address, root) in roots {
@@ -377,7 +377,7 @@ impl StateView {
     /// Takes the nodes that are new since the view was opened, for the block whose state this has become.
     pub(crate) fn take_new_nodes(&mut self) -> NewNodes {
         let mut new = std::mem::take(&mut self.new_nodes);
-        collect(&self.trie, &mut new);
+        new.collect(&mut self.trie);
         new
     }
 
