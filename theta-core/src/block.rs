@@ -1,7 +1,7 @@
 //! Blocks and headers (`core/block.go`). Transactions are opaque bytes here; the ledger gives them meaning.
 
 use crate::{
-    codec::rlp::{Decode, DecodeError, Encode, Reader, encode_list, encode_string},
+    codec::rlp::{Decode, DecodeError, Encode, Item, Reader, encode_list, encode_string},
     hash::{Address, EMPTY_ROOT, Hash, keccak},
     rlp_list,
     sign::{SignError, Signature, Signer},
@@ -197,6 +197,8 @@ impl Encode for Header {
         self.encode_signed_by(&self.signature, out);
     }
 }
+
+impl Item for Header {}
 
 impl Decode for Header {
     /// Reads 12, 13 or 14 fields; whether that is right at its height is [`crate::spec::ChainSpec`]'s to say.

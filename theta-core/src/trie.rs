@@ -428,6 +428,66 @@ impl Trie {
         Ok(more)
     }
 
+    /// Gives every node that is stored by hash to `visit`, a parent before its children, children in order. What `base`
+    /// has at the same place is left out with all below it. `visit` says whether to go on.
+    pub fn nodes(
+        &self,
+        base: Option<&Self>,
+        visit: &mut dyn FnMut(Hash, &Node) -> bool,
+    ) -> Result<(), TrieError> {
+        let cursor = base.map_or(Cursor::Nowhere, |base| Cursor::at(&base.root));
+        self.nodes_below(&self.root, base, &cursor, true, visit).map(drop)
+    }
+
+    fn nodes_below(
+        &self,
+        link: &Link,
+        base: Option<&Self>,
+        cursor: &Cursor,
+        is_root: bool,
+        visit: &mut dyn FnMut(Hash, &Node) -> bool,
+    ) -> Result<bool, TrieError> {
+        let (hash, here) = match link {
+            Link::Empty => return Ok(true),
+            // What stands in the base too is not even loaded.
+            Link::Hash(hash) if cursor.is(hash) => return Ok(true),
+            Link::Hash(hash) => (Some(*hash), self.load(hash)?),
+            Link::Node(node) => match node.reference() {
+                Reference::Hash(hash) => (Some(*hash), node.clone()),
+                Reference::Embedded(bytes) => (is_root.then(|| keccak(bytes)), node.clone()),
+            },
+        };
+        if let Some(hash) = hash
+            && (cursor.is(&hash) || !visit(hash, &here))
+        {
+            return Ok(cursor.is(&hash));
+        }
+        let down = |cursor: &Cursor, nibble| match base {
+            Some(base) => cursor.down(base, nibble),
+            None => Ok(Cursor::Nowhere),
+        };
+        match &here.kind {
+            Kind::Leaf { .. } => Ok(true),
+            Kind::Extension { path, child } => {
+                let mut below = cursor.clone();
+                for nibble in path {
+                    below = down(&below, *nibble)?;
+                }
+                self.nodes_below(child, base, &below, false, visit)
+            }
+            Kind::Branch { children, .. } => {
+                for (nibble, child) in children.iter().enumerate() {
+                    if !matches!(child, Link::Empty)
+                        && !self.nodes_below(child, base, &down(cursor, nibble as u8)?, false, visit)?
+                    {
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
+            }
+        }
+    }
+
     /// Gives every node made since the trie was opened or last drained to `write`, by hash. What was given once is not
     /// given again, by this trie or by one that shares it.
     pub fn drain_new(&self, write: &mut dyn FnMut(Hash, &Arc<Node>)) {
@@ -461,6 +521,53 @@ impl Trie {
                 Step::End(_) => return Ok(proof),
             };
         }
+    }
+}
+
+/// A place in a trie, by the nibbles above it.
+#[derive(Clone)]
+enum Cursor {
+    /// Nothing is there.
+    Nowhere,
+    /// A node is there.
+    Node(Link),
+    /// The middle of an extension's path: the rest of it, and what is below.
+    Inside(Vec<u8>, Link),
+}
+
+impl Cursor {
+    fn at(link: &Link) -> Self {
+        if matches!(link, Link::Empty) { Self::Nowhere } else { Self::Node(link.clone()) }
+    }
+
+    /// Whether the node with this hash is here.
+    fn is(&self, hash: &Hash) -> bool {
+        match self {
+            Self::Node(Link::Hash(here)) => here == hash,
+            Self::Node(Link::Node(node)) => {
+                matches!(node.reference(), Reference::Hash(here) if here == hash)
+            }
+            _ => false,
+        }
+    }
+
+    fn down(&self, trie: &Trie, nibble: u8) -> Result<Self, TrieError> {
+        let inside = |path: &[u8], child: &Link| match path.split_first() {
+            Some((first, [])) if *first == nibble => Self::at(child),
+            Some((first, rest)) if *first == nibble => Self::Inside(rest.to_vec(), child.clone()),
+            _ => Self::Nowhere,
+        };
+        let node = match self {
+            Self::Nowhere | Self::Node(Link::Empty) => return Ok(Self::Nowhere),
+            Self::Inside(path, child) => return Ok(inside(path, child)),
+            Self::Node(Link::Hash(hash)) => trie.load(hash)?,
+            Self::Node(Link::Node(node)) => node.clone(),
+        };
+        Ok(match &node.kind {
+            Kind::Leaf { .. } => Self::Nowhere,
+            Kind::Extension { path, child } => inside(path, child),
+            Kind::Branch { children, .. } => Self::at(&children[usize::from(nibble)]),
+        })
     }
 }
 
@@ -763,6 +870,13 @@ mod tests {
                 let proof = reopened.prove(key).expect("whole");
                 prop_assert_eq!(verify(&trie.root(), key, &proof), Ok(map.get(key).cloned()));
             }
+            let mut walked = BTreeMap::new();
+            reopened.nodes(None, &mut |hash, node| { walked.insert(hash, node.encoded()); true }).expect("whole");
+            let again = if map.is_empty() { empty() } else {
+                Trie::open(trie.root(), Arc::new(Nodes(walked))).expect("the root is there")
+            };
+            again.visit(&[], &mut |key, value| seen.remove(key).as_deref() == Some(value)).expect("all nodes were given");
+            prop_assert!(seen.is_empty());
             let mut prefixed = Vec::new();
             reopened.visit(&[0x11], &mut |key, _| { prefixed.push(key.to_vec()); true }).expect("whole");
             prefixed.sort();
@@ -788,6 +902,17 @@ mod tests {
             }
             prop_assert_eq!(memory.root(), disk.root());
             prop_assert_eq!(before.root(), old_root, "a clone is not touched by later changes");
+            // The old nodes and the difference make the new trie.
+            let mut nodes = BTreeMap::new();
+            before.nodes(None, &mut |hash, node| { nodes.insert(hash, node.encoded()); true }).expect("whole");
+            disk.nodes(Some(&before), &mut |hash, node| { nodes.insert(hash, node.encoded()); true }).expect("whole");
+            let root = disk.root();
+            let mut expected = Vec::new();
+            disk.visit(&[], &mut |key, value| { expected.push((key.to_vec(), value.to_vec())); true }).expect("whole");
+            let joined = Trie::open(root, Arc::new(Nodes(nodes))).expect("the root is there");
+            let mut found = Vec::new();
+            joined.visit(&[], &mut |key, value| { found.push((key.to_vec(), value.to_vec())); true }).expect("whole");
+            prop_assert_eq!(found, expected);
         }
     }
 

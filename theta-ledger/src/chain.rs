@@ -27,6 +27,8 @@ const GENESIS: &[u8] = b"genesis";
 pub struct Status(pub u8);
 
 impl Status {
+    /// Known by its header alone.
+    pub const PENDING: Self = Self(0);
     /// Executed, not settled.
     pub const VALID: Self = Self(1);
     /// Settled by a certificate on its child.

@@ -86,7 +86,7 @@ impl From<StoreError> for OpenError {
     }
 }
 
-/// Why a genesis file was refused; every place is a byte of the file.
+/// Why a genesis file or a snapshot was refused, or not written; every place is a byte of the file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SnapshotError {
@@ -115,7 +115,7 @@ pub enum SnapshotError {
         /// What is wrong, counted from there.
         source: DecodeError,
     },
-    /// A record says what a genesis file does not say there.
+    /// A record says what the file does not say there.
     #[error("record {record} at byte {at}: {what}")]
     Unexpected {
         /// Number of the record, from 0.
@@ -125,9 +125,54 @@ pub enum SnapshotError {
         /// What is wrong.
         what: &'static str,
     },
-    /// Written in a newer format.
-    #[error("file has version {0}; this command reads genesis files, version 1")]
+    /// Written in another format.
+    #[error(
+        "file has version {0}, which cannot be used here: a chain begins with version 1, a snapshot has 2, 3 or 4"
+    )]
     Version(u64),
+    /// The store is in use.
+    #[error("the data folder holds a chain already; name an empty one")]
+    NotEmpty,
+    /// The file cannot prove its block from the genesis.
+    #[error(
+        "version {version} proves block {block} by nothing; if you trust that block, name its hash as the one to trust"
+    )]
+    Untrusted {
+        /// Of the file.
+        version: u64,
+        /// The snapshot's block.
+        block: Hash,
+    },
+    /// The file is of another block than the one that is trusted.
+    #[error("the snapshot is of block {found}, not of {expected}")]
+    OtherBlock {
+        /// In the file.
+        found: Hash,
+        /// Named.
+        expected: Hash,
+    },
+    /// A section of the file is not the state that a header names.
+    #[error(
+        "the state of height {height} that ends at byte {at} has root {computed}, its block says {header}"
+    )]
+    SectionRoot {
+        /// Height of the section.
+        height: u64,
+        /// Where its last record begins.
+        at: usize,
+        /// Of the entries.
+        computed: Hash,
+        /// In the header, or in the account whose storage it is.
+        header: Hash,
+    },
+    /// A block that the snapshot needs is not there.
+    #[error(
+        "block {0} is not settled here with its state; snapshots need it, its parent and the two blocks above it"
+    )]
+    NotHere(u64),
+    /// A state is not whole, or the store failed.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// The entries are not the state that the header names.
     #[error("the {entries} entries have state root {computed}, the header at byte {at} says {header}")]
     StateRoot {
@@ -155,4 +200,16 @@ pub enum SnapshotError {
     /// A BLS key in the state comes without a valid proof.
     #[error("validator {0} has no BLS key with a valid proof of possession")]
     ValidatorKey(theta_core::hash::Address),
+}
+
+impl From<StoreError> for SnapshotError {
+    fn from(error: StoreError) -> Self {
+        Self::State(error.into())
+    }
+}
+
+impl From<theta_core::trie::TrieError> for SnapshotError {
+    fn from(error: theta_core::trie::TrieError) -> Self {
+        Self::State(error.into())
+    }
 }

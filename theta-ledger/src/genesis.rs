@@ -10,7 +10,7 @@ use theta_core::{
     amount::{Coins, TFuelWei, ThetaWei},
     block::Header,
     bls::{self, PublicKey},
-    codec::rlp::{Decode, DecodeError, Encode, Fault, Item, Reader, encode_list},
+    codec::rlp::{Decode, Encode},
     hash::{Address, Hash},
     rlp_list,
     spec::ChainSpec,
@@ -20,6 +20,7 @@ use theta_core::{
 
 use crate::{
     error::SnapshotError,
+    records::{Entry, Mark, Metadata, Record, Records, Trio, Version, write_record},
     state::{Account, account::HeightList, keys},
 };
 
@@ -67,128 +68,12 @@ pub struct Genesis {
     pub entries: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
-/// The three headers that a snapshot proves itself by. In a genesis file only the second says anything.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Trio {
-    first: (Header, Vec<ProofNode>),
-    second: Header,
-    third: (Header, theta_core::vote::VoteSet),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct ProofNode {
-    hash: Vec<u8>,
-    node: Vec<u8>,
-}
-
-rlp_list!(ProofNode { hash, node });
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Metadata {
-    proofs: Vec<Trio>,
-    tail: Trio,
-}
-
-rlp_list!(Metadata { proofs, tail });
-
-impl Item for Trio {}
-
-impl Encode for Trio {
-    fn encode(&self, out: &mut Vec<u8>) {
-        encode_list(out, |out| {
-            encode_list(out, |out| {
-                self.first.0.encode(out);
-                self.first.1.encode(out);
-            });
-            encode_list(out, |out| self.second.encode(out));
-            encode_list(out, |out| {
-                self.third.0.encode(out);
-                self.third.1.encode(out);
-            });
-        });
-    }
-}
-
-impl Decode for Trio {
-    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let mut list = input.list()?;
-        let (mut first, mut second, mut third) = (list.list()?, list.list()?, list.list()?);
-        list.finish()?;
-        let trio = Self {
-            first: (first.read()?, first.read()?),
-            second: second.read()?,
-            third: (third.read()?, third.read()?),
-        };
-        for part in [first, second, third] {
-            part.finish()?;
-        }
-        Ok(trio)
-    }
-}
-
-/// A key and a value; also the marks, whose keys are 0 and 1.
-struct Entry {
-    key: Vec<u8>,
-    value: Vec<u8>,
-}
-
-rlp_list!(Entry { key, value });
-
-/// One record of a file.
-struct Record<'a> {
-    number: usize,
-    at: usize,
-    bytes: &'a [u8],
-}
-
-impl<'a> Record<'a> {
-    fn unexpected(&self, what: &'static str) -> SnapshotError {
-        SnapshotError::Unexpected { record: self.number, at: self.at, what }
-    }
-
-    fn decode<T: Decode>(&self) -> Result<T, SnapshotError> {
-        T::from_rlp(self.bytes, self.bytes.len()).map_err(|source| SnapshotError::Malformed {
-            record: self.number,
-            at: self.at,
-            source,
-        })
-    }
-}
-
-fn records(file: &[u8]) -> impl Iterator<Item = Result<Record<'_>, SnapshotError>> {
-    let (mut at, mut number, mut failed) = (0, 0, false);
-    std::iter::from_fn(move || {
-        if at == file.len() || failed {
-            return None;
-        }
-        let left = file.len() - at;
-        let cut = |needed| SnapshotError::Cut { record: number, at, needed, left };
-        let Some(length) = file[at..].first_chunk::<8>() else {
-            failed = true;
-            return Some(Err(cut(8)));
-        };
-        let length = u64::from_le_bytes(*length);
-        let body = usize::try_from(length).ok().and_then(|length| file[at + 8..].get(..length));
-        let Some(bytes) = body else {
-            failed = true;
-            return Some(Err(cut(length.saturating_add(8))));
-        };
-        let record = Record { number, at: at + 8, bytes };
-        at += 8 + bytes.len();
-        number += 1;
-        Some(Ok(record))
-    })
-}
-
 impl Genesis {
     /// Reads a genesis file and checks all of it. `expected` is the hash that the header has to have, where it is known
     /// from elsewhere; the main network's is built in.
     pub fn read(file: &[u8], expected: Option<Hash>) -> Result<Self, SnapshotError> {
-        let mut records = records(file);
-        let mut next = |what: &'static str| {
-            records.next().unwrap_or(Err(SnapshotError::Unexpected { record: 0, at: file.len(), what }))
-        };
-        let head = next("the file is empty")?;
+        let mut records = Records::new(file);
+        let head = records.require("the file is empty")?;
         if let Ok(version) = head.decode::<Version>() {
             return Err(SnapshotError::Version(version.version));
         }
@@ -204,14 +89,18 @@ impl Genesis {
         if header.height != 0 {
             return Err(head.unexpected("the header is not at height 0"));
         }
-        let start = next("the file ends behind its header")?;
-        mark(&start, 0)?;
+        let start = records.require("the file ends behind its header")?;
+        if start.decode::<Entry>()?.as_mark() != Some((Mark::Open, 0)) {
+            return Err(start.unexpected("the opening mark of height 0 belongs here"));
+        }
         let mut entries = BTreeMap::new();
         loop {
-            let record = next("the file ends before its closing mark")?;
+            let record = records.require("the file ends before its closing mark")?;
             let entry: Entry = record.decode()?;
             if entry.key.len() == 1 {
-                mark(&record, 1)?;
+                if entry.as_mark() != Some((Mark::Close, 0)) {
+                    return Err(record.unexpected("the closing mark of height 0 belongs here"));
+                }
                 break;
             }
             if entry.value.is_empty() {
@@ -222,8 +111,8 @@ impl Genesis {
                 return Err(record.unexpected("a key stands twice"));
             }
         }
-        if let Some(surplus) = records.next() {
-            return Err(surplus?.unexpected("something stands behind the closing mark"));
+        if let Some(surplus) = records.next()? {
+            return Err(surplus.unexpected("something stands behind the closing mark"));
         }
         let genesis = Self { header, entries };
         let computed = genesis.trie().root();
@@ -272,19 +161,15 @@ impl Genesis {
             },
         };
         let mut out = Vec::new();
-        let mut record = |bytes: Vec<u8>| {
-            out.extend((bytes.len() as u64).to_le_bytes());
-            out.extend(bytes);
-        };
-        let mark = |key: u8| Entry { key: vec![key], value: self.header.height.to_le_bytes().to_vec() };
+        let mut record = |bytes: Vec<u8>| write_record(&mut out, &bytes).expect("memory takes it");
         record(metadata.to_rlp());
-        record(mark(0).to_rlp());
+        record(Entry::mark(Mark::Open, self.header.height).to_rlp());
         let write = &mut |key: &[u8], value: &[u8]| {
             record(Entry { key: key.to_vec(), value: value.to_vec() }.to_rlp());
             true
         };
         self.trie().visit(&[], write).expect("nothing is read from a source");
-        record(mark(1).to_rlp());
+        record(Entry::mark(Mark::Close, self.header.height).to_rlp());
         out
     }
 
@@ -327,36 +212,8 @@ impl Genesis {
     }
 }
 
-struct Version {
-    magic: String,
-    version: u64,
-}
-
-impl Decode for Version {
-    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let error = input.error(Fault::Value("no version record"));
-        let mut list = input.list()?;
-        let version = Self { magic: list.read()?, version: list.read()? };
-        list.finish()?;
-        if version.magic == "ThetaToDaMoon" { Ok(version) } else { Err(error) }
-    }
-}
-
-fn mark(record: &Record<'_>, key: u8) -> Result<(), SnapshotError> {
-    let entry: Entry = record.decode()?;
-    let expected = 0_u64.to_le_bytes();
-    if entry.key == [key] && entry.value == expected {
-        Ok(())
-    } else {
-        Err(record.unexpected(match key {
-            0 => "the opening mark of height 0 belongs here",
-            _ => "the closing mark of height 0 belongs here",
-        }))
-    }
-}
-
 /// What can be said of an entry alone: it is what belongs under its key.
-fn check_entry(record: &Record<'_>, entry: &Entry) -> Result<(), SnapshotError> {
+fn check_entry(record: &Record, entry: &Entry) -> Result<(), SnapshotError> {
     let inside = |source| SnapshotError::Malformed { record: record.number, at: record.at, source };
     if let Some(address) = entry.key.strip_prefix(keys::ACCOUNT) {
         let account = Account::from_rlp(&entry.value, entry.value.len()).map_err(inside)?;

@@ -124,6 +124,16 @@ impl LedgerBuilder {
 
 fn begin(store: &dyn Store, genesis: &Genesis) -> Result<(), OpenError> {
     let hash = genesis.hash();
+    let mut batch = genesis_rows(genesis);
+    chain::put_genesis(&mut batch, &hash);
+    chain::put_settled(&mut batch, &hash);
+    store.commit(batch)?;
+    Ok(())
+}
+
+/// The rows of a genesis, without the marks that make a store one of its chain.
+pub(crate) fn genesis_rows(genesis: &Genesis) -> Batch {
+    let hash = genesis.hash();
     let mut new = NewNodes::default();
     new.collect(&mut genesis.trie());
     let mut batch = Batch::default();
@@ -136,10 +146,7 @@ fn begin(store: &dyn Store, genesis: &Genesis) -> Result<(), OpenError> {
         changes_validators: genesis.changes_validators(),
     };
     chain::put_block(&mut batch, &hash, &stored, &[], &BTreeMap::new());
-    chain::put_genesis(&mut batch, &hash);
-    chain::put_settled(&mut batch, &hash);
-    store.commit(batch)?;
-    Ok(())
+    batch
 }
 
 /// The one writer.

@@ -29,6 +29,8 @@ pub mod error;
 pub mod genesis;
 pub mod ledger;
 pub mod mempool;
+mod records;
+pub mod snapshot;
 pub mod staking;
 pub mod state;
 pub mod tx;

@@ -91,6 +91,11 @@ impl StateView {
         self.height
     }
 
+    /// The state's trie, without the changes on top.
+    pub const fn trie(&self) -> &Trie {
+        &self.trie
+    }
+
     /// Where nodes are read from.
     pub fn nodes(&self) -> &Arc<dyn NodeSource> {
         self.trie.source()

@@ -1,0 +1,536 @@
+//! Snapshots: a settled block with its whole state, and the headers that prove it (`ledger.md` 9,
+//! `snapshot/snapshot_import.go`, `snapshot/snapshot_export.go`).
+//!
+//! Version 2 carries entries, versions 3 and 4 carry trie nodes. Versions 2 and 3 prove the validators of the block from
+//! the genesis on; version 4 does not, so its block has to be trusted. [`import`] writes nothing that could be opened
+//! before all of it has been checked; [`export`] writes the bytes that the reference writes for the same block.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::{Read, Write},
+    sync::Arc,
+};
+
+use theta_core::{
+    block::{Block, Header},
+    codec::rlp::{Decode, Encode},
+    hash::{Hash, keccak},
+    rlp_list,
+    stake::{ValidatorPool, ValidatorSet},
+    store::{Batch, Store, Table},
+    trie::{self, Node, Trie},
+    vote::VoteSet,
+};
+
+use crate::{
+    chain::{self, Status, StoredBlock},
+    error::SnapshotError,
+    genesis::Genesis,
+    ledger::{At, LedgerReader, genesis_rows},
+    records::{Entry, Mark, Metadata, ProofNode, Record, Records, Trio, Version, write_record},
+    state::{
+        Account, StateView,
+        account::HeightList,
+        keys,
+        nodes::{NewNodes, Nodes},
+    },
+};
+
+/// Entries or nodes between two writes to the store: bounds the memory of an import.
+const BATCH: usize = 50_000;
+/// Blocks between two checkpoints.
+const CHECKPOINT: u64 = 100;
+
+/// The checkpoint below the snapshot's block, and the headers from its parent down to it.
+struct LastCheckpoint {
+    checkpoint: Header,
+    between: Vec<Header>,
+}
+
+rlp_list!(LastCheckpoint { checkpoint, between });
+
+/// What was read from or written to a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Version of the format.
+    pub version: u64,
+    /// The block.
+    pub header: Header,
+    /// Its hash.
+    pub hash: Hash,
+    /// Records of the file.
+    pub records: usize,
+}
+
+/// Reads a snapshot into an empty store, which then stands at its block. `trusted` is the hash that the block has to
+/// have; versions 2 and 3 need none. A store whose import did not end is as empty as before for whoever opens it.
+pub fn import(
+    file: impl Read,
+    genesis: &Genesis,
+    trusted: Option<Hash>,
+    store: &Arc<dyn Store>,
+) -> Result<Snapshot, SnapshotError> {
+    if chain::heads(store.as_ref()).map_or(true, |heads| heads.is_some()) {
+        return Err(SnapshotError::NotEmpty);
+    }
+    let mut records = Records::new(file);
+    let head = records.require("the file is empty")?;
+    let version = head.decode::<Version>().map_or(1, |version| version.version);
+    if !(2..=4).contains(&version) {
+        return Err(SnapshotError::Version(version));
+    }
+    let record = records.require("the last checkpoint belongs here")?;
+    let last: LastCheckpoint = record.decode()?;
+    let metadata_record = records.require("the headers that prove the block belong here")?;
+    let metadata: Metadata = metadata_record.decode()?;
+    let tail = &metadata.tail;
+    let hash = tail.second.hash();
+    check_checkpoint(&record, &last, &tail.second)?;
+    match trusted {
+        Some(expected) if expected != hash => {
+            return Err(SnapshotError::OtherBlock { found: hash, expected });
+        }
+        None if version == 4 => return Err(SnapshotError::Untrusted { version, block: hash }),
+        _ => {}
+    }
+    let refuse = |what| Err(metadata_record.unexpected(what));
+    if tail.second.chain != genesis.header.chain {
+        return refuse("the snapshot is of another chain");
+    }
+    if tail.first.0.hash() != tail.second.parent || tail.third.0.parent != hash {
+        return refuse("the three last headers are not one above the other");
+    }
+    let proven = match version {
+        4 => {
+            let set = proven_set(&metadata_record, &tail.first)?;
+            vec![set]
+        }
+        _ => prove_validators(&metadata_record, &metadata.proofs, genesis)?,
+    };
+    // The votes in the block above, by the newest proven set or, where it has just changed, the one before.
+    let certificate = &tail.third.0.certificate;
+    if certificate.block != hash
+        || !proven.iter().rev().take(2).any(|set| certifies(set, &certificate.votes, &hash))
+    {
+        return refuse("the block above does not hold votes of two thirds for the snapshot's block");
+    }
+    let mut import = Import { store, nodes: Arc::new(Nodes::new(store.clone())), version };
+    store.commit(genesis_rows(genesis))?;
+    let headers = [&genesis.header, &last.checkpoint, &tail.first.0, &tail.second];
+    let roots: BTreeMap<u64, Hash> = headers.map(|header| (header.height, header.state_root)).into();
+    match version {
+        2 => import.sections(&mut records, &roots)?,
+        _ => import.nodes(&mut records)?,
+    }
+    import.check_whole(&roots, tail.second.height)?;
+    let mut view = StateView::open(tail.second.state_root, tail.second.height, import.nodes.clone())?;
+    let stored = view.validators()?.unwrap_or_default();
+    if proven.last() != Some(&ValidatorSet::of_pool(&stored)) {
+        return refuse("the validators in the state are not those that the file proves");
+    }
+    let heights = stake_heights(&view)?;
+    let mut batch = Batch::default();
+    let mut put = |header: &Header, status: Status| {
+        let stored = StoredBlock {
+            block: Block { header: header.clone(), transactions: Vec::new() },
+            status: status.0,
+            changes_validators: heights.contains(&header.height),
+        };
+        chain::put_block(&mut batch, &header.hash(), &stored, &[], &BTreeMap::new());
+    };
+    last.between.iter().for_each(|header| put(header, Status::PENDING));
+    for header in [&last.checkpoint, &tail.first.0, &tail.second] {
+        put(header, Status::TRUSTED);
+    }
+    chain::put_genesis(&mut batch, &genesis.hash());
+    chain::put_settled(&mut batch, &hash);
+    store.commit(batch)?;
+    Ok(Snapshot { version, header: metadata.tail.second, hash, records: records.count() })
+}
+
+fn stake_heights(view: &StateView) -> Result<Vec<u64>, SnapshotError> {
+    let Some(bytes) = view.trie().get(keys::STAKE_HEIGHTS)? else { return Ok(Vec::new()) };
+    let heights = HeightList::from_rlp(&bytes, bytes.len());
+    let damaged = |source| crate::state::StateError::Damaged { key: "ls/sthl".to_owned(), source };
+    Ok(heights.map_err(damaged)?.0)
+}
+
+/// The headers lead from the block's parent down to the checkpoint, at most one checkpoint's distance.
+fn check_checkpoint(record: &Record, last: &LastCheckpoint, block: &Header) -> Result<(), SnapshotError> {
+    if last.between.len() as u64 > CHECKPOINT {
+        return Err(record.unexpected("the checkpoint is more than 100 blocks below the snapshot's block"));
+    }
+    let mut above = block;
+    for header in &last.between {
+        if header.hash() != above.parent {
+            return Err(record.unexpected("the headers down to the checkpoint are not one below the other"));
+        }
+        above = header;
+    }
+    if *above == last.checkpoint {
+        Ok(())
+    } else {
+        Err(record.unexpected("the headers do not end at the checkpoint"))
+    }
+}
+
+/// Whether votes for a block are valid and of more than two thirds of the stake.
+fn certifies(set: &ValidatorSet, votes: &VoteSet, block: &Hash) -> bool {
+    let valid = votes.as_slice().iter().filter(|vote| vote.block == *block && vote.verify().is_ok());
+    let voters: BTreeSet<_> = valid.map(|vote| vote.voter).collect();
+    set.is_quorum(set.stake_of(voters))
+}
+
+/// The validators in the state of a header, by the proof beside it.
+fn proven_set(
+    record: &Record,
+    (header, proof): &(Header, Vec<ProofNode>),
+) -> Result<ValidatorSet, SnapshotError> {
+    let nodes: Vec<Vec<u8>> = proof.iter().map(|node| node.node.clone()).collect();
+    let value = trie::verify(&header.state_root, keys::VALIDATORS, &nodes)
+        .ok()
+        .flatten()
+        .ok_or_else(|| record.unexpected("the proof of a validator set proves none"))?;
+    let pool = ValidatorPool::from_rlp(&value, value.len()).map_err(|source| record.malformed(source))?;
+    Ok(ValidatorSet::of_pool(&pool))
+}
+
+/// Follows the changes of the validators from the genesis on; gives every set, in their order.
+fn prove_validators(
+    record: &Record,
+    trios: &[Trio],
+    genesis: &Genesis,
+) -> Result<Vec<ValidatorSet>, SnapshotError> {
+    let Some((first, changes)) = trios.split_first() else {
+        return Err(record.unexpected("nothing proves the validators"));
+    };
+    if first.second != genesis.header {
+        return Err(record.unexpected("the proof does not begin with this chain's genesis"));
+    }
+    let mut sets = vec![ValidatorSet::of_pool(&genesis.validators())];
+    for trio in changes {
+        let (first, second, third) = (&trio.first.0, &trio.second, &trio.third.0);
+        let (lower, middle) = (first.hash(), second.hash());
+        if second.parent != lower
+            || third.parent != middle
+            || second.certificate.block != lower
+            || third.certificate.block != middle
+        {
+            return Err(record.unexpected("the headers that prove a validator set are not linked"));
+        }
+        // The last set that was proven is the one that votes, or the one before where two changes follow closely.
+        if !sets.iter().rev().take(2).any(|set| certifies(set, &third.certificate.votes, &middle)) {
+            return Err(record.unexpected("a change of the validators lacks the votes of two thirds"));
+        }
+        sets.push(proven_set(record, &trio.first)?);
+    }
+    Ok(sets)
+}
+
+/// An import's way into the store.
+struct Import<'a> {
+    store: &'a Arc<dyn Store>,
+    nodes: Arc<Nodes>,
+    version: u64,
+}
+
+impl Import<'_> {
+    /// Version 2: a section of entries for each state; in all but the genesis an account's storage follows it.
+    fn sections(
+        &mut self,
+        records: &mut Records<impl Read>,
+        roots: &BTreeMap<u64, Hash>,
+    ) -> Result<(), SnapshotError> {
+        while let Some(record) = records.next()? {
+            let Some((Mark::Open, height)) = record.decode::<Entry>()?.as_mark() else {
+                return Err(record.unexpected("the opening mark of a state belongs here"));
+            };
+            let Some(expected) = roots.get(&height) else {
+                return Err(record.unexpected("no header of the file belongs to a state of this height"));
+            };
+            self.section(records, height, *expected, height > 0)?;
+        }
+        Ok(())
+    }
+
+    /// Reads entries up to the closing mark.
+    fn section(
+        &mut self,
+        records: &mut Records<impl Read>,
+        height: u64,
+        expected: Hash,
+        storage: bool,
+    ) -> Result<(), SnapshotError> {
+        let mut trie = Trie::empty(self.nodes.clone());
+        let mut count = 0;
+        loop {
+            let record = records.require("the file ends before a closing mark")?;
+            let entry: Entry = record.decode()?;
+            if entry.key.len() == 1 {
+                if entry.as_mark() != Some((Mark::Close, height)) {
+                    return Err(record.unexpected("the closing mark of the open section belongs here"));
+                }
+                let computed = self.write(&mut trie)?;
+                if computed != expected {
+                    return Err(SnapshotError::SectionRoot {
+                        height,
+                        at: record.at,
+                        computed,
+                        header: expected,
+                    });
+                }
+                return Ok(());
+            }
+            if storage && entry.key.starts_with(keys::ACCOUNT) {
+                let account = Account::from_rlp(&entry.value, entry.value.len());
+                let account = account.map_err(|source| record.malformed(source))?;
+                if account.root != Hash::ZERO {
+                    let open = records.require("the storage of an account belongs here")?;
+                    if open.decode::<Entry>()?.as_mark() != Some((Mark::Open, height)) {
+                        return Err(open.unexpected("the storage of the account before belongs here"));
+                    }
+                    self.section(records, height, account.root, false)?;
+                }
+            }
+            trie.set(&entry.key, entry.value)?;
+            count += 1;
+            if count % BATCH == 0 {
+                let root = self.write(&mut trie)?;
+                trie = Trie::open(root, self.nodes.clone())?;
+            }
+        }
+    }
+
+    fn write(&self, trie: &mut Trie) -> Result<Hash, SnapshotError> {
+        let root = trie.root();
+        let (mut new, mut batch) = (NewNodes::default(), Batch::default());
+        new.collect(trie);
+        self.nodes.store(&new, &mut batch);
+        self.store.commit(batch)?;
+        Ok(root)
+    }
+
+    /// Versions 3 and 4: nodes by hash, in any order, some of them more than once.
+    fn nodes(&mut self, records: &mut Records<impl Read>) -> Result<(), SnapshotError> {
+        let (mut batch, mut count) = (Batch::default(), 0);
+        while let Some(record) = records.next()? {
+            let Entry { key, value } = record.decode()?;
+            let hash = keccak(&value);
+            if key != hash.as_slice() {
+                return Err(record.unexpected("a node is not the one that its hash names"));
+            }
+            Node::decode(&hash, &value).map_err(|source| record.malformed(source))?;
+            batch.put(Table::Nodes, key, value);
+            count += 1;
+            if count % BATCH == 0 {
+                self.store.commit(std::mem::take(&mut batch))?;
+            }
+        }
+        Ok(self.store.commit(batch)?)
+    }
+
+    /// Every node of the states is there, and of the storage of the accounts whose storage the version carries.
+    fn check_whole(&self, roots: &BTreeMap<u64, Hash>, newest: u64) -> Result<(), SnapshotError> {
+        let all = &mut |_: Hash, _: &Node| true;
+        let mut base: Option<Trie> = None;
+        for (height, root) in roots {
+            let trie = Trie::open(*root, self.nodes.clone())?;
+            trie.nodes(base.as_ref(), all)?;
+            if *height == newest || (self.version == 2 && *height > 0) {
+                for root in storage_roots(&trie)? {
+                    Trie::open(root, self.nodes.clone())?.nodes(None, all)?;
+                }
+            }
+            base = Some(trie);
+        }
+        Ok(())
+    }
+}
+
+/// Storage roots of all accounts that have one, in the order of their addresses.
+fn storage_roots(trie: &Trie) -> Result<Vec<Hash>, SnapshotError> {
+    let (mut roots, mut failed) = (Vec::new(), None);
+    trie.visit(keys::ACCOUNT, &mut |key, value| {
+        match Account::from_rlp(value, value.len()) {
+            Ok(account) if account.root != Hash::ZERO => roots.push(account.root),
+            Ok(_) => {}
+            Err(source) => {
+                failed = Some(crate::state::StateError::Damaged { key: hex::encode(key), source });
+            }
+        }
+        failed.is_none()
+    })?;
+    match failed {
+        Some(error) => Err(error.into()),
+        None => Ok(roots),
+    }
+}
+
+/// Writes a snapshot of a settled block, of which the block two above is settled too. Version 2 or 3 needs the states of
+/// all blocks at which the validators changed.
+pub fn export(
+    reader: &LedgerReader,
+    height: u64,
+    version: u64,
+    out: &mut impl Write,
+) -> Result<Snapshot, SnapshotError> {
+    if !(2..=4).contains(&version) {
+        return Err(SnapshotError::Version(version));
+    }
+    let mut export = Export { reader, out, records: 0 };
+    let block = export.header(height)?;
+    let parent = export.header(height.checked_sub(1).ok_or(SnapshotError::NotHere(height))?)?;
+    let child = export.header(height + 1)?;
+    let votes = export.votes_for(&child)?;
+    let at_checkpoint = match height / CHECKPOINT * CHECKPOINT + 1 {
+        below if below <= height => below,
+        _ => height,
+    };
+    let between = (at_checkpoint..height).rev().map(|height| export.header(height));
+    let last = LastCheckpoint {
+        between: between.collect::<Result<_, _>>()?,
+        checkpoint: export.header(at_checkpoint)?,
+    };
+    let state = |height| reader.state(At::Height(height));
+    let heights = stake_heights(&state(height)?)?;
+    let proofs = match version {
+        4 => Vec::new(),
+        _ => heights.iter().map(|height| export.trio(*height)).collect::<Result<_, _>>()?,
+    };
+    let tail = Trio {
+        first: (parent.clone(), export.proof(parent.height)?),
+        second: block.clone(),
+        third: (child, votes),
+    };
+    export.record(&Version::new(version))?;
+    export.record(&last)?;
+    export.record(&Metadata { proofs, tail })?;
+    let (genesis, parent, newest) = (state(0)?, state(height - 1)?, state(height)?);
+    let checkpoint = if at_checkpoint == height { None } else { Some(state(at_checkpoint)?) };
+    match version {
+        2 => {
+            export.section(&genesis, false)?;
+            for view in checkpoint.iter().chain([&parent, &newest]) {
+                export.section(view, true)?;
+            }
+        }
+        3 => {
+            export.nodes(genesis.trie(), None)?;
+            if let Some(view) = &checkpoint {
+                export.nodes(view.trie(), Some(genesis.trie()))?;
+            }
+            export.nodes(parent.trie(), Some(genesis.trie()))?;
+            export.newest(&newest, &parent)?;
+        }
+        _ => {
+            if let Some(view) = &checkpoint {
+                export.nodes(view.trie(), None)?;
+            }
+            export.nodes(parent.trie(), None)?;
+            export.newest(&newest, &parent)?;
+        }
+    }
+    export.out.flush()?;
+    Ok(Snapshot { version, hash: block.hash(), header: block, records: export.records })
+}
+
+struct Export<'a, W> {
+    reader: &'a LedgerReader,
+    out: &'a mut W,
+    records: usize,
+}
+
+impl<W: Write> Export<'_, W> {
+    fn header(&self, height: u64) -> Result<Header, SnapshotError> {
+        let info = self.reader.block(At::Height(height))?.ok_or(SnapshotError::NotHere(height))?;
+        Ok(info.block.header.clone())
+    }
+
+    /// Votes for a block as the block above it holds them.
+    fn votes_for(&self, block: &Header) -> Result<VoteSet, SnapshotError> {
+        let above = self.header(block.height + 1)?;
+        let certificate = above.certificate;
+        Ok(if certificate.block == block.hash() { certificate.votes } else { VoteSet::default() })
+    }
+
+    fn proof(&self, height: u64) -> Result<Vec<ProofNode>, SnapshotError> {
+        let proofs = self.reader.prove(At::Height(height), &[keys::VALIDATORS.to_vec()])?;
+        let node = |node: Vec<u8>| ProofNode { hash: keccak(&node).to_vec(), node };
+        Ok(proofs.into_iter().flatten().map(node).collect())
+    }
+
+    /// The proof of a change of the validators.
+    fn trio(&self, height: u64) -> Result<Trio, SnapshotError> {
+        let zero = (Header::zero(), VoteSet::default());
+        if height == 0 {
+            return Ok(Trio { first: (Header::zero(), Vec::new()), second: self.header(0)?, third: zero });
+        }
+        Ok(Trio {
+            first: (self.header(height)?, self.proof(height)?),
+            second: self.header(height + 1)?,
+            third: (self.header(height + 2)?, VoteSet::default()),
+        })
+    }
+
+    fn record(&mut self, value: &impl Encode) -> Result<(), SnapshotError> {
+        self.records += 1;
+        Ok(write_record(self.out, &value.to_rlp())?)
+    }
+
+    fn section(&mut self, view: &StateView, storage: bool) -> Result<(), SnapshotError> {
+        self.record(&Entry::mark(Mark::Open, view.height()))?;
+        self.entries(view.trie(), view.height(), storage)?;
+        self.record(&Entry::mark(Mark::Close, view.height()))
+    }
+
+    fn entries(&mut self, trie: &Trie, height: u64, storage: bool) -> Result<(), SnapshotError> {
+        let mut failed = None;
+        trie.visit(&[], &mut |key, value| {
+            let done = self.entry(trie, height, storage, key, value);
+            failed = done.err();
+            failed.is_none()
+        })?;
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn entry(
+        &mut self,
+        trie: &Trie,
+        height: u64,
+        storage: bool,
+        key: &[u8],
+        value: &[u8],
+    ) -> Result<(), SnapshotError> {
+        self.record(&Entry { key: key.to_vec(), value: value.to_vec() })?;
+        if !storage || !key.starts_with(keys::ACCOUNT) {
+            return Ok(());
+        }
+        let damaged = |source| crate::state::StateError::Damaged { key: hex::encode(key), source };
+        let account = Account::from_rlp(value, value.len()).map_err(damaged)?;
+        if account.root == Hash::ZERO {
+            return Ok(());
+        }
+        self.record(&Entry::mark(Mark::Open, height))?;
+        let storage = Trie::open(account.root, trie.source().clone())?;
+        self.entries(&storage, height, false)?;
+        self.record(&Entry::mark(Mark::Close, height))
+    }
+
+    fn nodes(&mut self, trie: &Trie, base: Option<&Trie>) -> Result<(), SnapshotError> {
+        let mut failed = None;
+        trie.nodes(base, &mut |hash, node| {
+            failed = self.record(&Entry { key: hash.to_vec(), value: node.encoded() }).err();
+            failed.is_none()
+        })?;
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// The newest state as far as its parent's is another, and all its storage.
+    fn newest(&mut self, newest: &StateView, parent: &StateView) -> Result<(), SnapshotError> {
+        self.nodes(newest.trie(), Some(parent.trie()))?;
+        for root in storage_roots(newest.trie())? {
+            self.nodes(&Trie::open(root, newest.nodes().clone())?, None)?;
+        }
+        Ok(())
+    }
+}
