@@ -2,7 +2,7 @@
 //!
 //! Everything is a function of its arguments: who proposes and why, how contracts run ([`vm::ContractVm`]), where bytes
 //! are kept (`theta_core::store::Store`) and what time it is are the host's to say. Start at [`ledger::Ledger`] to run a
-//! chain, at [`tx`] to make transactions.
+//! chain, at [`tx`] to make transactions, at [`replay`] to hold both against recordings of the reference.
 //!
 //! ```
 //! use theta_core::{amount::{Coins, TFuelWei}, hash::Address, sign::SecretKey};
@@ -29,6 +29,7 @@ pub mod error;
 pub mod genesis;
 pub mod ledger;
 pub mod mempool;
+pub mod replay;
 pub mod staking;
 pub mod state;
 pub mod tx;

@@ -14,7 +14,7 @@ use theta_ledger::{
     vm::{ContractVm, VmCall, VmEnv},
 };
 
-use super::{address, bytes, fixture, hash, replay::Nodes, text};
+use super::{address, bytes, fixture, hash, nodes::Nodes, text};
 
 fn number(value: &Value) -> U256 {
     text(value).parse().unwrap()

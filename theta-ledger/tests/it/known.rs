@@ -193,7 +193,7 @@ fn receipts() {
 /// Transactions in a row, each with its verdict and the records it changed.
 #[test]
 fn executions_of_the_oracle() {
-    use super::replay::Nodes;
+    use super::nodes::Nodes;
     use std::{collections::BTreeMap, sync::Arc};
     use theta_core::{block::Header, context::BlockContext, stake::ValidatorSet};
     use theta_ledger::{
@@ -324,7 +324,7 @@ fn quirks_of_deposits() {
 
 #[test]
 fn stakes_return_when_due() {
-    use super::replay::Nodes;
+    use super::nodes::Nodes;
     use std::{collections::BTreeMap, sync::Arc};
     use theta_ledger::{staking::end_of_block, state::StateView};
 

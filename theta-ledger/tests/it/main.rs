@@ -4,6 +4,7 @@
 mod genesis;
 mod known;
 mod ledger;
+mod nodes;
 mod replay;
 mod wallets;
 
