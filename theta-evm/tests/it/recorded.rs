@@ -6,6 +6,7 @@ use std::{
 };
 
 use flate2::bufread::GzDecoder;
+use serde_json::Value;
 use theta_evm::Evm;
 use theta_ledger::{
     genesis::Genesis,
@@ -17,7 +18,7 @@ use super::fixture;
 fn replayed(recording: impl BufRead, genesis: Option<&Genesis>) -> Report {
     let report = replay(recording, Arc::new(Evm), genesis).unwrap();
     for difference in report.differences() {
-        println!("{}", difference.to_string().chars().take(1000).collect::<String>());
+        println!("{difference}");
     }
     report
 }
@@ -49,6 +50,47 @@ fn a_private_net_is_carried_out_from_its_genesis() {
     let genesis = Genesis::read(&fixture("privatenet.genesis"), None).unwrap();
     let report = replayed(zipped("blocks_privatenet.json.gz"), Some(&genesis));
     assert_eq!(figures(&report), (1, 470, 613, 0));
+}
+
+/// Changes one thing that was recorded and finds exactly that.
+#[test]
+fn the_first_difference_is_named() {
+    let whole = fixture("diff_evm_small.jsonl");
+    let mut lines = std::str::from_utf8(&whole).unwrap().lines();
+    let (head, recorded) =
+        (lines.next().unwrap(), lines.map(|line| serde_json::from_str::<Value>(line).unwrap()));
+    // The first sequence with an accepted transaction whose output is long; that transaction.
+    let with_long = |sequence: &Value| {
+        let blocks = sequence["blocks"].as_array().unwrap().iter().enumerate();
+        let places = blocks.flat_map(|(block, line)| {
+            (0..line["txs"].as_array().unwrap().len()).map(move |tx| format!("/blocks/{block}/txs/{tx}"))
+        });
+        places.into_iter().find(|place| sequence.pointer(place).unwrap()["ret"].is_object())
+    };
+    let (sequence, place) =
+        recorded.filter_map(|sequence| Some((sequence.clone(), with_long(&sequence)?))).next().unwrap();
+    let key = sequence.pointer(&place).unwrap()["diff"].as_object().unwrap().keys().next().unwrap().clone();
+    let changes: [(&str, &str, Value, &str); 8] = [
+        ("", "gas", 1.into(), "gas used"),
+        ("", "err", "none".into(), "error"),
+        ("/ret", "len", 7.into(), "output's length"),
+        ("/ret", "keccak", "0".repeat(64).into(), "output's hash"),
+        ("", "addr", "0".repeat(40).into(), "contract"),
+        ("", "root", "0".repeat(64).into(), "root"),
+        ("/diff", &key, "c0".into(), "record ls/a/"),
+        ("", "code", 100_003.into(), "code"),
+    ];
+    for (pointer, field, value, found) in changes {
+        let mut sequence = sequence.clone();
+        sequence.pointer_mut(&format!("{place}{pointer}")).unwrap()[field] = value;
+        let report = replayed(format!("{head}\n{sequence}\n").as_bytes(), None);
+        let difference = report.differences().next().unwrap_or_else(|| panic!("{field}: nothing found"));
+        assert!(difference.field.starts_with(found), "{difference}");
+    }
+    let mut without = sequence;
+    without.pointer_mut(&place).unwrap().as_object_mut().unwrap().remove("gas");
+    let report = replayed(format!("{head}\n{without}\n").as_bytes(), None);
+    assert_eq!(report.differences().next().unwrap().field, "receipt");
 }
 
 /// Recordings that are too large to be kept here: `THETA_RECORDINGS` names the files, separated by colons.

@@ -15,7 +15,7 @@ use theta_core::{
 
 use super::{
     Outcome, Output, ReplayError, Replayed, Report, Stop, add_trie, lines, new_nodes, parse, same,
-    same_record,
+    same_receipt, same_record,
 };
 use crate::{
     block,
@@ -152,9 +152,8 @@ fn transaction(scope: &Scope<'_>, view: &mut StateView, line: &TxLine) -> Result
     if code != expected || result.is_ok() != line.ok {
         return Err(Stop::differs("code", expected, format_args!("{code} ({why})")));
     }
-    if let (Ok(Some(outcome)), Some(receipt)) = (&result, &line.receipt) {
-        receipt.outcome().check(outcome)?;
-    }
+    let receipt = line.receipt.as_ref().map(Receipt::outcome);
+    same_receipt(receipt.as_ref(), result.ok().flatten().as_ref())?;
     let root = view.root()?;
     for (key, value) in line.receipt.iter().flat_map(|receipt| &receipt.diff) {
         match value {

@@ -136,12 +136,25 @@ pub struct Difference {
     pub found: String,
 }
 
+/// Long values are shown from shortly before the place where they part.
 impl Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { place, field, expected, found } = self;
-        write!(f, "{place}: {field} is {found}, recorded {expected}")
+        let parting = expected.chars().zip(found.chars()).take_while(|(one, other)| one == other).count();
+        let shown = |text: &str| match text.chars().count() {
+            0..=SHOWN => text.to_owned(),
+            length => {
+                let start = parting.saturating_sub(20).min(length - SHOWN);
+                let window: String = text.chars().skip(start).take(SHOWN).collect();
+                format!("{window} ({SHOWN} of {length} characters, from {start} on)")
+            }
+        };
+        write!(f, "{place}: {field} is {}, recorded {}", shown(found), shown(expected))
     }
 }
+
+/// Characters of a value that a difference shows.
+const SHOWN: usize = 200;
 
 /// Replays a recording. `vm` runs the contracts; `genesis` is what recorded blocks start from and else unused.
 pub fn replay(
@@ -288,6 +301,16 @@ fn readable(key: &[u8]) -> String {
 enum Output {
     Whole(Bytes),
     Hashed { len: usize, keccak: Hash },
+}
+
+/// Compares a receipt, which contract transactions have and others do not.
+fn same_receipt(expected: Option<&Outcome<'_>>, found: Option<&VmOutcome>) -> Result<(), Stop> {
+    match (expected, found) {
+        (Some(expected), Some(found)) => expected.check(found),
+        (None, None) => Ok(()),
+        (None, Some(_)) => Err(Stop::differs("receipt", "none", "one")),
+        (Some(_), None) => Err(Stop::differs("receipt", "one", "none")),
+    }
 }
 
 /// A contract's result as all forms come to it.

@@ -13,7 +13,7 @@ use theta_core::{
 
 use super::{
     Changes, Difference, Outcome, Output, ReplayError, Replayed, Report, Stop, add_trie, header, lines,
-    new_nodes, next_set, parse, refused, same, shown, validators_text,
+    new_nodes, next_set, parse, refused, same, same_receipt, shown, validators_text,
 };
 use crate::{
     block,
@@ -215,7 +215,9 @@ impl Chain {
             }
             *passed += 1;
         }
-        let after = end(&scope, &mut view, line).and_then(|()| whole(&scope, open()?, &header, line));
+        let after = end(&scope, &mut view, line)
+            .and_then(|()| in_a_row(&scope, open()?, line))
+            .and_then(|()| whole(&scope, open()?, &header, line));
         let executed = match after {
             Ok(executed) => executed,
             Err(stop) => return stop.at(format!("{place} as a whole")).map(Some),
@@ -270,9 +272,8 @@ fn candidate(scope: &Scope<'_>, view: &mut StateView, line: &TxLine) -> Result<(
         let texts = (format_args!("{} ({expected})", line.code), format_args!("{code} ({why})"));
         return Err(Stop::differs("code", texts.0, texts.1));
     }
-    if let (Ok(Some(outcome)), Some(receipt)) = (&result, &line.evm) {
-        receipt.outcome().check(outcome)?;
-    }
+    let receipt = line.evm.as_ref().map(Receipt::outcome);
+    same_receipt(receipt.as_ref(), result.ok().flatten().as_ref())?;
     let root = view.root()?;
     line.changes.check(view)?;
     same("root", line.root.unwrap_or(before), root)
@@ -328,7 +329,19 @@ fn end(scope: &Scope<'_>, view: &mut StateView, line: &BlockLine) -> Result<(), 
     same("state root", line.state_root, root)
 }
 
-/// The accepted transactions as one block, without a root in between.
+/// All candidates without a root in between, as a proposer tries them: what a refused one did is taken back.
+fn in_a_row(scope: &Scope<'_>, mut view: StateView, line: &BlockLine) -> Result<(), Stop> {
+    for tx in &line.txs {
+        let accepted =
+            RawTx::decode(tx.raw.to_vec()).is_ok_and(|raw| block::run(scope, &mut view, &raw).is_ok());
+        same("verdict in a row", tx.accepted, accepted)?;
+    }
+    end_of_block(&mut view, scope.rules)
+        .map_err(|error| Stop::differs("end of block", "carried out", error))?;
+    same("state root in a row", line.state_root, view.root()?)
+}
+
+/// The accepted transactions as one block.
 fn whole(
     scope: &Scope<'_>,
     view: StateView,

@@ -72,43 +72,31 @@ fn a_contract_without_a_machine_is_the_first_difference() {
 #[test]
 fn the_first_difference_is_named() {
     let recorded = candidates(0..1);
-    let zero = "0".repeat(64);
-    // Line 2 is block 1, whose transactions are accepted but for numbers 2 and 4; block 3 is line 4.
-    type Change = fn(&mut Value);
-    let changes: [(usize, Change, &str, &str, &str); 11] = [
-        (2, |line| line["validators"][0][1] = "1".into(), "height 1", "validators", "1, 0x"),
-        (2, |line| line["rewards"][0][2] = "7".into(), "height 1", "rewards", "\"7\""),
-        (2, |line| line["txs"][0]["hash"] = "0".repeat(64).into(), "transaction 0 (coinbase", "hash", "0x00"),
-        (2, |line| line["txs"][1]["root"] = "0".repeat(64).into(), "transaction 1 (", "root", "0x00"),
-        (2, |line| line["txs"][1]["tx_id"] = "0".repeat(64).into(), "transaction 1 (", "tx_id", "0x00"),
-        (2, |line| line["txs"][1]["mempool"][2] = "5".into(), "transaction 1 (", "gas price", "5"),
-        (2, |line| line["txs"][4]["code"] = 100_002.into(), "transaction 4 (", "code", "100002 ("),
-        (
-            2,
-            |line| line["txs"][1]["set"]["6c732f766370"] = "c0".into(),
-            "transaction 1 (",
-            "record ls/vcp",
-            "c0",
-        ),
-        (
-            2,
-            |line| line["txs"][1]["deleted"] = json!(["6c732f766370"]),
-            "transaction 1 (",
-            "record ls/vcp",
-            "none",
-        ),
-        (
-            2,
-            |line| line["has_validator_update"] = false.into(),
-            "as a whole",
-            "has_validator_update",
-            "false",
-        ),
-        (4, |line| line["end"]["set"]["6c732f766370"] = "c0".into(), "as a whole", "record ls/vcp", "c0"),
+    let zero = Value::from("0".repeat(64));
+    let receipt =
+        json!({"gas_used": 1, "err": "", "ret": "", "contract": "0000000000000000000000000000000000000000"});
+    // Line 2 is block 1, whose transactions are accepted but for numbers 2 and 4; block 3 is line 4. In the tables: the
+    // line, what is changed there and to what, and where which field is then expected to be what.
+    let changes: [(usize, &str, &str, Value, &str, &str, &str); 12] = [
+        (2, "/validators/0", "1", "1".into(), "height 1", "validators", "1, 0x"),
+        (2, "/rewards/0", "2", "7".into(), "height 1", "rewards", "\"7\""),
+        (2, "/txs/0", "hash", zero.clone(), "transaction 0 (coinbase", "hash", "0x00"),
+        (2, "/txs/1", "root", zero.clone(), "transaction 1 (", "root", "0x00"),
+        (2, "/txs/1", "tx_id", zero.clone(), "transaction 1 (", "tx_id", "0x00"),
+        (2, "/txs/1/mempool", "2", "5".into(), "transaction 1 (", "gas price", "5"),
+        (2, "/txs/4", "code", 100_002.into(), "transaction 4 (", "code", "100002 ("),
+        (2, "/txs/1/set", "6c732f766370", "c0".into(), "transaction 1 (", "record ls/vcp", "c0"),
+        (2, "/txs/1", "deleted", json!(["6c732f766370"]), "transaction 1 (", "record ls/vcp", "none"),
+        (2, "/txs/1", "evm", receipt, "transaction 1 (", "receipt", "one"),
+        (2, "", "has_validator_update", false.into(), "as a whole", "has_validator_update", "false"),
+        (4, "/end/set", "6c732f766370", "c0".into(), "as a whole", "record ls/vcp", "c0"),
     ];
-    for (number, change, place, field, expected) in changes {
+    for (number, pointer, key, value, place, field, expected) in changes {
         let mut lines = recorded.clone();
-        change(&mut lines[number]);
+        match lines[number].pointer_mut(pointer).unwrap() {
+            Value::Array(list) => list[key.parse::<usize>().unwrap()] = value,
+            other => other[key] = value,
+        }
         let report = replayed(&joined(&lines)).unwrap();
         let difference = report.differences().next().unwrap_or_else(|| panic!("{field}: nothing found"));
         assert!(difference.place.contains(place), "{difference}");
@@ -118,7 +106,7 @@ fn the_first_difference_is_named() {
         assert!(report.failed() > 0 && report.passed() < 23, "{field}");
     }
     let mut network = first_era();
-    network["blocks"][9]["state_root"] = zero.into();
+    network["blocks"][9]["state_root"] = zero;
     let report = replayed(&serde_json::to_vec(&network).unwrap()).unwrap();
     let difference = report.differences().next().unwrap();
     assert_eq!((difference.place.as_str(), difference.field.as_str()), ("height 10", "state root"));
@@ -160,6 +148,23 @@ fn what_is_no_recording_is_refused_with_its_line() {
     );
     assert!(changed("/chain/stake_lock_blocks", 5.into()).contains("stake lock of 5 blocks"));
     assert!(changed("/blocks/3/block", "c0".into()).contains("block 4: "));
+}
+
+#[test]
+fn long_values_are_shown_where_they_part() {
+    let value = |end: &str| format!("{}{end}{}", "a".repeat(1000), "b".repeat(1000));
+    let difference = Difference {
+        place: "here".to_owned(),
+        field: "record".to_owned(),
+        expected: value("1"),
+        found: value("2"),
+    };
+    let text = difference.to_string();
+    assert!(text.starts_with(&format!("here: record is {}2bbb", "a".repeat(20))), "{text}");
+    assert!(text.contains(&format!("recorded {}1bbb", "a".repeat(20))), "{text}");
+    assert!(text.len() < 600, "{text}");
+    let short = Difference { expected: "1".to_owned(), ..difference };
+    assert!(short.to_string().ends_with("recorded 1"), "{short}");
 }
 
 /// A damaged recording is refused or differs; it never ends the program.
