@@ -2,7 +2,7 @@
 //!
 //! Everything is a function of its arguments: who proposes and why, how contracts run ([`vm::ContractVm`]), where bytes
 //! are kept (`theta_core::store::Store`) and what time it is are the host's to say. Start at [`ledger::Ledger`] to run a
-//! chain, at [`tx`] to make transactions.
+//! chain, at [`tx`] to make transactions, at [`replay`] to hold both against recordings of the reference.
 //!
 //! ```
 //! use theta_core::{amount::{Coins, TFuelWei}, hash::Address, sign::SecretKey};
@@ -30,6 +30,7 @@ pub mod genesis;
 pub mod ledger;
 pub mod mempool;
 mod records;
+pub mod replay;
 pub mod snapshot;
 pub mod staking;
 pub mod state;

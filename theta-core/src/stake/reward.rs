@@ -112,10 +112,12 @@ pub fn rewards(input: &RewardInput<'_>) -> Result<BTreeMap<Address, TFuelWei>, U
         proportional(&groups, &to_big(input.validators.total_stake().get()), &mut paid);
         return Ok(paid);
     };
-    let groups = groups(input, Some((votes, pool)))?;
+    let validator_stake = input.validators.total_stake();
+    // Without validators nobody who stakes THETA is paid, guardians neither.
+    let groups = if validator_stake.is_zero() { Vec::new() } else { groups(input, Some((votes, pool)))? };
     let guardian_stakes = groups.iter().flat_map(|group| &group.stakes).filter(|entry| entry.guardian);
-    let total = guardian_stakes
-        .fold(to_big(input.validators.total_stake().get()), |sum, entry| sum + to_big(entry.amount.get()));
+    let total =
+        guardian_stakes.fold(to_big(validator_stake.get()), |sum, entry| sum + to_big(entry.amount.get()));
     match input.rule {
         RewardRule::Zero | RewardRule::Validators | RewardRule::Guardians => {
             proportional(&groups, &total, &mut paid);
@@ -298,5 +300,67 @@ fn elite(
     }
     for (holder, source, share) in effective {
         split_credit(input, holder, source, &(payment(ELITE_REWARD) * share / &total), paid);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        bls::{self, PublicKey},
+        stake::Validator,
+    };
+
+    fn address(byte: u8) -> Address {
+        Address::repeat_byte(byte)
+    }
+
+    /// A validator of 3 THETA from one source and a guardian of 1 THETA from another, paid by a rule.
+    fn paid(rule: RewardRule, validators: &ValidatorSet) -> BTreeMap<Address, TFuelWei> {
+        let mut pool = ValidatorPool::default();
+        pool.deposit(address(1), address(2), ThetaWei::whole(3)).expect("first");
+        let key = PublicKey::from_checked_bytes([0; 48]);
+        let mut guardians = GuardianPool::default();
+        guardians.deposit(address(3), address(4), ThetaWei::whole(1), Some(key)).expect("first");
+        let votes = GuardianVotes {
+            block: Hash::repeat_byte(5),
+            pool: guardians.hash(),
+            multipliers: vec![1],
+            signature: bls::Signature::from_checked_bytes([0; 96]),
+        };
+        rewards(&RewardInput {
+            rule,
+            height: 101,
+            checkpoint: true,
+            validators,
+            pool: &pool,
+            guardians: Some((&votes, &guardians)),
+            elite: None,
+            distribution: &|_| None,
+        })
+        .expect("the validator is in the pool")
+    }
+
+    #[test]
+    fn stakers_share_what_a_hundred_blocks_pay() {
+        let set = ValidatorSet::new([Validator { address: address(2), stake: ThetaWei::whole(3) }]);
+        let all = TFuelWei::whole(4800);
+        let fixed = paid(RewardRule::Guardians, &set);
+        assert_eq!(fixed[&address(1)], TFuelWei::whole(3600));
+        assert_eq!(fixed[&address(3)], TFuelWei::whole(1200));
+        for rule in [RewardRule::Sampled, RewardRule::Elite] {
+            let sampled = paid(rule, &set);
+            let sum = sampled[&address(1)].checked_add(sampled[&address(3)]).expect("fits");
+            assert_eq!(sum, all, "{rule:?}");
+            assert!(sampled[&address(1)] > sampled[&address(3)], "{rule:?}");
+        }
+        assert_eq!(paid(RewardRule::Validators, &set), BTreeMap::from([(address(1), all)]));
+    }
+
+    #[test]
+    fn without_validators_guardians_are_not_paid_either() {
+        for rule in [RewardRule::Validators, RewardRule::Guardians, RewardRule::Sampled, RewardRule::Elite] {
+            assert!(paid(rule, &ValidatorSet::default()).is_empty(), "{rule:?}");
+        }
     }
 }

@@ -13,7 +13,7 @@ use theta_ledger::{
     vm::{ContractVm, VmCall, VmEnv, VmOutcome},
 };
 
-use super::replay::Nodes;
+use super::nodes::Nodes;
 
 const USER: Address = Address::repeat_byte(0x11);
 const CONTRACT: Address = Address::repeat_byte(0xcc);

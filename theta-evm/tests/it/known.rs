@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use theta_core::{
     amount::{Coins, TFuelWei, ThetaWei},
-    hash::{Hash, U256},
+    hash::{Address, Hash, U256},
     spec::{ChainSpec, Fork},
 };
 use theta_evm::Evm;
@@ -14,7 +14,7 @@ use theta_ledger::{
     vm::{ContractVm, VmCall, VmEnv},
 };
 
-use super::{address, bytes, fixture, hash, replay::Nodes, text};
+use super::{address, bytes, fixture, hash, nodes::Nodes, text};
 
 fn number(value: &Value) -> U256 {
     text(value).parse().unwrap()
@@ -97,4 +97,34 @@ fn every_portable_case() {
         .collect();
     assert!(differing.is_empty(), "{differing:#?}");
     assert_eq!(cases.len(), 127);
+}
+
+/// Ethereum's own precompiles with the inputs of the reference's tests (`ledger.json`).
+#[test]
+fn precompiles() {
+    let fixture: Value = serde_json::from_slice(&fixture("ledger.json")).unwrap();
+    let cases = fixture["evm_precompiles"].as_array().unwrap();
+    let spec = ChainSpec::new("privatenet", Fork::MAINNET);
+    let rules = spec.rules(30_000_000);
+    for case in cases {
+        let (source, name) = (text(&case["source"]), text(&case["name"]));
+        let tables = [("modexp", 5), ("Add", 6), ("ScalarMul", 7), ("Pairing", 8)];
+        let (_, number) = tables.into_iter().find(|(table, _)| source.contains(table)).unwrap();
+        let nodes = Arc::new(Nodes::default());
+        let mut view = StateView::open(nodes.add(std::iter::empty()), 29_999_999, nodes).unwrap();
+        let from = Address::repeat_byte(0x11);
+        view.store(Account::new(from, 0));
+        let call = VmCall {
+            from,
+            to: Some(Address::with_last_byte(number)),
+            gas_limit: rules.tx.max_gas,
+            data: bytes(&case["input"]),
+            ..VmCall::default()
+        };
+        let env = VmEnv { rules, chain_id: U256::from(366), height: 30_000_000, timestamp: U256::from(1) };
+        let outcome = Evm.execute(&env, &call, &mut view).unwrap();
+        assert_eq!(outcome.error, "", "{source} {name}");
+        assert_eq!(hex::encode(&outcome.output), text(&case["expected"]), "{source} {name}");
+    }
+    assert_eq!(cases.len(), 65);
 }

@@ -3,11 +3,9 @@
 
 mod hostile;
 mod known;
+#[path = "../../../theta-ledger/tests/it/nodes.rs"]
+mod nodes;
 mod recorded;
-// The ledger's harness, here with a machine.
-#[allow(dead_code, reason = "its own test runs where it lives")]
-#[path = "../../../theta-ledger/tests/it/replay.rs"]
-mod replay;
 
 use serde_json::Value;
 use theta_core::hash::{Address, Hash};

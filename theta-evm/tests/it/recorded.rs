@@ -1,149 +1,113 @@
-//! Whole transactions recorded from the Go reference: verdict, receipt, balance changes and state root.
+//! Whole recordings of the Go reference, with the contracts run here.
 
-use std::{collections::BTreeMap, io::BufRead, sync::Arc};
-
-use serde_json::Value;
-use theta_core::{
-    block::Header,
-    context::BlockContext,
-    hash::{Hash, keccak},
-    spec::{ChainSpec, Fork},
-    stake::ValidatorSet,
+use std::{
+    io::{BufRead, BufReader},
+    sync::Arc,
 };
+
+use flate2::bufread::GzDecoder;
+use serde_json::Value;
 use theta_evm::Evm;
 use theta_ledger::{
-    state::StateView,
-    tx::{RawTx, Scope, Signatures, TxError},
+    genesis::Genesis,
+    replay::{Report, replay},
 };
 
-use super::{
-    bytes, fixture, hash,
-    replay::{Nodes, replay, same_outcome},
-    text,
-};
+use super::fixture;
 
-/// The file's entries as the ledger's harness has them: pairs there, an object here.
-fn pairs(value: &Value) -> BTreeMap<String, Value> {
-    let pairs = value.as_array().into_iter().flatten();
-    pairs.map(|pair| (text(&pair[0]).to_owned(), pair[1].clone())).collect()
+fn replayed(recording: impl BufRead, genesis: Option<&Genesis>) -> Report {
+    let report = replay(recording, Arc::new(Evm), genesis).unwrap();
+    for difference in report.differences() {
+        println!("{difference}");
+    }
+    report
 }
 
-/// What differs in a sequence, by transaction.
-fn sequence(line: &Value, differences: &mut Vec<String>) -> usize {
-    let nodes = Arc::new(Nodes::default());
-    for slots in line["pre"]["storage"].as_object().into_iter().flatten().map(|(_, slots)| slots) {
-        nodes.add(pairs(slots).iter());
-    }
-    let root = nodes.add(pairs(&line["pre"]["kv"]).iter());
-    assert_eq!(root, hash(&line["pre"]["root"]));
-    let spec = ChainSpec::new(text(&line["chain_id"]), Fork::MAINNET);
-    let mut view = Some(StateView::open(root, 0, nodes).unwrap());
-    let mut count = 0;
-    for block in line["blocks"].as_array().unwrap() {
-        let height = block["height"].as_u64().unwrap();
-        let parent = Header {
-            height: height - 1,
-            timestamp: block["parent_timestamp"].as_u64().unwrap().into(),
-            ..Header::zero()
-        };
-        let context = BlockContext {
-            parent_hash: Hash::ZERO,
-            parent: Arc::new(parent),
-            epoch: 0,
-            timestamp: Default::default(),
-            proposer: Default::default(),
-            validators: Arc::new(ValidatorSet::new([])),
-            guardian_votes: None,
-            elite_votes: None,
-            voted_state: None,
-            freeze_stakes: false,
-        };
-        let signatures = Signatures::default();
-        let scope = Scope {
-            spec: &spec,
-            rules: spec.rules(height),
-            block: &context,
-            vm: &Evm,
-            signatures: &signatures,
-        };
-        let mut at = view.take().unwrap().at_height(height - 1);
-        for tx in block["txs"].as_array().unwrap() {
-            count += 1;
-            if let Err(difference) = one(&scope, &mut at, tx) {
-                differences.push(format!("{} {}: {difference}", text(&tx["hash"]), tx["f"]));
-                // What follows runs on another state.
-                return count;
-            }
-        }
-        view = Some(at);
-    }
-    count
+/// What a replay comes to: sequences, blocks, transactions that passed and that did not.
+fn figures(report: &Report) -> (usize, usize, usize, usize) {
+    let blocks = report.sequences.iter().map(|sequence| sequence.blocks).sum();
+    (report.sequences.len(), blocks, report.passed(), report.failed())
 }
 
-fn one(scope: &Scope<'_>, view: &mut StateView, tx: &Value) -> Result<(), String> {
-    let before = view.checkpoint();
-    let raw = RawTx::decode(bytes(&tx["raw"])).map_err(TxError::from);
-    let got = raw.and_then(|raw| {
-        raw.transaction.check(scope, view)?;
-        raw.transaction.apply(scope, view)
-    });
-    let recorded = tx["code"].as_u64().unwrap_or(0);
-    let code = got.as_ref().map_or_else(TxError::code, |_| 0);
-    if u64::from(code) != recorded {
-        return Err(format!("code {code} ({:?}), recorded {recorded} {}", got.err(), tx["msg"]));
-    }
-    match got {
-        Err(_) => view.revert(before),
-        Ok(outcome) => {
-            let outcome = outcome.ok_or("no outcome")?;
-            let mut changes = tx["bal"].clone();
-            for change in changes.as_array_mut().into_iter().flatten() {
-                change[2] = (change[2] == 1).into();
-            }
-            let mut recorded = serde_json::json!({
-                "gas_used": tx["gas"], "err": tx["err"], "ret": tx["ret"], "contract": tx["addr"],
-                "logs": tx["logs"], "balance_changes": changes,
-            });
-            if tx["ret"].is_object() {
-                // Long output is recorded by its hash.
-                let digest = serde_json::json!({
-                    "len": outcome.output.len(), "keccak": hex::encode(keccak(&outcome.output)),
-                });
-                if digest != tx["ret"] {
-                    return Err(format!("output {digest}, recorded {}", tx["ret"]));
-                }
-                recorded["ret"] = hex::encode(&outcome.output).into();
-            }
-            same_outcome(&outcome, &recorded)?;
-        }
-    }
-    let root = view.root().unwrap();
-    if root == hash(&tx["root"]) { Ok(()) } else { Err(format!("state root {root}")) }
-}
-
-fn all(lines: &[u8]) -> usize {
-    let mut differences = Vec::new();
-    let mut count = 0;
-    for line in lines.lines().skip(1) {
-        count += sequence(&serde_json::from_str(&line.unwrap()).unwrap(), &mut differences);
-    }
-    assert!(
-        differences.is_empty(),
-        "{} of {count} sequences' transactions differ: {:#?}",
-        differences.len(),
-        &differences[..differences.len().min(12)]
-    );
-    count
+fn zipped(name: &str) -> impl BufRead {
+    BufReader::new(GzDecoder::new(std::io::Cursor::new(fixture(name))))
 }
 
 #[test]
-fn every_transaction_of_the_recording() {
-    assert_eq!(all(&fixture("diff_evm_small.jsonl")), 320);
+fn contract_transactions_do_what_they_did() {
+    let report = replayed(fixture("diff_evm_small.jsonl").as_slice(), None);
+    assert_eq!(figures(&report), (49, 74, 320, 0));
 }
 
 #[test]
-fn every_contract_transaction_of_the_ledgers_recording() {
-    let report = replay("diff_ledger_small.jsonl", Some(&Evm));
-    assert!(report.failures.is_empty(), "{:#?}", report.failures);
-    assert_eq!((report.transactions, report.contracts), (661, 91));
+fn transactions_of_all_kinds_and_their_blocks_do_what_they_did() {
+    let report = replayed(fixture("diff_ledger_small.jsonl").as_slice(), None);
+    assert_eq!(figures(&report), (18, 90, 661, 0));
+}
+
+#[test]
+fn a_private_net_is_carried_out_from_its_genesis() {
+    let genesis = Genesis::read(&fixture("privatenet.genesis"), None).unwrap();
+    let report = replayed(zipped("blocks_privatenet.json.gz"), Some(&genesis));
+    assert_eq!(figures(&report), (1, 470, 613, 0));
+}
+
+/// Changes one thing that was recorded and finds exactly that.
+#[test]
+fn the_first_difference_is_named() {
+    let whole = fixture("diff_evm_small.jsonl");
+    let mut lines = std::str::from_utf8(&whole).unwrap().lines();
+    let (head, recorded) =
+        (lines.next().unwrap(), lines.map(|line| serde_json::from_str::<Value>(line).unwrap()));
+    // The first sequence with an accepted transaction whose output is long; that transaction.
+    let with_long = |sequence: &Value| {
+        let blocks = sequence["blocks"].as_array().unwrap().iter().enumerate();
+        let places = blocks.flat_map(|(block, line)| {
+            (0..line["txs"].as_array().unwrap().len()).map(move |tx| format!("/blocks/{block}/txs/{tx}"))
+        });
+        places.into_iter().find(|place| sequence.pointer(place).unwrap()["ret"].is_object())
+    };
+    let (sequence, place) =
+        recorded.filter_map(|sequence| Some((sequence.clone(), with_long(&sequence)?))).next().unwrap();
+    let key = sequence.pointer(&place).unwrap()["diff"].as_object().unwrap().keys().next().unwrap().clone();
+    let changes: [(&str, &str, Value, &str); 8] = [
+        ("", "gas", 1.into(), "gas used"),
+        ("", "err", "none".into(), "error"),
+        ("/ret", "len", 7.into(), "output's length"),
+        ("/ret", "keccak", "0".repeat(64).into(), "output's hash"),
+        ("", "addr", "0".repeat(40).into(), "contract"),
+        ("", "root", "0".repeat(64).into(), "root"),
+        ("/diff", &key, "c0".into(), "record ls/a/"),
+        ("", "code", 100_003.into(), "code"),
+    ];
+    for (pointer, field, value, found) in changes {
+        let mut sequence = sequence.clone();
+        sequence.pointer_mut(&format!("{place}{pointer}")).unwrap()[field] = value;
+        let report = replayed(format!("{head}\n{sequence}\n").as_bytes(), None);
+        let difference = report.differences().next().unwrap_or_else(|| panic!("{field}: nothing found"));
+        assert!(difference.field.starts_with(found), "{difference}");
+    }
+    let mut without = sequence;
+    without.pointer_mut(&place).unwrap().as_object_mut().unwrap().remove("gas");
+    let report = replayed(format!("{head}\n{without}\n").as_bytes(), None);
+    assert_eq!(report.differences().next().unwrap().field, "receipt");
+}
+
+/// Recordings that are too large to be kept here: `THETA_RECORDINGS` names the files, separated by colons.
+#[test]
+fn recordings_named_by_the_environment() {
+    let genesis = Genesis::read(&fixture("privatenet.genesis"), None).unwrap();
+    for path in std::env::var("THETA_RECORDINGS").iter().flat_map(|paths| paths.split(':')) {
+        let file =
+            BufReader::new(std::fs::File::open(path).unwrap_or_else(|error| panic!("{path}: {error}")));
+        let report = if path.ends_with(".gz") {
+            replayed(BufReader::new(GzDecoder::new(file)), Some(&genesis))
+        } else {
+            replayed(file, Some(&genesis))
+        };
+        let (sequences, blocks, passed, failed) = figures(&report);
+        println!("{path}: {sequences} sequences, {blocks} blocks, {passed} passed, {failed} failed");
+        assert!(passed > 0, "{path} holds no transaction");
+        assert_eq!(failed, 0, "{path}");
+    }
 }

@@ -266,7 +266,8 @@ impl Transaction {
         if supported { Ok(()) } else { Err(TxError::UnsupportedKind) }
     }
 
-    /// The account whose queue it waits in, and its sequence there (`ledger/ledger.go`, getTxInfo).
+    /// The account whose queue it waits in, and its sequence there (`ledger/execution`, getTxInfo). A service payment goes
+    /// by its payment sequence; the reference takes the target's sequence, which no rule looks at.
     pub fn sender(&self) -> (Address, u64) {
         let of = |input: &TxInput| (input.address, input.sequence);
         match self {

@@ -3,6 +3,7 @@
 use num_bigint::BigUint;
 use serde_json::Value;
 use theta_core::{
+    amount::{Coins, ThetaWei},
     codec::rlp::Encode,
     hash::{Address, Hash, keccak},
     sign::{SecretKey, Signature},
@@ -12,7 +13,7 @@ use theta_ledger::{
     state::account::Split,
     tx::{
         Coinbase, RawTx, ReleaseFund, ReserveFund, Send, ServicePayment, SetSplitRule, Signatures, Slash,
-        Transaction, TxCoins, TxInput, TxOutput, ethereum, sign_bytes,
+        SmartContract, Transaction, TxCoins, TxInput, TxOutput, ethereum, sign_bytes,
     },
 };
 
@@ -196,7 +197,7 @@ fn receipts() {
 /// Transactions in a row, each with its verdict and the records it changed.
 #[test]
 fn executions_of_the_oracle() {
-    use super::replay::Nodes;
+    use super::nodes::Nodes;
     use std::{collections::BTreeMap, sync::Arc};
     use theta_core::{block::Header, context::BlockContext, stake::ValidatorSet};
     use theta_ledger::{state::StateView, tx::Scope, vm::NoContracts};
@@ -322,8 +323,42 @@ fn quirks_of_deposits() {
 }
 
 #[test]
+fn json_forms_and_trailing_bytes() {
+    let fixture = json("ledger.json");
+    let quirks = &fixture["tx_quirks"];
+    // The oracle printed objects that had never been read from bytes; there a missing signature is null.
+    let printed = |name: &str| -> Value {
+        serde_json::from_str(&text(&quirks[name]).replace("\"signature\":null", "\"signature\":\"0x\""))
+            .unwrap()
+    };
+    let who: Address = "0x0e5845fd213396c05967251807412243d38b6f35".parse().unwrap();
+    let thousand = Coins::theta(ThetaWei::whole(1000));
+    let split = SetSplitRule {
+        fee: Coins::tfuel("0.3".parse().unwrap()).into(),
+        resource_id: b"x".to_vec(),
+        initiator: TxInput::new(who, thousand, 3),
+        splits: vec![Split { address: who, percentage: 3 }],
+        duration: 9,
+    };
+    assert_eq!(serde_json::to_value(&split).unwrap(), printed("split_rule_json"));
+    let contract = SmartContract {
+        from: TxInput::new(who, thousand, 3),
+        to: TxOutput::new("0xb133faf4ed05bea03ec600b62548330f58c22d34".parse().unwrap(), Coins::ZERO),
+        gas_limit: 123,
+        gas_price: BigUint::from(4_000_000_000_000_u64),
+        data: vec![1, 2, 255],
+    };
+    assert_eq!(serde_json::to_value(&contract).unwrap(), printed("smart_contract_json"));
+    assert_eq!(quirks["trailing_bytes_accepted"], true);
+    let raw = RawTx::new(split.into());
+    let longer = RawTx::decode([raw.bytes.as_slice(), b"junk"].concat()).unwrap();
+    assert_eq!((&longer.transaction, longer.trailing), (&raw.transaction, 4));
+    assert_ne!(longer.hash, raw.hash);
+}
+
+#[test]
 fn stakes_return_when_due() {
-    use super::replay::Nodes;
+    use super::nodes::Nodes;
     use std::{collections::BTreeMap, sync::Arc};
     use theta_ledger::{staking::end_of_block, state::StateView};
 

@@ -5,6 +5,7 @@ mod genesis;
 mod known;
 mod ledger;
 mod mempool;
+mod nodes;
 mod replay;
 mod wallets;
 

@@ -1,271 +1,188 @@
-//! Replays the differential recording: every verdict, code and state root of the reference, transaction by transaction.
-//! Also used by theta-evm, which runs the contracts too.
+//! Replays of recordings without a machine; theta-evm replays those with contracts.
 
 use std::{
-    collections::BTreeMap,
-    io::BufRead,
-    sync::{Arc, Mutex},
+    io::{BufReader, Read},
+    sync::Arc,
 };
 
-use serde_json::Value;
-use theta_core::{
-    block::Header,
-    codec::rlp::Decode,
-    context::BlockContext,
-    hash::Hash,
-    spec::{ChainSpec, Fork},
-    stake::{Validator, ValidatorSet},
-    trie::{Node, NodeSource, Trie, TrieError},
-};
+use flate2::bufread::GzDecoder;
+use serde_json::{Value, json};
 use theta_ledger::{
-    staking::end_of_block,
-    state::StateView,
-    tx::{RawTx, Scope, Signatures, Transaction, TxError},
-    vm::{ContractVm, VmOutcome},
+    genesis::Genesis,
+    replay::{Difference, ReplayError, Report, replay},
+    vm::NoContracts,
 };
 
-use super::{address, bytes, fixture, hash, text};
+use super::{fixture, text};
 
-/// Trie nodes of a recorded state.
-#[derive(Default)]
-pub struct Nodes(Mutex<BTreeMap<Hash, Arc<Node>>>);
-
-impl NodeSource for Nodes {
-    fn node(&self, hash: &Hash) -> Result<Option<Arc<Node>>, TrieError> {
-        Ok(self.0.lock().unwrap().get(hash).cloned())
-    }
+fn replayed(recording: &[u8]) -> Result<Report, ReplayError> {
+    let genesis = Genesis::read(&fixture("privatenet.genesis"), None).unwrap();
+    replay(recording, Arc::new(NoContracts), Some(&genesis))
 }
 
-impl Nodes {
-    pub fn add<'a>(self: &Arc<Self>, entries: impl Iterator<Item = (&'a String, &'a Value)>) -> Hash {
-        let mut trie = Trie::empty(self.clone());
-        for (key, value) in entries {
-            trie.set(&hex::decode(key).unwrap(), bytes(value)).unwrap();
-        }
-        let mut nodes = self.0.lock().unwrap();
-        trie.drain_new(&mut |hash, node| {
-            nodes.insert(hash, node.clone());
-        });
-        trie.root()
-    }
+/// A recorded network that has no contracts yet.
+fn first_era() -> Value {
+    let mut bytes = Vec::new();
+    let name = "blocks_privatenet_stock.json.gz";
+    GzDecoder::new(BufReader::new(fixture(name).as_slice())).read_to_end(&mut bytes).unwrap();
+    serde_json::from_slice(&bytes).unwrap()
 }
 
-#[derive(Debug, Default)]
-pub struct Report {
-    pub transactions: usize,
-    pub contracts: usize,
-    pub failures: Vec<String>,
+/// The first line and the lines of some sequences of the recording of candidates.
+fn candidates(sequences: std::ops::Range<u64>) -> Vec<Value> {
+    let whole = fixture("diff_ledger_small.jsonl");
+    let lines = std::str::from_utf8(&whole).unwrap().lines().map(|line| serde_json::from_str(line).unwrap());
+    lines
+        .filter(|line: &Value| line["t"] == "meta" || sequences.contains(&line["seq"].as_u64().unwrap()))
+        .collect()
 }
 
-/// Replays a recording. Without a machine the recorded effects of accepted contract transactions are taken as they are.
-pub fn replay(name: &str, vm: Option<&dyn ContractVm>) -> Report {
-    let mut report = Report::default();
-    let mut sequence: Option<Sequence> = None;
-    for line in fixture(name).lines() {
-        let line: Value = serde_json::from_str(&line.unwrap()).unwrap();
-        match text(&line["t"]) {
-            "seq" => sequence = Some(Sequence::new(&line)),
-            "block" => sequence.as_mut().unwrap().block(&line, vm, &mut report),
-            _ => {}
-        }
-    }
-    report
-}
-
-struct Sequence {
-    spec: ChainSpec,
-    view: Option<StateView>,
-    parent: Arc<Header>,
-    roots: BTreeMap<Hash, Hash>,
-    /// A failure in this sequence makes everything after it meaningless.
-    lost: bool,
-}
-
-impl Sequence {
-    fn new(line: &Value) -> Self {
-        let nodes = Arc::new(Nodes::default());
-        let object = |key: &str| line[key].as_object().into_iter().flatten();
-        for (_, slots) in object("storage") {
-            nodes.add(slots.as_object().unwrap().iter());
-        }
-        let root = nodes.add(object("state"));
-        assert_eq!(root, hash(&line["state_root"]));
-        let parent = Header::from_rlp(&bytes(&line["root_header"]), 1 << 20).unwrap();
-        let view = StateView::open(root, line["root_height"].as_u64().unwrap(), nodes).unwrap();
-        Self {
-            spec: ChainSpec::new(text(&line["chain_id"]), Fork::MAINNET),
-            view: Some(view),
-            roots: BTreeMap::from([(hash(&line["root_hash"]), root)]),
-            parent: Arc::new(parent),
-            lost: false,
-        }
-    }
-
-    fn block(&mut self, line: &Value, vm: Option<&dyn ContractVm>, report: &mut Report) {
-        if self.lost {
-            return;
-        }
-        let header = Header::from_rlp(&bytes(&line["header"]), 1 << 20).unwrap();
-        let validators = ValidatorSet::new(line["validators"].as_array().unwrap().iter().map(|entry| {
-            let stake = theta_core::amount::ThetaWei::from_u256(text(&entry[1]).parse().unwrap());
-            Validator { address: address(&entry[0]), stake }
-        }));
-        let guardian_votes = header.extension.guardian_votes().cloned();
-        let context = BlockContext {
-            parent_hash: self.parent.hash(),
-            parent: self.parent.clone(),
-            epoch: header.epoch,
-            timestamp: header.timestamp.clone(),
-            proposer: header.proposer,
-            validators: Arc::new(validators),
-            voted_state: guardian_votes.as_ref().and_then(|votes| self.roots.get(&votes.block).copied()),
-            guardian_votes,
-            elite_votes: header.extension.elite_votes().cloned(),
-            freeze_stakes: false,
-        };
-        let signatures = Signatures::default();
-        let scope = Scope {
-            spec: &self.spec,
-            rules: self.spec.rules(context.height()),
-            block: &context,
-            vm: vm.unwrap_or(&theta_ledger::vm::NoContracts),
-            signatures: &signatures,
-        };
-        let mut view = self.view.take().unwrap();
-        for (index, tx) in line["txs"].as_array().unwrap().iter().enumerate() {
-            report.transactions += 1;
-            let place = format!("seq {} height {} tx {index}", line["seq"], line["height"]);
-            let is_contract = transaction(tx).is_ok_and(|tx| matches!(tx, Transaction::SmartContract(_)));
-            if is_contract && tx["accepted"] == true {
-                report.contracts += 1;
-                if vm.is_none() {
-                    take_effects(&mut view, tx);
-                    continue;
-                }
-            }
-            if let Err(difference) = one(&scope, &mut view, tx) {
-                report.failures.push(format!("{place} ({} {}): {difference}", tx["kind"], tx["step"]));
-                self.lost = tx["accepted"] == true;
-                if self.lost {
-                    return;
-                }
-            }
-        }
-        if let Err(error) = end_of_block(&mut view, scope.rules) {
-            report.failures.push(format!("end of block {}: {error}", line["height"]));
-        }
-        let root = view.root().unwrap();
-        if root != hash(&line["state_root"]) {
-            report.failures.push(format!("seq {} block {}: state root", line["seq"], line["height"]));
-            self.lost = true;
-        }
-        self.roots.insert(header.hash(), root);
-        self.view = Some(view.at_height(header.height));
-        self.parent = Arc::new(header);
-    }
-}
-
-fn transaction(tx: &Value) -> Result<Transaction, TxError> {
-    Ok(RawTx::decode(bytes(&tx["raw"]))?.transaction)
-}
-
-fn one(scope: &Scope<'_>, view: &mut StateView, tx: &Value) -> Result<(), String> {
-    let before = view.checkpoint();
-    let got = transaction(tx).and_then(|transaction| {
-        transaction.check(scope, view)?;
-        transaction.apply(scope, view)
-    });
-    let code = got.as_ref().map_or_else(TxError::code, |_| 0);
-    let expected = tx["code"].as_u64().unwrap() as u32;
-    let outcome = match got {
-        Ok(outcome) => outcome,
-        Err(error) => {
-            view.revert(before);
-            if code != expected {
-                return Err(format!("code {code} ({error}), recorded {expected} {}", tx["message"]));
-            }
-            return Ok(());
-        }
-    };
-    if code != expected {
-        return Err(format!("accepted, recorded {expected} {}", tx["message"]));
-    }
-    if let (Some(outcome), Some(recorded)) = (&outcome, tx.get("evm")) {
-        same_outcome(outcome, recorded)?;
-    }
-    let root = view.root().unwrap();
-    if root == hash(&tx["root"]) { Ok(()) } else { Err("state root".to_owned()) }
-}
-
-/// Compares what a contract did with the recorded receipt.
-pub fn same_outcome(outcome: &VmOutcome, recorded: &Value) -> Result<(), String> {
-    let gas = recorded["gas_used"].as_u64().unwrap();
-    let error = text(&recorded["err"]);
-    if outcome.gas_used != gas || outcome.error != error {
-        return Err(format!("gas {} {:?}, recorded {gas} {error:?}", outcome.gas_used, outcome.error));
-    }
-    if outcome.output != bytes(&recorded["ret"]) {
-        return Err(format!("returned {}", hex::encode(&outcome.output)));
-    }
-    if outcome.contract != address(&recorded["contract"]) {
-        return Err(format!("contract {}", outcome.contract));
-    }
-    let logs = outcome.logs.iter().map(|log| {
-        let topics: Vec<_> = log.topics.iter().map(hex::encode).collect();
-        serde_json::json!([hex::encode(log.address), topics, hex::encode(&log.data)])
-    });
-    let logs = Value::Array(logs.collect());
-    let recorded_logs = recorded.get("logs").cloned().unwrap_or(Value::Array(Vec::new()));
-    if logs != recorded_logs {
-        return Err(format!("logs {logs}, recorded {recorded_logs}"));
-    }
-    let changes = outcome.balance_changes.iter().map(|change| {
-        serde_json::json!([
-            hex::encode(change.address),
-            change.token,
-            change.negative,
-            change.delta.to_string()
-        ])
-    });
-    let changes = Value::Array(changes.collect());
-    let recorded_changes = recorded.get("balance_changes").cloned().unwrap_or(Value::Array(Vec::new()));
-    if changes != recorded_changes {
-        return Err(format!("balance changes {changes}, recorded {recorded_changes}"));
-    }
-    Ok(())
-}
-
-fn take_effects(view: &mut StateView, tx: &Value) {
-    for (key, value) in tx["set"].as_object().into_iter().flatten() {
-        let (key, value) = (hex::decode(key).unwrap(), bytes(value));
-        match key.strip_prefix(theta_ledger::state::keys::ACCOUNT) {
-            Some(_) => {
-                let account = theta_ledger::state::Account::from_rlp(&value, value.len()).unwrap();
-                // Slots first: the root that the recording names is made from them.
-                for (slot, value) in
-                    tx["storage"][hex::encode(account.address)].as_object().into_iter().flatten()
-                {
-                    let slot = Hash::from_slice(&hex::decode(slot).unwrap());
-                    let word = match value {
-                        Value::Null => theta_core::hash::U256::ZERO,
-                        value => theta_core::hash::U256::from_rlp(&bytes(value), 64).unwrap(),
-                    };
-                    view.set_slot(account.address, slot, word).unwrap();
-                }
-                view.store(account);
-            }
-            None => view.set_record(key, Some(value)),
-        }
-    }
-    for key in tx["deleted"].as_array().into_iter().flatten() {
-        view.set_record(bytes(key), None);
-    }
-    assert_eq!(view.root().unwrap(), hash(&tx["root"]), "recorded effects");
+fn joined(lines: &[Value]) -> Vec<u8> {
+    lines.iter().map(|line| format!("{line}\n")).collect::<String>().into_bytes()
 }
 
 #[test]
-fn every_native_transaction_of_the_recording() {
-    let report = replay("diff_ledger_small.jsonl", None);
-    assert_eq!(report.transactions, 661);
-    assert!(report.failures.is_empty(), "{:#?}", report.failures);
+fn blocks_of_the_first_era_are_carried_out_from_their_genesis() {
+    let report = replayed(&serde_json::to_vec(&first_era()).unwrap()).unwrap();
+    assert_eq!(report.differences().next(), None);
+    assert_eq!((report.sequences[0].blocks, report.passed(), report.failed()), (134, 144, 0));
+}
+
+#[test]
+fn sequences_without_contracts_do_what_they_did() {
+    let report = replayed(&joined(&candidates(0..5))).unwrap();
+    assert_eq!(report.differences().next(), None);
+    assert_eq!((report.sequences.len(), report.passed(), report.failed()), (5, 169, 0));
+}
+
+#[test]
+fn a_contract_without_a_machine_is_the_first_difference() {
+    let report = replayed(&joined(&candidates(5..7))).unwrap();
+    for (sequence, height) in report.sequences.iter().zip([8_411_427, 9_497_416]) {
+        let Difference { place, field, .. } = sequence.difference.as_ref().unwrap();
+        assert!(place.contains(&format!("height {height} transaction")), "{place}");
+        assert!(place.contains("smart_contract") || place.contains("(eth"), "{place}");
+        assert_eq!(field, "gas used");
+        assert!(sequence.passed < sequence.transactions);
+    }
+    assert!(report.failed() > 0);
+}
+
+/// Changes one thing that was recorded and finds exactly that, with both values.
+#[test]
+fn the_first_difference_is_named() {
+    let recorded = candidates(0..1);
+    let zero = Value::from("0".repeat(64));
+    let receipt =
+        json!({"gas_used": 1, "err": "", "ret": "", "contract": "0000000000000000000000000000000000000000"});
+    // Line 2 is block 1, whose transactions are accepted but for numbers 2 and 4; block 3 is line 4. In the tables: the
+    // line, what is changed there and to what, and where which field is then expected to be what.
+    let changes: [(usize, &str, &str, Value, &str, &str, &str); 12] = [
+        (2, "/validators/0", "1", "1".into(), "height 1", "validators", "1, 0x"),
+        (2, "/rewards/0", "2", "7".into(), "height 1", "rewards", "\"7\""),
+        (2, "/txs/0", "hash", zero.clone(), "transaction 0 (coinbase", "hash", "0x00"),
+        (2, "/txs/1", "root", zero.clone(), "transaction 1 (", "root", "0x00"),
+        (2, "/txs/1", "tx_id", zero.clone(), "transaction 1 (", "tx_id", "0x00"),
+        (2, "/txs/1/mempool", "2", "5".into(), "transaction 1 (", "gas price", "5"),
+        (2, "/txs/4", "code", 100_002.into(), "transaction 4 (", "code", "100002 ("),
+        (2, "/txs/1/set", "6c732f766370", "c0".into(), "transaction 1 (", "record ls/vcp", "c0"),
+        (2, "/txs/1", "deleted", json!(["6c732f766370"]), "transaction 1 (", "record ls/vcp", "none"),
+        (2, "/txs/1", "evm", receipt, "transaction 1 (", "receipt", "one"),
+        (2, "", "has_validator_update", false.into(), "as a whole", "has_validator_update", "false"),
+        (4, "/end/set", "6c732f766370", "c0".into(), "as a whole", "record ls/vcp", "c0"),
+    ];
+    for (number, pointer, key, value, place, field, expected) in changes {
+        let mut lines = recorded.clone();
+        match lines[number].pointer_mut(pointer).unwrap() {
+            Value::Array(list) => list[key.parse::<usize>().unwrap()] = value,
+            other => other[key] = value,
+        }
+        let report = replayed(&joined(&lines)).unwrap();
+        let difference = report.differences().next().unwrap_or_else(|| panic!("{field}: nothing found"));
+        assert!(difference.place.contains(place), "{difference}");
+        assert_eq!(difference.field, field);
+        assert!(difference.expected.contains(expected), "{difference}");
+        assert_ne!(difference.expected, difference.found);
+        assert!(report.failed() > 0 && report.passed() < 23, "{field}");
+    }
+    let mut network = first_era();
+    network["blocks"][9]["state_root"] = zero;
+    let report = replayed(&serde_json::to_vec(&network).unwrap()).unwrap();
+    let difference = report.differences().next().unwrap();
+    assert_eq!((difference.place.as_str(), difference.field.as_str()), ("height 10", "state root"));
+    assert_eq!((report.sequences[0].passed, report.failed()), (13, 131));
+}
+
+#[test]
+fn what_is_no_recording_is_refused_with_its_line() {
+    let refusal = |recording: &[u8]| replayed(recording).unwrap_err().to_string();
+    assert!(refusal(b"").starts_with("line 1 of the recording is malformed"));
+    assert!(refusal(b"theta\n").starts_with("line 1 of the recording is malformed"));
+    let recorded = candidates(0..1);
+    let block_first = refusal(&joined(&[recorded[0].clone(), recorded[2].clone()]));
+    assert_eq!(block_first, "line 2 of the recording: a block before any sequence");
+    let mut cut = joined(&recorded);
+    cut.truncate(cut.len() - 9);
+    assert!(refusal(&cut).starts_with("line 7 of the recording is malformed"));
+    let mut other_state = recorded.clone();
+    other_state[1]["state"]["00"] = "01".into();
+    assert!(refusal(&joined(&other_state)).contains("state, its root and the root header do not fit"));
+    let skipped = [&recorded[..2], &recorded[3..]].concat();
+    assert!(refusal(&joined(&skipped)).contains("does not stand on the block before"));
+
+    let network = first_era();
+    let bytes = |network: &Value| serde_json::to_vec(network).unwrap();
+    let without = replay(bytes(&network).as_slice(), Arc::new(NoContracts), None);
+    assert!(matches!(without, Err(ReplayError::NoGenesis)));
+    let changed = |pointer: &str, value: Value| {
+        let mut network = network.clone();
+        *network.pointer_mut(pointer).unwrap() = value;
+        refusal(&bytes(&network))
+    };
+    let genesis = text(&network["chain"]["genesis_hash"]).to_owned();
+    let other = changed("/chain/genesis_hash", "0".repeat(64).into());
+    assert!(other.contains(&genesis), "{other}");
+    assert!(
+        changed("/chain/fork_heights", json!({"HeightOfNothing": 3}))
+            .contains("unknown fork HeightOfNothing")
+    );
+    assert!(changed("/chain/stake_lock_blocks", 5.into()).contains("stake lock of 5 blocks"));
+    assert!(changed("/blocks/3/block", "c0".into()).contains("block 4: "));
+}
+
+#[test]
+fn long_values_are_shown_where_they_part() {
+    let value = |end: &str| format!("{}{end}{}", "a".repeat(1000), "b".repeat(1000));
+    let difference = Difference {
+        place: "here".to_owned(),
+        field: "record".to_owned(),
+        expected: value("1"),
+        found: value("2"),
+    };
+    let text = difference.to_string();
+    assert!(text.starts_with(&format!("here: record is {}2bbb", "a".repeat(20))), "{text}");
+    assert!(text.contains(&format!("recorded {}1bbb", "a".repeat(20))), "{text}");
+    assert!(text.len() < 600, "{text}");
+    let short = Difference { expected: "1".to_owned(), ..difference };
+    assert!(short.to_string().ends_with("recorded 1"), "{short}");
+}
+
+/// A damaged recording is refused or differs; it never ends the program.
+#[test]
+fn damage_is_an_answer() {
+    let recorded = joined(&candidates(1..2));
+    let (mut refused, mut differed) = (0, 0);
+    for step in 0..60_usize {
+        let at = (step * 7_919 + 101) % recorded.len();
+        let mut damaged = recorded.clone();
+        damaged[at] = match damaged[at] {
+            b'0'..=b'8' | b'a'..=b'e' => damaged[at] + 1,
+            _ => b'0',
+        };
+        match replayed(&damaged) {
+            Err(_) => refused += 1,
+            Ok(report) => differed += usize::from(report.failed() > 0),
+        }
+    }
+    assert!(refused > 5 && differed > 5, "{refused} refused, {differed} differ");
 }

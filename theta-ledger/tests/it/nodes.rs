@@ -1,0 +1,38 @@
+//! A recorded state's trie nodes. Also used by theta-evm.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+
+use serde_json::Value;
+use theta_core::{
+    hash::Hash,
+    trie::{Node, NodeSource, Trie, TrieError},
+};
+
+use super::bytes;
+
+/// Trie nodes of a recorded state.
+#[derive(Default)]
+pub struct Nodes(Mutex<BTreeMap<Hash, Arc<Node>>>);
+
+impl NodeSource for Nodes {
+    fn node(&self, hash: &Hash) -> Result<Option<Arc<Node>>, TrieError> {
+        Ok(self.0.lock().unwrap().get(hash).cloned())
+    }
+}
+
+impl Nodes {
+    pub fn add<'a>(self: &Arc<Self>, entries: impl Iterator<Item = (&'a String, &'a Value)>) -> Hash {
+        let mut trie = Trie::empty(self.clone());
+        for (key, value) in entries {
+            trie.set(&hex::decode(key).unwrap(), bytes(value)).unwrap();
+        }
+        let mut nodes = self.0.lock().unwrap();
+        trie.drain_new(&mut |hash, node| {
+            nodes.insert(hash, node.clone());
+        });
+        trie.root()
+    }
+}
