@@ -330,7 +330,7 @@ enum NodeEvent {
         result: Result<Output, RunError>,
     },
     LookedUp {
-        ask: Ask,
+        ask: Box<Ask>,
         seen: Result<(Option<Fund>, u64), ChainError>,
     },
     Seen {
@@ -444,13 +444,13 @@ impl EdgeLoop {
                 own_fault(self.provider.ran(now, task, result))
             }
             NodeEvent::LookedUp { ask, seen: Ok((fund, height)) } => {
-                own_fault(self.provider.looked_up(now, ask, fund.as_ref(), height))
+                own_fault(self.provider.looked_up(now, *ask, fund.as_ref(), height))
             }
             NodeEvent::LookedUp { ask, seen: Err(error) } => {
                 tracing::warn!(%error, "a fund could not be looked up");
-                match ask {
+                match *ask {
                     // Nothing is promised without an answer, and the place is free for another offer.
-                    Ask::Vet { .. } => own_fault(self.provider.looked_up(now, ask, None, 0)),
+                    ask @ Ask::Vet { .. } => own_fault(self.provider.looked_up(now, ask, None, 0)),
                     // The requester sends the payment again.
                     _ => Ok(Vec::new()),
                 }
@@ -508,7 +508,7 @@ impl EdgeLoop {
         self.tasks.spawn(async move {
             let _place = place;
             let seen = async { Ok((client.fund(payer, sequence).await?, client.height().await?)) };
-            NodeEvent::LookedUp { seen: seen.await, ask }
+            NodeEvent::LookedUp { seen: seen.await, ask: Box::new(ask) }
         });
     }
 
@@ -656,39 +656,12 @@ impl std::fmt::Debug for JobClientConfig {
 impl JobClient {
     /// Opens the requester's folder and starts it with the nodes that the directory has.
     pub async fn start(config: JobClientConfig) -> Result<Self> {
-        std::fs::create_dir_all(&config.folder).with_context(|| config.folder.display().to_string())?;
-        let key: Arc<SecretKey> = Arc::new(config.key);
-        let me = NodeId(key.address());
-        let wire = Wire::new(&config.folder, config.directory)?;
         let (events, queue) = mpsc::channel(EVENTS);
-        let listener = wire.serve(0, events.clone(), AskerEvent::Envelope).await?;
-        let nodes: Vec<NodeId> = wire.directory.0.read().keys().copied().collect();
-        wire.directory.add(me, format!("http://{}", listener.address));
-        let fund = (key.address(), config.reserve_sequence);
-        let (requester, todo) = Requester::open(
-            &config.chain,
-            key,
-            Settings::default(),
-            disk(&config.folder, "jobs.journal")?,
-            disk(&config.folder, "purse.journal")?,
-            now_millis(),
-        )?;
-        let blobs = wire.blobs.clone();
-        let mut asker = AskerLoop {
-            requester,
-            chain: config.chain,
-            wire,
-            engine: config.engine,
-            client: config.client,
-            fund,
-            tasks: JoinSet::new(),
-            looking: None,
-            waiting: BTreeMap::new(),
-            nonce: 0,
-            wake_at: u64::MAX,
-        };
-        let seen = asker.client.fund(fund.0, fund.1).await?.context("the payer has no such fund")?;
-        asker.requester.adopt(&seen)?;
+        let (mut asker, todo) = AskerLoop::open(config).await?;
+        let (blobs, directory) = (asker.wire.blobs.clone(), asker.wire.directory.clone());
+        let listener = asker.wire.serve(0, events.clone(), AskerEvent::Envelope).await?;
+        let nodes: Vec<NodeId> = directory.0.read().keys().copied().collect();
+        directory.add(NodeId(asker.fund.0), format!("http://{}", listener.address));
         asker.carry_out(todo)?;
         for node in nodes {
             let todo = asker.requester.step(now_millis(), Input::Node { node, up: true })?;
@@ -724,6 +697,37 @@ impl JobClient {
 }
 
 impl AskerLoop {
+    /// The loop of a folder, and what there is to do at once.
+    async fn open(config: JobClientConfig) -> Result<(Self, Vec<requester::Todo>)> {
+        std::fs::create_dir_all(&config.folder).with_context(|| config.folder.display().to_string())?;
+        let key: Arc<SecretKey> = Arc::new(config.key);
+        let fund = (key.address(), config.reserve_sequence);
+        let (mut requester, todo) = Requester::open(
+            &config.chain,
+            key,
+            Settings::default(),
+            disk(&config.folder, "jobs.journal")?,
+            disk(&config.folder, "purse.journal")?,
+            now_millis(),
+        )?;
+        let seen = config.client.fund(fund.0, fund.1).await?.context("the payer has no such fund")?;
+        requester.adopt(&seen)?;
+        let asker = Self {
+            requester,
+            chain: config.chain,
+            wire: Wire::new(&config.folder, config.directory)?,
+            engine: config.engine,
+            client: config.client,
+            fund,
+            tasks: JoinSet::new(),
+            looking: None,
+            waiting: BTreeMap::new(),
+            nonce: 0,
+            wake_at: u64::MAX,
+        };
+        Ok((asker, todo))
+    }
+
     async fn run(mut self, mut queue: mpsc::Receiver<AskerEvent>) -> Result<()> {
         let mut reminder = tokio::time::interval(CLOSING);
         loop {
@@ -731,10 +735,10 @@ impl AskerLoop {
             let todo = tokio::select! {
                 event = queue.recv() => match event {
                     None => return Ok(()),
-                    Some(event) => self.take(event),
+                    Some(event) => self.take(now_millis(), event),
                 },
                 Some(done) = self.tasks.join_next() => match done {
-                    Ok(event) => self.take(event),
+                    Ok(event) => self.take(now_millis(), event),
                     Err(error) => {
                         // The scheduler's time limit speaks for it.
                         tracing::error!(%error, "a task of the requester ended without an answer");
@@ -761,8 +765,11 @@ impl AskerLoop {
         }
     }
 
-    fn take(&mut self, event: AskerEvent) -> Result<Vec<requester::Todo>, requester::RequesterError> {
-        let now = now_millis();
+    fn take(
+        &mut self,
+        now: Millis,
+        event: AskerEvent,
+    ) -> Result<Vec<requester::Todo>, requester::RequesterError> {
         match event {
             AskerEvent::Envelope(bytes) => self.requester.receive(now, &bytes),
             AskerEvent::Fetched { job, from, complete } => {

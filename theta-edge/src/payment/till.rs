@@ -54,7 +54,7 @@ enum Entry {
     Kept {
         payer: Address,
         reserve_sequence: u64,
-        drawer: Drawer,
+        drawer: Box<Drawer>,
     },
 }
 
@@ -157,7 +157,7 @@ impl Till {
                 drawer.best = drawer.best.take().filter(|best| best.payment_sequence > *payment_sequence);
             }
             Entry::Kept { payer, reserve_sequence, drawer } => {
-                self.drawers.insert((*payer, *reserve_sequence), drawer.clone());
+                self.drawers.insert((*payer, *reserve_sequence), Drawer::clone(drawer));
             }
         }
         Ok(())
@@ -167,7 +167,7 @@ impl Till {
         let kept = self.drawers.iter().map(|((payer, reserve_sequence), drawer)| Entry::Kept {
             payer: *payer,
             reserve_sequence: *reserve_sequence,
-            drawer: drawer.clone(),
+            drawer: Box::new(drawer.clone()),
         });
         Ok(self.journal.tidy(self.drawers.len(), || kept.collect())?)
     }

@@ -61,8 +61,8 @@ impl Transport for Bank {
         }
         let coins = |tfuel| Coins { theta: Default::default(), tfuel: TFuelWei::whole(tfuel) };
         let fund = rpc::ReservedFund {
-            collateral: coins(1001),
-            initial_fund: coins(1000),
+            collateral: coins(10_001),
+            initial_fund: coins(10_000),
             used_fund: coins(0),
             resource_ids: vec!["edge1/any".to_owned()],
             end_block_height: Text(1000),
@@ -139,8 +139,8 @@ async fn node(folder: &Path, byte: u8, bank: Bank, directory: &Directory, engine
     .unwrap()
 }
 
-async fn requester(folder: &Path, bank: Bank, directory: &Directory, engine: Engine) -> JobClient {
-    JobClient::start(JobClientConfig {
+fn asks(folder: &Path, bank: Bank, directory: &Directory, engine: Engine) -> JobClientConfig {
+    JobClientConfig {
         chain: CHAIN.to_owned(),
         key: key(1),
         reserve_sequence: 1,
@@ -148,9 +148,11 @@ async fn requester(folder: &Path, bank: Bank, directory: &Directory, engine: Eng
         client: Client::new(bank),
         directory: directory.clone(),
         engine: Arc::new(engine),
-    })
-    .await
-    .unwrap()
+    }
+}
+
+async fn requester(folder: &Path, bank: Bank, directory: &Directory, engine: Engine) -> JobClient {
+    JobClient::start(asks(folder, bank, directory, engine)).await.unwrap()
 }
 
 fn job(quorum: u8, module: &[u8]) -> Job {
@@ -293,22 +295,26 @@ async fn a_fund_that_cannot_be_looked_up_frees_its_place() {
 }
 
 #[tokio::test]
-async fn equal_jobs_of_one_moment_are_answered_each() {
-    let (folder, directory) = (tempfile::tempdir().unwrap(), Directory::default());
-    let engine = Engine { fuel: Some(1), ..Engine::default() };
-    let _node = node(folder.path(), 2, Bank::default(), &directory, engine).await;
-    let jobs = requester(folder.path(), Bank::default(), &directory, Engine::default()).await;
-    jobs.blobs.add(b"m".to_vec()).await.unwrap();
-    let all = futures::future::join_all((0..8).map(|_| jobs.run(job(1, b"m"))));
-    let mut ids: Vec<Hash> = Vec::new();
-    for report in tokio::time::timeout(2 * SOON, all).await.expect("in time") {
-        let report = report.unwrap();
-        assert_eq!(report.state, State::Succeeded, "{:?}", report.error);
-        ids.push(report.job);
+async fn equal_jobs_of_one_moment_are_two_jobs_with_an_answer_each() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = asks(folder.path(), Bank::default(), &Directory::default(), Engine::default());
+    let (mut asker, _) = AskerLoop::open(config).await.unwrap();
+    let submit = |asker: &mut AskerLoop| {
+        let (done, report) = oneshot::channel();
+        let (file, module) = (Box::new(job(1, b"m").file), BlobRef::of(b"m"));
+        asker.take(7, AskerEvent::Submit { file, module, stdin: None, done }).unwrap();
+        report
+    };
+    let (mut one, mut two) = (submit(&mut asker), submit(&mut asker));
+    assert_eq!(asker.waiting.len(), 2);
+    for report in [&mut one, &mut two] {
+        assert!(matches!(report.try_recv(), Err(oneshot::error::TryRecvError::Empty)), "it is waited for");
     }
-    ids.sort();
-    ids.dedup();
-    assert_eq!(ids.len(), 8);
+    // One job too many is its caller's matter alone.
+    let mut open: Vec<_> = (2..MAX_JOBS).map(|_| submit(&mut asker)).collect();
+    let refused = submit(&mut asker).try_recv().unwrap().unwrap_err();
+    assert!(refused.to_string().contains("wait until one has ended"), "{refused}");
+    assert!(matches!(open.remove(0).try_recv(), Err(oneshot::error::TryRecvError::Empty)));
 }
 
 #[tokio::test]
