@@ -168,7 +168,8 @@ impl Provider {
     ) -> Result<Vec<Todo>, ProviderError> {
         match ask {
             Ask::Vet { task, pool, amount } => {
-                let covered = covers(fund, &pool, amount, height).is_ok();
+                let covered = self.till.has_room(pool.payer, pool.reserve_sequence)
+                    && covers(fund, &pool, amount, height).is_ok();
                 self.step(now, Input::Vetted { task, covered })
             }
             Ask::Collect { from, payment } => {
@@ -197,6 +198,11 @@ impl Provider {
     /// Learns from the chain what was settled, and how much of it is new.
     pub fn observe(&mut self, fund: &Fund) -> Result<TFuelWei, PayError> {
         self.till.observe(fund)
+    }
+
+    /// Forgets funds that ended before this height ([`Till::forget_ended`]).
+    pub fn forget_ended(&mut self, height: u64) {
+        self.till.forget_ended(height);
     }
 
     fn step(&mut self, now: Millis, input: Input) -> Result<Vec<Todo>, ProviderError> {

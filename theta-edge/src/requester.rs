@@ -9,13 +9,14 @@ use std::sync::Arc;
 
 use theta_core::amount::TFuelWei;
 use theta_core::hash::{Address, Hash};
-use theta_core::journal::{Disk, Journal, JournalError};
+use theta_core::journal::{Disk, JournalError};
 use theta_core::sign::Signer;
 
 use crate::Millis;
 use crate::blob::BlobRef;
 use crate::chain::Fund;
 use crate::executor::Output;
+use crate::history::History;
 use crate::identity::NodeId;
 use crate::job::{JobError, JobSpec, PoolRef, Task};
 use crate::message::{Envelope, Message, MessageError};
@@ -94,7 +95,7 @@ pub struct Requester {
     chain_id: String,
     signer: Arc<dyn Signer>,
     scheduler: Scheduler,
-    journal: Journal<Record>,
+    journal: History<Record>,
     purse: Purse,
 }
 
@@ -118,7 +119,7 @@ impl Requester {
         now: Millis,
     ) -> Result<(Self, Vec<Todo>), RequesterError> {
         let purse = Purse::open(chain_id, signer.clone(), purse)?;
-        let (journal, records) = Journal::open(jobs)?;
+        let (journal, records) = History::open(jobs)?;
         let mut effects = Vec::new();
         let scheduler = Scheduler::recover(settings, records, now, &mut effects);
         let mut requester = Self { chain_id: chain_id.to_owned(), signer, scheduler, journal, purse };
@@ -258,6 +259,8 @@ impl Requester {
                 queue.extend(more);
             }
         }
+        // Now the journal says what the scheduler knows; in the middle of the effects it is behind.
+        self.journal.tidy(self.scheduler.size(), || self.scheduler.records())?;
         todo.extend(wake.map(Todo::WakeAt));
         Ok(todo)
     }

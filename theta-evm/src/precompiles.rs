@@ -11,6 +11,7 @@ use theta_core::{
     amount::{Coins, TFuelWei, ThetaWei},
     hash::{Address, U256},
     spec::EvmRules,
+    store::StoreError,
 };
 use theta_ledger::{
     staking,
@@ -211,8 +212,25 @@ fn accepted(result: Result<(), TxError>) -> Result<Result<(), Halt>, StateError>
     match result {
         Ok(()) => Ok(Ok(())),
         Err(TxError::State(error)) => {
-            Err(Arc::into_inner(error).expect("made by the call above, which keeps no copy"))
+            // Only where somebody else holds it too is its kind lost, and its text kept.
+            Err(Arc::try_unwrap(error)
+                .unwrap_or_else(|shared| StoreError::Backend(shared.to_string()).into()))
         }
         Err(_) => Ok(Err(Halt::Stake)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_that_cannot_be_read_is_an_error_whoever_else_holds_it() {
+        let broken = || TxError::from(StateError::UnknownBlock("7".to_owned()));
+        assert!(matches!(accepted(Err(broken())), Err(StateError::UnknownBlock(_))));
+        let shared = broken();
+        let TxError::State(held) = &shared else { panic!("{shared}") };
+        let _held = held.clone();
+        assert!(accepted(Err(shared)).is_err_and(|error| error.to_string().contains("no block 7")));
     }
 }

@@ -3,9 +3,13 @@
 //!
 //! Both sides speak HTTP: `POST /edge` takes a sealed envelope, `GET /blob/{hash}` gives bytes by their hash. Envelopes
 //! may be lost; the machines on both sides time out and ask again.
+//!
+//! A loop waits for nothing but its next event. What takes time (engines, fetches, the chain) is a task in the loop's
+//! set, and its answer is the task's result; dropping the loop drops the set, and with it every engine that runs.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
+    fs::File,
     io::Write as _,
     ops::Range,
     path::{Path, PathBuf},
@@ -13,13 +17,13 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use async_trait::async_trait;
 use axum::{
-    Router,
-    body::Bytes,
+    Extension, Router,
+    body::{Body, Bytes},
     extract::{DefaultBodyLimit, Path as UrlPath, State},
-    http::StatusCode,
+    http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -30,11 +34,12 @@ use theta_core::{
     sign::SecretKey,
 };
 use theta_edge::{
+    Millis,
     blob::{BlobError, BlobHash, BlobRef, BlobStore},
-    chain::Chain,
+    chain::{Chain, ChainError, Fund},
     executor::{Attempt, Executor, Output, RunError, Verdict},
     identity::NodeId,
-    job::JobFile,
+    job::{JobFile, JobSpec},
     payment::till::Till,
     provider::{self, Ask, Provider},
     requester::{self, Requester},
@@ -43,13 +48,14 @@ use theta_edge::{
 };
 use theta_sdk::{client::Client, wallet::minimum_fee};
 use tokio::{
-    sync::{mpsc, oneshot},
-    task::JoinHandle,
+    io::AsyncReadExt as _,
+    sync::{Semaphore, mpsc, oneshot},
+    task::{AbortHandle, JoinHandle, JoinSet},
 };
 
 use crate::{
     clock::now_millis,
-    http::{Listener, listen},
+    http::{Listener, Slot, limited, listen},
 };
 
 /// An envelope is at most 4 MiB; the body limit leaves it some room.
@@ -57,7 +63,19 @@ const MAX_ENVELOPE: usize = 5 * 1024 * 1024;
 /// Largest blob that is fetched.
 const MAX_BLOB: u64 = 256 * 1024 * 1024;
 /// Events that wait for one loop.
-const EVENTS: usize = 1024;
+const EVENTS: usize = 128;
+/// Requests from other nodes that are worked on at once; more wait.
+const MAX_REQUESTS: usize = 64;
+/// Longest time for one of them, and for one of one's own.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// Envelopes that are being brought to others at once; more are lost.
+const MAX_SENDS: usize = 128;
+/// Receipts that are being looked at at once; more are lost, and come again.
+const MAX_RECEIPTS: usize = 64;
+/// Jobs that one requester has open at once.
+const MAX_JOBS: usize = 256;
+/// Bytes of a blob that are read at once to be sent.
+const CHUNK: usize = 64 * 1024;
 /// How often a node looks whether something is to be settled, and a requester whether a receipt is to be sent again.
 const CLOSING: Duration = Duration::from_secs(1);
 
@@ -95,22 +113,29 @@ fn storage(error: std::io::Error) -> BlobError {
     BlobError::Storage(Box::new(error))
 }
 
+/// Puts bytes in place under a name that a reader never sees before they are whole and `synced`: what they hold may be
+/// paid for as soon as this returns.
+fn keep(
+    folder: &Path,
+    name: &Path,
+    bytes: &[u8],
+    synced: fn(&File) -> std::io::Result<()>,
+) -> std::io::Result<()> {
+    let mut fresh = tempfile::NamedTempFile::new_in(folder)?;
+    fresh.write_all(bytes)?;
+    synced(fresh.as_file())?;
+    fresh.persist(name)?;
+    synced(&File::open(folder)?)
+}
+
 #[async_trait]
 impl BlobStore for DiskBlobs {
     async fn add(&self, bytes: Vec<u8>) -> Result<BlobRef, BlobError> {
         let blob = BlobRef::of(&bytes);
         let path = self.path(&blob.hash);
         if !path.exists() {
-            // A reader never sees half a blob.
             let folder = self.0.clone();
-            let written = tokio::task::spawn_blocking(move || {
-                let mut fresh = tempfile::NamedTempFile::new_in(&folder)?;
-                fresh.write_all(&bytes)?;
-                // What it holds may be paid for as soon as this returns.
-                fresh.as_file().sync_all()?;
-                fresh.persist(&path)?;
-                std::fs::File::open(&folder)?.sync_all()
-            });
+            let written = tokio::task::spawn_blocking(move || keep(&folder, &path, &bytes, File::sync_all));
             written.await.map_err(std::io::Error::other).and_then(|done| done).map_err(storage)?;
         }
         Ok(blob)
@@ -141,19 +166,26 @@ struct Wire {
     blobs: DiskBlobs,
     directory: Directory,
     http: reqwest::Client,
+    sends: Arc<Semaphore>,
 }
 
 impl Wire {
     fn new(folder: &Path, directory: Directory) -> Result<Self> {
-        let http = reqwest::Client::builder().timeout(Duration::from_secs(30)).no_proxy().build()?;
-        Ok(Self { blobs: DiskBlobs::open(&folder.join("blobs"))?, directory, http })
+        let http = reqwest::Client::builder().timeout(TIMEOUT).no_proxy().build()?;
+        let blobs = DiskBlobs::open(&folder.join("blobs"))?;
+        Ok(Self { blobs, directory, http, sends: Arc::new(Semaphore::new(MAX_SENDS)) })
     }
 
     /// Brings an envelope to a node in the background. It may be lost.
     fn send(&self, to: NodeId, envelope: Vec<u8>) {
         let Some(url) = self.directory.url(&to) else { return };
+        let Ok(slot) = self.sends.clone().try_acquire_owned() else {
+            tracing::debug!(?to, "an envelope was lost: too many are on their way");
+            return;
+        };
         let request = self.http.post(format!("{url}/edge")).body(envelope);
         tokio::spawn(async move {
+            let _slot = slot;
             if let Err(error) = request.send().await {
                 tracing::debug!(?to, %error, "an envelope was lost");
             }
@@ -203,7 +235,7 @@ impl Wire {
             .route("/blob/{hash}", get(give_blob::<E>))
             .layer(DefaultBodyLimit::max(MAX_ENVELOPE))
             .with_state(state);
-        listen(port, routes).await
+        listen(port, limited(routes, MAX_REQUESTS, TIMEOUT)).await
     }
 }
 
@@ -228,15 +260,36 @@ async fn take_envelope<E: Send + 'static>(State(served): State<Served<E>>, body:
 
 async fn give_blob<E: Send + 'static>(
     State(served): State<Served<E>>,
+    Extension(slot): Extension<Slot>,
     UrlPath(hash): UrlPath<String>,
 ) -> Response {
     let Ok(hash) = format!("0x{hash}").parse::<Hash>() else {
         return StatusCode::BAD_REQUEST.into_response();
     };
-    match tokio::fs::read(served.blobs.path(&BlobHash(hash))).await {
-        Ok(bytes) => bytes.into_response(),
-        Err(_) => StatusCode::NOT_FOUND.into_response(),
-    }
+    let opened = async {
+        let file = tokio::fs::File::open(served.blobs.path(&BlobHash(hash))).await?;
+        let len = file.metadata().await?.len();
+        Ok::<_, std::io::Error>((file, len))
+    };
+    let Ok((mut file, len)) = opened.await else { return StatusCode::NOT_FOUND.into_response() };
+    let (chunks, body) = mpsc::channel::<std::io::Result<Vec<u8>>>(1);
+    tokio::spawn(async move {
+        // The request is worked on until its last byte is handed over, or its time is over.
+        let _slot = slot;
+        let read = async {
+            loop {
+                let mut chunk = Vec::with_capacity(CHUNK);
+                let got = (&mut file).take(CHUNK as u64).read_to_end(&mut chunk).await.map(|_| chunk);
+                let last = got.as_ref().map_or(true, Vec::is_empty);
+                if chunks.send(got).await.is_err() || last {
+                    break;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(TIMEOUT, read).await;
+    });
+    let body = futures::stream::unfold(body, |mut body| async { Some((body.recv().await?, body)) });
+    ([(header::CONTENT_LENGTH, len)], Body::from_stream(body)).into_response()
 }
 
 fn disk(folder: &Path, name: &str) -> Result<FileDisk> {
@@ -272,7 +325,20 @@ impl std::fmt::Debug for EdgeConfig {
 
 enum NodeEvent {
     Envelope(Vec<u8>),
-    Ran { task: Hash, result: Result<Output, RunError> },
+    Ran {
+        task: Hash,
+        result: Result<Output, RunError>,
+    },
+    LookedUp {
+        ask: Box<Ask>,
+        seen: Result<(Option<Fund>, u64), ChainError>,
+    },
+    Seen {
+        height: u64,
+        funds: Vec<Fund>,
+    },
+    /// A task ended that has nothing to tell.
+    Nothing,
 }
 
 /// A running edge node. Dropping it stops it.
@@ -296,8 +362,12 @@ struct EdgeLoop {
     wire: Wire,
     client: Client,
     engine: Arc<dyn Executor>,
-    events: mpsc::Sender<NodeEvent>,
-    running: BTreeMap<Hash, JoinHandle<()>>,
+    tasks: JoinSet<NodeEvent>,
+    running: BTreeMap<Hash, AbortHandle>,
+    /// Places for receipts that are being looked at.
+    receipts: Arc<Semaphore>,
+    /// The look at the chain, or the claims that follow from it.
+    closing: Option<AbortHandle>,
     settle_at_once: bool,
 }
 
@@ -313,15 +383,17 @@ impl EdgeNode {
         let provider = Provider::new(&config.chain, key, worker::Settings::default(), secret, till);
         let wire = Wire::new(&config.folder, config.directory)?;
         let (events, queue) = mpsc::channel(EVENTS);
-        let listener = wire.serve(config.port, events.clone(), NodeEvent::Envelope).await?;
+        let listener = wire.serve(config.port, events, NodeEvent::Envelope).await?;
         wire.directory.add(id, format!("http://{}", listener.address));
         let edge = EdgeLoop {
             provider,
             wire,
             client: config.client,
             engine: config.engine,
-            events,
+            tasks: JoinSet::new(),
             running: BTreeMap::new(),
+            receipts: Arc::new(Semaphore::new(MAX_RECEIPTS)),
+            closing: None,
             settle_at_once: config.settle_at_once,
         };
         let task = tokio::spawn(async move {
@@ -337,42 +409,74 @@ impl EdgeLoop {
     async fn run(mut self, mut queue: mpsc::Receiver<NodeEvent>) -> Result<()> {
         let mut closing = tokio::time::interval(CLOSING);
         loop {
-            let todo = tokio::select! {
+            let event = tokio::select! {
                 event = queue.recv() => match event {
                     None => return Ok(()),
-                    Some(NodeEvent::Envelope(bytes)) => self.provider.receive(now_millis(), &bytes),
-                    Some(NodeEvent::Ran { task, result }) => {
-                        self.running.remove(&task);
-                        self.provider.ran(now_millis(), task, result)
-                    }
+                    Some(event) => event,
+                },
+                Some(done) = self.tasks.join_next() => match done {
+                    Ok(event) => event,
+                    Err(error) => match self.running.iter().find(|(_, run)| run.id() == error.id()) {
+                        Some((task, _)) => {
+                            let result = Err(RunError::Lost("its engine panicked".to_owned()));
+                            NodeEvent::Ran { task: *task, result }
+                        }
+                        // It was stopped.
+                        None => NodeEvent::Nothing,
+                    },
                 },
                 _ = closing.tick() => {
-                    self.settle().await?;
-                    continue;
+                    self.look_around();
+                    NodeEvent::Nothing
                 }
             };
-            self.carry_out(todo).await?;
+            let todo = self.take(event)?;
+            self.carry_out(todo)?;
         }
     }
 
-    async fn carry_out(&mut self, todo: Result<Vec<provider::Todo>, provider::ProviderError>) -> Result<()> {
-        let mut queue = VecDeque::from(own_fault(todo)?);
-        while let Some(next) = queue.pop_front() {
+    fn take(&mut self, event: NodeEvent) -> Result<Vec<provider::Todo>> {
+        let now = now_millis();
+        match event {
+            NodeEvent::Envelope(bytes) => own_fault(self.provider.receive(now, &bytes)),
+            NodeEvent::Ran { task, result } => {
+                self.running.remove(&task);
+                own_fault(self.provider.ran(now, task, result))
+            }
+            NodeEvent::LookedUp { ask, seen: Ok((fund, height)) } => {
+                own_fault(self.provider.looked_up(now, *ask, fund.as_ref(), height))
+            }
+            NodeEvent::LookedUp { ask, seen: Err(error) } => {
+                tracing::warn!(%error, "a fund could not be looked up");
+                match *ask {
+                    // Nothing is promised without an answer, and the place is free for another offer.
+                    ask @ Ask::Vet { .. } => own_fault(self.provider.looked_up(now, ask, None, 0)),
+                    // The requester sends the payment again.
+                    _ => Ok(Vec::new()),
+                }
+            }
+            NodeEvent::Seen { height, funds } => {
+                self.settle(height, &funds)?;
+                Ok(Vec::new())
+            }
+            NodeEvent::Nothing => Ok(Vec::new()),
+        }
+    }
+
+    fn carry_out(&mut self, todo: Vec<provider::Todo>) -> Result<()> {
+        for next in todo {
             match next {
                 provider::Todo::Send { to, envelope } => self.wire.send(to, envelope),
-                provider::Todo::LookUp(ask) => queue.extend(self.look_up(ask).await?),
+                provider::Todo::LookUp(ask) => self.look_up(ask),
                 provider::Todo::Run { requester, task } => {
-                    let (wire, engine, events) =
-                        (self.wire.clone(), self.engine.clone(), self.events.clone());
-                    let id = task.id();
-                    let run = tokio::spawn(async move {
+                    let (wire, engine, id) = (self.wire.clone(), self.engine.clone(), task.id());
+                    let run = self.tasks.spawn(async move {
                         let result = if wire.fetch(requester, &task.work.blobs()).await {
                             engine.run(&task, Attempt { blobs: Arc::new(wire.blobs.clone()) }).await
                         } else {
                             Err(RunError::Lost("its inputs could not be fetched".to_owned()))
                         };
-                        // The loop has ended if nobody listens.
-                        let _ = events.send(NodeEvent::Ran { task: task.id(), result }).await;
+                        NodeEvent::Ran { task: id, result }
                     });
                     self.running.insert(id, run);
                 }
@@ -388,52 +492,75 @@ impl EdgeLoop {
         Ok(())
     }
 
-    async fn look_up(&mut self, ask: Ask) -> Result<Vec<provider::Todo>> {
-        let (payer, sequence) = ask.fund();
-        let seen = async {
-            Ok::<_, theta_edge::chain::ChainError>((
-                self.client.fund(payer, sequence).await?,
-                self.client.height().await?,
-            ))
-        };
-        match seen.await {
-            Ok((fund, height)) => {
-                own_fault(self.provider.looked_up(now_millis(), ask, fund.as_ref(), height))
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a fund could not be looked up");
-                match ask {
-                    // Nothing is promised without an answer, and the place is free for another offer.
-                    Ask::Vet { .. } => own_fault(self.provider.looked_up(now_millis(), ask, None, 0)),
-                    // The requester sends the payment again.
-                    _ => Ok(Vec::new()),
+    fn look_up(&mut self, ask: Ask) {
+        let place = match &ask {
+            // Its place at the worker bounds it.
+            Ask::Vet { .. } => None,
+            _ => match self.receipts.clone().try_acquire_owned() {
+                Ok(place) => Some(place),
+                Err(_) => {
+                    tracing::debug!("a receipt was lost: too many are being looked at");
+                    return;
                 }
-            }
-        }
+            },
+        };
+        let (client, (payer, sequence)) = (self.client.clone(), ask.fund());
+        self.tasks.spawn(async move {
+            let _place = place;
+            let seen = async { Ok((client.fund(payer, sequence).await?, client.height().await?)) };
+            NodeEvent::LookedUp { seen: seen.await, ask: Box::new(ask) }
+        });
     }
 
-    async fn settle(&mut self) -> Result<()> {
-        let Ok(height) = self.client.height().await else { return Ok(()) };
+    /// Looks at the funds that owe something, unless the last look or its claims are still on their way.
+    fn look_around(&mut self) {
+        if self.closing.as_ref().is_some_and(|closing| !closing.is_finished()) {
+            return;
+        }
+        let owing = self.provider.till().book().filter(|(_, _, claimed, _)| !claimed.is_zero());
+        let owing: Vec<_> = owing.map(|(payer, sequence, ..)| (payer, sequence)).collect();
+        let client = self.client.clone();
+        self.closing = Some(self.tasks.spawn(async move {
+            // The height comes first: what settled by then is seen in every fund.
+            let Ok(height) = client.height().await else { return NodeEvent::Nothing };
+            let mut funds = Vec::new();
+            for (payer, sequence) in owing {
+                // One that cannot be seen now is left for the next look.
+                funds.extend(client.fund(payer, sequence).await.ok().flatten());
+            }
+            NodeEvent::Seen { height, funds }
+        }));
+    }
+
+    fn settle(&mut self, height: u64, funds: &[Fund]) -> Result<()> {
+        for fund in funds {
+            self.provider.observe(fund)?;
+        }
+        self.provider.forget_ended(height);
         let fee = minimum_fee();
+        let mut claims = Vec::new();
         for due in self.provider.due(height, fee, self.settle_at_once) {
-            let Ok(Some(fund)) = self.client.fund(due.payer, due.reserve_sequence).await else { continue };
-            match self.provider.settle(&due, &fund, fee, height) {
-                Ok(raw) => {
-                    // Not waited for: the till looks for it on the chain, and hands it in again if it is not there.
-                    if let Err(error) = self.client.submit(raw.bytes).await {
-                        tracing::warn!(%error, "a claim was not taken; it is tried again");
-                    }
-                }
+            let of_due =
+                |fund: &&Fund| (fund.payer, fund.reserve_sequence) == (due.payer, due.reserve_sequence);
+            let Some(fund) = funds.iter().find(of_due) else { continue };
+            match self.provider.settle(&due, fund, fee, height) {
+                Ok(raw) => claims.push(raw.bytes),
                 Err(error) => tracing::warn!(%error, "a claim cannot be settled"),
             }
         }
-        let funds: Vec<_> =
-            self.provider.till().book().map(|(payer, sequence, ..)| (payer, sequence)).collect();
-        for (payer, sequence) in funds {
-            if let Ok(Some(fund)) = self.client.fund(payer, sequence).await {
-                self.provider.observe(&fund)?;
-            }
+        if claims.is_empty() {
+            return Ok(());
         }
+        let client = self.client.clone();
+        self.closing = Some(self.tasks.spawn(async move {
+            for claim in claims {
+                // Not waited for: the till looks for it on the chain, and hands it in again if it is not there.
+                if let Err(error) = client.submit(claim).await {
+                    tracing::warn!(%error, "a claim was not taken; it is tried again");
+                }
+            }
+            NodeEvent::Nothing
+        }));
         Ok(())
     }
 }
@@ -454,8 +581,11 @@ enum AskerEvent {
     Envelope(Vec<u8>),
     Fetched { job: Hash, from: NodeId, complete: bool },
     Checked { job: Hash, digest: Option<Hash> },
-    Submit { job: Box<Job>, done: oneshot::Sender<Result<Report>> },
+    Submit { file: Box<JobFile>, module: BlobRef, stdin: Option<BlobRef>, done: Done },
+    Seen(Option<Fund>),
 }
+
+type Done = oneshot::Sender<Result<Report>>;
 
 /// A job with the bytes of what its file names.
 #[derive(Clone, Debug)]
@@ -490,8 +620,12 @@ struct AskerLoop {
     engine: Arc<dyn Executor>,
     client: Client,
     fund: (theta_core::hash::Address, u64),
-    events: mpsc::Sender<AskerEvent>,
-    waiting: BTreeMap<Hash, oneshot::Sender<Result<Report>>>,
+    tasks: JoinSet<AskerEvent>,
+    /// The look at the fund.
+    looking: Option<AbortHandle>,
+    waiting: BTreeMap<Hash, Done>,
+    /// Of the newest job.
+    nonce: u64,
     wake_at: u64,
 }
 
@@ -522,37 +656,12 @@ impl std::fmt::Debug for JobClientConfig {
 impl JobClient {
     /// Opens the requester's folder and starts it with the nodes that the directory has.
     pub async fn start(config: JobClientConfig) -> Result<Self> {
-        std::fs::create_dir_all(&config.folder).with_context(|| config.folder.display().to_string())?;
-        let key: Arc<SecretKey> = Arc::new(config.key);
-        let me = NodeId(key.address());
-        let wire = Wire::new(&config.folder, config.directory)?;
         let (events, queue) = mpsc::channel(EVENTS);
-        let listener = wire.serve(0, events.clone(), AskerEvent::Envelope).await?;
-        let nodes: Vec<NodeId> = wire.directory.0.read().keys().copied().collect();
-        wire.directory.add(me, format!("http://{}", listener.address));
-        let fund = (key.address(), config.reserve_sequence);
-        let (requester, todo) = Requester::open(
-            &config.chain,
-            key,
-            Settings::default(),
-            disk(&config.folder, "jobs.journal")?,
-            disk(&config.folder, "purse.journal")?,
-            now_millis(),
-        )?;
-        let blobs = wire.blobs.clone();
-        let mut asker = AskerLoop {
-            requester,
-            chain: config.chain,
-            wire,
-            engine: config.engine,
-            client: config.client,
-            fund,
-            events: events.clone(),
-            waiting: BTreeMap::new(),
-            wake_at: u64::MAX,
-        };
-        let seen = asker.client.fund(fund.0, fund.1).await?.context("the payer has no such fund")?;
-        asker.requester.adopt(&seen)?;
+        let (mut asker, todo) = AskerLoop::open(config).await?;
+        let (blobs, directory) = (asker.wire.blobs.clone(), asker.wire.directory.clone());
+        let listener = asker.wire.serve(0, events.clone(), AskerEvent::Envelope).await?;
+        let nodes: Vec<NodeId> = directory.0.read().keys().copied().collect();
+        directory.add(NodeId(asker.fund.0), format!("http://{}", listener.address));
         asker.carry_out(todo)?;
         for node in nodes {
             let todo = asker.requester.step(now_millis(), Input::Node { node, up: true })?;
@@ -568,9 +677,14 @@ impl JobClient {
 
     /// Runs a job and waits for its end. A job that fails is a report, not an error.
     pub async fn run(&self, job: Job) -> Result<Report> {
+        let module = self.blobs.add(job.module).await?;
+        let stdin = match job.stdin {
+            Some(stdin) => Some(self.blobs.add(stdin).await?),
+            None => None,
+        };
         let (done, report) = oneshot::channel();
         self.events
-            .send(AskerEvent::Submit { job: Box::new(job), done })
+            .send(AskerEvent::Submit { file: Box::new(job.file), module, stdin, done })
             .await
             .map_err(|_| anyhow::anyhow!("the requester has stopped"))?;
         report.await.context("the requester has stopped")?
@@ -583,6 +697,37 @@ impl JobClient {
 }
 
 impl AskerLoop {
+    /// The loop of a folder, and what there is to do at once.
+    async fn open(config: JobClientConfig) -> Result<(Self, Vec<requester::Todo>)> {
+        std::fs::create_dir_all(&config.folder).with_context(|| config.folder.display().to_string())?;
+        let key: Arc<SecretKey> = Arc::new(config.key);
+        let fund = (key.address(), config.reserve_sequence);
+        let (mut requester, todo) = Requester::open(
+            &config.chain,
+            key,
+            Settings::default(),
+            disk(&config.folder, "jobs.journal")?,
+            disk(&config.folder, "purse.journal")?,
+            now_millis(),
+        )?;
+        let seen = config.client.fund(fund.0, fund.1).await?.context("the payer has no such fund")?;
+        requester.adopt(&seen)?;
+        let asker = Self {
+            requester,
+            chain: config.chain,
+            wire: Wire::new(&config.folder, config.directory)?,
+            engine: config.engine,
+            client: config.client,
+            fund,
+            tasks: JoinSet::new(),
+            looking: None,
+            waiting: BTreeMap::new(),
+            nonce: 0,
+            wake_at: u64::MAX,
+        };
+        Ok((asker, todo))
+    }
+
     async fn run(mut self, mut queue: mpsc::Receiver<AskerEvent>) -> Result<()> {
         let mut reminder = tokio::time::interval(CLOSING);
         loop {
@@ -590,7 +735,15 @@ impl AskerLoop {
             let todo = tokio::select! {
                 event = queue.recv() => match event {
                     None => return Ok(()),
-                    Some(event) => self.take(event).await?,
+                    Some(event) => self.take(now_millis(), event),
+                },
+                Some(done) = self.tasks.join_next() => match done {
+                    Ok(event) => self.take(now_millis(), event),
+                    Err(error) => {
+                        // The scheduler's time limit speaks for it.
+                        tracing::error!(%error, "a task of the requester ended without an answer");
+                        continue;
+                    }
                 },
                 () = tokio::time::sleep(sleep) => {
                     if now_millis() < self.wake_at {
@@ -599,14 +752,10 @@ impl AskerLoop {
                     self.wake_at = u64::MAX;
                     self.requester.step(now_millis(), Input::Tick)
                 }
-                _ = reminder.tick() => match self.client.fund(self.fund.0, self.fund.1).await {
-                    Ok(Some(fund)) => {
-                        let mut todo = self.requester.observe(&fund)?;
-                        todo.extend(self.requester.remind()?);
-                        Ok(todo)
-                    }
-                    _ => self.requester.remind(),
-                },
+                _ = reminder.tick() => {
+                    self.look_around();
+                    continue;
+                }
             };
             match todo {
                 Ok(todo) => self.carry_out(todo)?,
@@ -616,47 +765,73 @@ impl AskerLoop {
         }
     }
 
-    async fn take(
+    fn take(
         &mut self,
+        now: Millis,
         event: AskerEvent,
-    ) -> Result<Result<Vec<requester::Todo>, requester::RequesterError>> {
-        let now = now_millis();
-        Ok(match event {
+    ) -> Result<Vec<requester::Todo>, requester::RequesterError> {
+        match event {
             AskerEvent::Envelope(bytes) => self.requester.receive(now, &bytes),
             AskerEvent::Fetched { job, from, complete } => {
                 self.requester.step(now, Input::Fetched { job, from, complete })
             }
             AskerEvent::Checked { job, digest } => self.requester.step(now, Input::Checked { job, digest }),
-            AskerEvent::Submit { job, done } => {
-                let module = self.wire.blobs.add(job.module).await?;
-                let stdin = match job.stdin {
-                    Some(stdin) => Some(self.wire.blobs.add(stdin).await?),
-                    None => None,
+            AskerEvent::Seen(fund) => {
+                let mut todo = match fund {
+                    Some(fund) => self.requester.observe(&fund)?,
+                    None => Vec::new(),
                 };
-                let Some(pool) = self.requester.pool() else { bail!("no fund was adopted") };
-                // Two jobs of one millisecond would be one job; nobody submits by hand that fast.
-                match job.file.spec(&self.chain, now, pool, module, stdin, Vec::new()) {
-                    Ok(spec) => {
-                        let id = spec.id();
-                        match self.requester.submit(now, spec) {
-                            Ok(todo) => {
-                                self.waiting.insert(id, done);
-                                Ok(todo)
-                            }
-                            Err(error) if error.is_fatal() => Err(error),
-                            Err(error) => {
-                                let _ = done.send(Err(error.into()));
-                                Ok(Vec::new())
-                            }
-                        }
-                    }
+                todo.extend(self.requester.remind()?);
+                Ok(todo)
+            }
+            AskerEvent::Submit { file, module, stdin, done } => {
+                // A job that cannot be taken is its caller's matter alone.
+                let spec = match self.spec(now, &file, module, stdin) {
+                    Ok(spec) => spec,
                     Err(error) => {
+                        let _ = done.send(Err(error));
+                        return Ok(Vec::new());
+                    }
+                };
+                let id = spec.id();
+                match self.requester.submit(now, spec) {
+                    Err(error) if !error.is_fatal() => {
                         let _ = done.send(Err(error.into()));
                         Ok(Vec::new())
                     }
+                    submitted => {
+                        self.waiting.insert(id, done);
+                        submitted
+                    }
                 }
             }
-        })
+        }
+    }
+
+    fn spec(
+        &mut self,
+        now: Millis,
+        file: &JobFile,
+        module: BlobRef,
+        stdin: Option<BlobRef>,
+    ) -> Result<JobSpec> {
+        ensure!(self.waiting.len() < MAX_JOBS, "{MAX_JOBS} jobs are open; wait until one has ended");
+        let pool = self.requester.pool().context("no fund was adopted")?;
+        // Equal jobs of one millisecond are two jobs all the same.
+        self.nonce = now.max(self.nonce.saturating_add(1));
+        Ok(file.spec(&self.chain, self.nonce, pool, module, stdin, Vec::new())?)
+    }
+
+    /// Looks at the fund, unless the last look is still on its way.
+    fn look_around(&mut self) {
+        if self.looking.as_ref().is_some_and(|looking| !looking.is_finished()) {
+            return;
+        }
+        let (client, fund) = (self.client.clone(), self.fund);
+        self.looking = Some(
+            self.tasks
+                .spawn(async move { AskerEvent::Seen(client.fund(fund.0, fund.1).await.ok().flatten()) }),
+        );
     }
 
     fn carry_out(&mut self, todo: Vec<requester::Todo>) -> Result<()> {
@@ -664,16 +839,15 @@ impl AskerLoop {
             match next {
                 requester::Todo::Send { to, envelope } => self.wire.send(to, envelope),
                 requester::Todo::Fetch { job, from, blobs } => {
-                    let (wire, events) = (self.wire.clone(), self.events.clone());
-                    tokio::spawn(async move {
+                    let wire = self.wire.clone();
+                    self.tasks.spawn(async move {
                         let complete = wire.fetch(from, &blobs).await;
-                        let _ = events.send(AskerEvent::Fetched { job, from, complete }).await;
+                        AskerEvent::Fetched { job, from, complete }
                     });
                 }
                 requester::Todo::Check { job, task, claims } => {
-                    let (wire, engine, events) =
-                        (self.wire.clone(), self.engine.clone(), self.events.clone());
-                    tokio::spawn(async move {
+                    let (wire, engine) = (self.wire.clone(), self.engine.clone());
+                    self.tasks.spawn(async move {
                         let mut digest = None;
                         for claim in &claims {
                             let attempt = Attempt { blobs: Arc::new(wire.blobs.clone()) };
@@ -682,7 +856,7 @@ impl AskerLoop {
                                 break;
                             }
                         }
-                        let _ = events.send(AskerEvent::Checked { job, digest }).await;
+                        AskerEvent::Checked { job, digest }
                     });
                 }
                 requester::Todo::Finished(report) => {
@@ -698,3 +872,6 @@ impl AskerLoop {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

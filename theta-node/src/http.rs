@@ -6,31 +6,24 @@ use anyhow::{Context, Result};
 use axum::{
     Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, State},
+    extract::{DefaultBodyLimit, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
+    middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{any, get},
 };
-use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinHandle,
+};
 
 use crate::rpc::{Dialect, answer, eth::EthApi, theta::ThetaApi};
 
 /// Largest request body.
 const MAX_BODY: usize = 4 * 1024 * 1024;
-/// Requests that are worked on at once; more wait.
-const MAX_REQUESTS: usize = 200;
 /// Longest time for one request; a broadcast waits for up to 60 seconds.
 const TIMEOUT: Duration = Duration::from_secs(65);
-
-#[derive(Clone)]
-struct Shared<A> {
-    api: A,
-    slots: Arc<Semaphore>,
-}
-
-fn shared<A>(api: A) -> Shared<A> {
-    Shared { api, slots: Arc::new(Semaphore::new(MAX_REQUESTS)) }
-}
 
 fn with_cors(mut response: Response) -> Response {
     let headers = response.headers_mut();
@@ -45,13 +38,7 @@ fn json(body: String) -> Response {
 }
 
 /// One request's way through the envelope rules.
-async fn serve<F>(
-    slots: &Semaphore,
-    dialect: Dialect,
-    method: &Method,
-    headers: &HeaderMap,
-    respond: F,
-) -> Response
+async fn serve<F>(dialect: Dialect, method: &Method, headers: &HeaderMap, respond: F) -> Response
 where
     F: Future<Output = Option<serde_json::Value>>,
 {
@@ -72,12 +59,7 @@ where
     if !kind.trim().eq_ignore_ascii_case("application/json") {
         return with_cors(StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response());
     }
-    let work = async {
-        // The semaphore is never closed.
-        let _slot = slots.acquire().await;
-        respond.await
-    };
-    with_cors(match tokio::time::timeout(TIMEOUT, work).await {
+    with_cors(match tokio::time::timeout(TIMEOUT, respond).await {
         Ok(Some(body)) => json(body.to_string()),
         Ok(None) => StatusCode::NO_CONTENT.into_response(),
         Err(_) => {
@@ -88,28 +70,18 @@ where
     })
 }
 
-async fn theta(
-    State(shared): State<Shared<ThetaApi>>,
-    method: Method,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Response {
-    let api = &shared.api;
+async fn theta(State(api): State<ThetaApi>, method: Method, headers: HeaderMap, body: Bytes) -> Response {
+    let api = &api;
     let respond =
         answer(Dialect::Theta, &body, |method, params| async move { api.call(&method, params).await });
-    serve(&shared.slots, Dialect::Theta, &method, &headers, respond).await
+    serve(Dialect::Theta, &method, &headers, respond).await
 }
 
-async fn ethereum(
-    State(shared): State<Shared<EthApi>>,
-    method: Method,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Response {
-    let api = &shared.api;
+async fn ethereum(State(api): State<EthApi>, method: Method, headers: HeaderMap, body: Bytes) -> Response {
+    let api = &api;
     let respond =
         answer(Dialect::Ethereum, &body, |method, params| async move { api.call(&method, params).await });
-    serve(&shared.slots, Dialect::Ethereum, &method, &headers, respond).await
+    serve(Dialect::Ethereum, &method, &headers, respond).await
 }
 
 /// The `theta.*` server: `/rpc`, and a line for people at `/`.
@@ -118,7 +90,7 @@ pub fn theta_routes(api: ThetaApi) -> Router {
         .route("/", get(|| async { "Theta Node is up and running!" }))
         .route("/rpc", any(theta))
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .with_state(shared(api))
+        .with_state(api)
 }
 
 /// The `eth_*` server: `/` and `/rpc`.
@@ -127,7 +99,30 @@ pub fn ethereum_routes(api: EthApi) -> Router {
         .route("/", any(ethereum))
         .route("/rpc", any(ethereum))
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .with_state(shared(api))
+        .with_state(api)
+}
+
+/// A request's place among those that are worked on at once. Whoever works on it after the response keeps it.
+pub(crate) type Slot = Arc<OwnedSemaphorePermit>;
+
+/// Lets so many requests be worked on at once, each no longer than this; more wait, their bodies unread.
+pub(crate) fn limited(routes: Router, most: usize, longest: Duration) -> Router {
+    let slots = Arc::new(Semaphore::new(most));
+    routes.layer(middleware::from_fn(move |mut request: Request, next: Next| {
+        let slots = slots.clone();
+        async move {
+            let work = async {
+                // The semaphore is never closed.
+                let slot = slots.acquire_owned().await.map(Slot::new);
+                if let Ok(slot) = &slot {
+                    request.extensions_mut().insert(slot.clone());
+                }
+                next.run(request).await
+            };
+            let done = tokio::time::timeout(longest, work).await;
+            done.unwrap_or_else(|_| StatusCode::SERVICE_UNAVAILABLE.into_response())
+        }
+    }))
 }
 
 /// A listener that serves until it is dropped.

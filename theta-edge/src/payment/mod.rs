@@ -123,6 +123,9 @@ pub enum PayError {
     /// Too few blocks are left to settle in.
     #[error("the fund ends too soon")]
     Expiring,
+    /// So many funds are watched already; one that ends makes room.
+    #[error("the till watches {0} funds already; send the receipt again later")]
+    Crowded(usize),
     /// This sequence is being settled; the payer continues with the next.
     #[error("payment sequence {0} is being settled")]
     Settling(u64),

@@ -3,7 +3,8 @@
 //! Safety: what was signed plus what is promised never exceeds the fund, also across crashes. Every change is an entry
 //! that is checked, then made durable, then applied; a signature is made only from the applied state. A crash between
 //! entry and signature therefore loses no money and doubles none: the entry counts as signed, and asking again for the
-//! same item gives the receipt it stands for.
+//! same item gives the receipt it stands for. Items are known as long as their job's promise stands: without a promise
+//! nothing is paid, so they cannot be paid again after it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,22 +12,56 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use theta_core::amount::TFuelWei;
 use theta_core::hash::{Address, Hash};
-use theta_core::journal::{Disk, Journal, Record};
+use theta_core::journal::{Disk, Record};
 use theta_core::sign::{Signature, Signer};
 
 use super::PayError;
 use super::receipt::{Line, MAX_LINES, NO_ITEMS, Payment, Receipt, extend};
 use crate::chain::Fund;
+use crate::history::History;
 
 /// One change of a purse, as it stands in the journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Entry {
-    Opened { reserve_sequence: u64, initial: TFuelWei, resource_id: String, end_height: u64 },
-    Promised { job: Hash, amount: TFuelWei },
-    Released { job: Hash },
-    Paid { job: Hash, payee: Address, item: Hash, amount: TFuelWei },
-    Acknowledged { payee: Address, sequence: u64, total: TFuelWei },
-    Settled { payee: Address, sequence: u64, amount: TFuelWei },
+    Opened {
+        reserve_sequence: u64,
+        initial: TFuelWei,
+        resource_id: String,
+        end_height: u64,
+    },
+    Promised {
+        job: Hash,
+        amount: TFuelWei,
+    },
+    Released {
+        job: Hash,
+    },
+    Paid {
+        job: Hash,
+        payee: Address,
+        item: Hash,
+        amount: TFuelWei,
+    },
+    Acknowledged {
+        payee: Address,
+        sequence: u64,
+        total: TFuelWei,
+    },
+    Settled {
+        payee: Address,
+        sequence: u64,
+        amount: TFuelWei,
+    },
+    /// What all earlier entries made of one payee.
+    Owed {
+        payee: Address,
+        account: Account,
+    },
+    /// And of one promise.
+    Kept {
+        job: Hash,
+        promise: Promise,
+    },
 }
 
 impl Record for Entry {
@@ -34,7 +69,7 @@ impl Record for Entry {
 }
 
 /// What is owed to one payee from the present fund.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Account {
     /// What the chain has paid.
     settled: TFuelWei,
@@ -49,6 +84,13 @@ struct Account {
     acknowledged: TFuelWei,
 }
 
+/// What one job may still cost, and what was paid for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Promise {
+    left: TFuelWei,
+    items: BTreeSet<Hash>,
+}
+
 #[derive(Debug)]
 struct Open {
     reserve_sequence: u64,
@@ -60,18 +102,16 @@ struct Open {
 #[derive(Debug, Default)]
 struct State {
     open: Option<Open>,
-    /// What each job may still cost.
-    promises: BTreeMap<Hash, TFuelWei>,
+    promises: BTreeMap<Hash, Promise>,
     accounts: BTreeMap<Address, Account>,
-    /// Everything ever paid for, over all funds.
-    items: BTreeSet<Hash>,
 }
 
 impl State {
     /// Signed and promised together, or `None` above what a word holds.
     fn held(&self) -> Option<TFuelWei> {
         let accounts = self.accounts.values().flat_map(|account| [account.settled, account.amount]);
-        accounts.chain(self.promises.values().copied()).try_fold(TFuelWei::ZERO, TFuelWei::checked_add)
+        let promises = self.promises.values().map(|promise| promise.left);
+        accounts.chain(promises).try_fold(TFuelWei::ZERO, TFuelWei::checked_add)
     }
 
     fn free(&self) -> TFuelWei {
@@ -95,16 +135,16 @@ impl State {
                 self.accounts.clear();
             }
             Entry::Promised { job, amount } => {
-                self.promises.insert(*job, *amount);
+                self.promises.insert(*job, Promise { left: *amount, items: BTreeSet::new() });
             }
             Entry::Released { job } => {
                 self.promises.remove(job);
             }
             Entry::Paid { job, payee, item, amount } => {
-                if let Some(left) = self.promises.get_mut(job) {
-                    *left = left.saturating_sub(*amount);
+                if let Some(promise) = self.promises.get_mut(job) {
+                    promise.left = promise.left.saturating_sub(*amount);
+                    promise.items.insert(*item);
                 }
-                self.items.insert(*item);
                 self.accounts.entry(*payee).or_default().add(*item, *amount);
             }
             Entry::Acknowledged { payee, total, .. } => {
@@ -124,7 +164,34 @@ impl State {
                     account.add(line.item, line.amount);
                 }
             }
+            Entry::Owed { payee, account } => {
+                self.accounts.insert(*payee, account.clone());
+            }
+            Entry::Kept { job, promise } => {
+                self.promises.insert(*job, promise.clone());
+            }
         }
+    }
+
+    /// About how many entries would say the same; a line of an account counts as one.
+    fn size(&self) -> usize {
+        let lines: usize = self.accounts.values().map(|account| account.lines.len()).sum();
+        1 + self.promises.len() + self.accounts.len() + lines
+    }
+
+    /// Entries that say the same.
+    fn entries(&self) -> Vec<Entry> {
+        let open = self.open.iter().map(|open| Entry::Opened {
+            reserve_sequence: open.reserve_sequence,
+            initial: open.initial,
+            resource_id: open.resource_id.clone(),
+            end_height: open.end_height,
+        });
+        let owed = self.accounts.iter();
+        let owed = owed.map(|(payee, account)| Entry::Owed { payee: *payee, account: account.clone() });
+        let kept = self.promises.iter();
+        let kept = kept.map(|(job, promise)| Entry::Kept { job: *job, promise: promise.clone() });
+        open.chain(owed).chain(kept).collect()
     }
 }
 
@@ -145,7 +212,7 @@ impl Account {
 pub struct Purse {
     chain_id: String,
     signer: Arc<dyn Signer>,
-    journal: Journal<Entry>,
+    journal: History<Entry>,
     state: State,
 }
 
@@ -165,10 +232,12 @@ impl Purse {
         signer: Arc<dyn Signer>,
         disk: impl Disk + 'static,
     ) -> Result<Self, PayError> {
-        let (journal, entries) = Journal::open(disk)?;
+        let (journal, entries) = History::open(disk)?;
         let mut state = State::default();
         entries.iter().for_each(|entry| state.apply(entry));
-        Ok(Self { chain_id: chain_id.to_owned(), signer, journal, state })
+        let mut purse = Self { chain_id: chain_id.to_owned(), signer, journal, state };
+        purse.tidy()?;
+        Ok(purse)
     }
 
     /// Who pays.
@@ -189,7 +258,11 @@ impl Purse {
     fn write(&mut self, entry: Entry) -> Result<(), PayError> {
         self.journal.append(&entry)?;
         self.state.apply(&entry);
-        Ok(())
+        self.tidy()
+    }
+
+    fn tidy(&mut self) -> Result<(), PayError> {
+        Ok(self.journal.tidy(self.state.size(), || self.state.entries())?)
     }
 
     /// Pays from this fund from now on, for its first resource. The fund must be fresh: receipts that were signed from
@@ -234,7 +307,8 @@ impl Purse {
         if self.state.promises.contains_key(job) { self.write(Entry::Released { job: *job }) } else { Ok(()) }
     }
 
-    /// Pays for one item out of a job's promise. An item is paid once: asking again gives the present receipt.
+    /// Pays for one item out of a job's promise. An item is paid once: asking again gives the present receipt, and
+    /// nothing once the promise was released.
     pub fn pay(
         &mut self,
         job: &Hash,
@@ -245,8 +319,9 @@ impl Purse {
         if payee == self.payer() {
             return Err(PayError::SameAccount);
         }
-        if !self.state.items.contains(&item) {
-            let left = *self.state.promises.get(job).ok_or(PayError::NoPromise)?;
+        let promise = self.state.promises.get(job).ok_or(PayError::NoPromise)?;
+        if !promise.items.contains(&item) {
+            let left = promise.left;
             if amount > left {
                 return Err(PayError::BudgetExceeded { asked: amount, left });
             }

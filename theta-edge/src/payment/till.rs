@@ -10,13 +10,14 @@ use serde::{Deserialize, Serialize};
 use theta_core::amount::TFuelWei;
 use theta_core::codec::rlp::{Decode, Encode};
 use theta_core::hash::Address;
-use theta_core::journal::{Disk, Journal, Record};
+use theta_core::journal::{Disk, Record};
 use theta_core::sign::Signer;
 use theta_ledger::tx::RawTx;
 
 use super::PayError;
 use super::receipt::{NO_ITEMS, Payment, Receipt};
 use crate::chain::Fund;
+use crate::history::History;
 use crate::job::PoolRef;
 
 /// Blocks that must be left until the end of a fund when a receipt of it is accepted (edge.md 5.3).
@@ -27,15 +28,34 @@ const LAST_CALL: u64 = 200;
 const FEES: u64 = 100;
 /// Blocks after which a settlement that the chain does not show is handed in again.
 const PATIENCE: u64 = 10;
+/// Funds with an unsettled claim or an end to come.
+const MAX_DRAWERS: usize = 4096;
 /// Largest encoded receipt in bytes.
 const MAX_RECEIPT: usize = 4096;
 
 /// One change of a till, as it stands in the journal. The receipt is in its RLP form.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Entry {
-    Accepted { receipt: Vec<u8> },
-    Submitted { payer: Address, reserve_sequence: u64, height: u64 },
-    Settled { payer: Address, reserve_sequence: u64, payment_sequence: u64, amount: TFuelWei },
+    Accepted {
+        receipt: Vec<u8>,
+    },
+    Submitted {
+        payer: Address,
+        reserve_sequence: u64,
+        height: u64,
+    },
+    Settled {
+        payer: Address,
+        reserve_sequence: u64,
+        payment_sequence: u64,
+        amount: TFuelWei,
+    },
+    /// What all earlier entries made of one fund.
+    Kept {
+        payer: Address,
+        reserve_sequence: u64,
+        drawer: Box<Drawer>,
+    },
 }
 
 impl Record for Entry {
@@ -43,9 +63,11 @@ impl Record for Entry {
 }
 
 /// What one fund owes.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Drawer {
     best: Option<Receipt>,
+    /// The last height at which a receipt of it could settle.
+    ends: u64,
     /// Height at which the best receipt was last handed in.
     submitted: Option<u64>,
     settled_sequence: u64,
@@ -67,7 +89,7 @@ pub struct Due {
 pub struct Till {
     chain_id: String,
     signer: Arc<dyn Signer>,
-    journal: Journal<Entry>,
+    journal: History<Entry>,
     drawers: BTreeMap<(Address, u64), Drawer>,
 }
 
@@ -102,11 +124,12 @@ impl Till {
         signer: Arc<dyn Signer>,
         disk: impl Disk + 'static,
     ) -> Result<Self, PayError> {
-        let (journal, entries) = Journal::open(disk)?;
+        let (journal, entries) = History::open(disk)?;
         let mut till = Self { chain_id: chain_id.to_owned(), signer, journal, drawers: BTreeMap::new() };
         for entry in &entries {
             till.apply(entry)?;
         }
+        till.tidy()?;
         Ok(till)
     }
 
@@ -120,6 +143,7 @@ impl Till {
             Entry::Accepted { receipt } => {
                 let receipt = Receipt::from_rlp(receipt, MAX_RECEIPT).map_err(|_| PayError::Signature)?;
                 let drawer = self.drawers.entry((receipt.payer, receipt.reserve_sequence)).or_default();
+                drawer.ends = drawer.ends.max(receipt.expiry_height);
                 drawer.best = Some(receipt);
             }
             Entry::Submitted { payer, reserve_sequence, height } => {
@@ -132,13 +156,37 @@ impl Till {
                 drawer.submitted = None;
                 drawer.best = drawer.best.take().filter(|best| best.payment_sequence > *payment_sequence);
             }
+            Entry::Kept { payer, reserve_sequence, drawer } => {
+                self.drawers.insert((*payer, *reserve_sequence), Drawer::clone(drawer));
+            }
         }
         Ok(())
     }
 
+    fn tidy(&mut self) -> Result<(), PayError> {
+        let kept = self.drawers.iter().map(|((payer, reserve_sequence), drawer)| Entry::Kept {
+            payer: *payer,
+            reserve_sequence: *reserve_sequence,
+            drawer: Box::new(drawer.clone()),
+        });
+        Ok(self.journal.tidy(self.drawers.len(), || kept.collect())?)
+    }
+
+    /// Forgets funds that ended before this settled height: what did not settle by then never will. To be called after
+    /// [`Self::observe`] of what the chain shows at that height or later.
+    pub fn forget_ended(&mut self, height: u64) {
+        self.drawers.retain(|_, drawer| drawer.ends >= height);
+    }
+
+    /// Whether a receipt of this fund would find a place.
+    pub fn has_room(&self, payer: Address, reserve_sequence: u64) -> bool {
+        self.drawers.len() < MAX_DRAWERS || self.drawers.contains_key(&(payer, reserve_sequence))
+    }
+
     fn write(&mut self, entry: Entry) -> Result<(), PayError> {
         self.journal.append(&entry)?;
-        self.apply(&entry)
+        self.apply(&entry)?;
+        self.tidy()
     }
 
     /// Takes a payment if it is good, and says by how much it raises what this fund owes: nothing for one that is
@@ -155,8 +203,11 @@ impl Till {
         if receipt.payer == receipt.payee {
             return Err(PayError::SameAccount);
         }
-        self.observe(fund)?;
         let key = (receipt.payer, receipt.reserve_sequence);
+        if !self.has_room(key.0, key.1) {
+            return Err(PayError::Crowded(MAX_DRAWERS));
+        }
+        self.observe(fund)?;
         let drawer = self.drawers.get(&key);
         let best = drawer.and_then(|drawer| drawer.best.as_ref());
         if best == Some(receipt) {
@@ -247,7 +298,7 @@ impl Till {
         Ok(new)
     }
 
-    /// Every fund that owes something or did: payer, sequence, claimed and not settled, settled.
+    /// Every fund that owes something, or did and has not ended: payer, sequence, claimed and not settled, settled.
     pub fn book(&self) -> impl Iterator<Item = (Address, u64, TFuelWei, TFuelWei)> + '_ {
         self.drawers.iter().map(|((payer, sequence), drawer)| {
             let claimed = drawer.best.as_ref().map_or(TFuelWei::ZERO, |best| best.amount);

@@ -122,6 +122,18 @@ impl Job {
         }
     }
 
+    /// Records that leave this job.
+    pub(super) fn records(&self) -> Vec<Record> {
+        let mut records = vec![Record::Submitted(self.spec.clone())];
+        if self.epoch > 0 {
+            records.push(Record::Started { job: self.id, epoch: self.epoch });
+        }
+        if let Stage::Paying { report, recorded: true, .. } = &self.stage {
+            records.push(Record::Decided(report.clone()));
+        }
+        records
+    }
+
     pub(super) fn state(&self) -> State {
         match &self.stage {
             Stage::Promising => State::Queued,

@@ -265,6 +265,18 @@ impl Scheduler {
         scheduler
     }
 
+    /// Records that leave the same scheduler: what is open, and the finished jobs that are remembered.
+    pub(crate) fn records(&self) -> Vec<Record> {
+        let reports = self.order.iter().filter_map(|job| self.finished.get(job));
+        let closed = reports.map(|report| Record::Closed(report.clone()));
+        closed.chain(self.jobs.values().flat_map(Job::records)).collect()
+    }
+
+    /// About how many those are.
+    pub(crate) fn size(&self) -> usize {
+        self.finished.len() + 3 * self.jobs.len()
+    }
+
     /// Takes one input and adds what follows to `out`.
     pub fn step(&mut self, now: Millis, input: Input, out: &mut Vec<Effect>) {
         match input {

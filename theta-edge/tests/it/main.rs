@@ -318,6 +318,49 @@ fn a_till_that_starts_again_has_what_it_acknowledged() {
 }
 
 #[test]
+fn journals_hold_what_counts_and_not_what_is_past() {
+    let mut world = World::new(2, 490);
+    let mut longest = (0, 0, 0);
+    for nonce in 0..200 {
+        let mut spec = world.spec(5, 2);
+        spec.nonce = nonce;
+        assert_eq!(world.run(spec).state, State::Succeeded);
+        assert_eq!(world.settle().len(), 2);
+        let till = world.nodes.values().map(|node| node.disk.len()).max().unwrap();
+        longest =
+            (longest.0.max(world.disks.0.len()), longest.1.max(world.disks.1.len()), longest.2.max(till));
+    }
+    // All 200 reports are remembered, at some 350 bytes; purse and till have one line to remember of each node.
+    assert!(longest.0 < 100_000, "{longest:?}");
+    assert!(longest.1 < 60_000 && longest.2 < 50_000, "{longest:?}");
+    let before = (world.requester.purse().free(), world.requester.scheduler().jobs().collect::<Vec<_>>());
+    assert_eq!(before.1.len(), 200);
+    world.reopen(&Fuse::new(usize::MAX)).unwrap();
+    let after = (world.requester.purse().free(), world.requester.scheduler().jobs().collect::<Vec<_>>());
+    assert_eq!(after, before);
+    for id in world.nodes.keys() {
+        assert_eq!((world.signed(id), world.held(id)), (tfuel(200), tfuel(200)));
+    }
+    let mut next = world.spec(5, 2);
+    next.nonce = 200;
+    assert_eq!(world.run(next).state, State::Succeeded);
+    assert_eq!(world.settle().len(), 2);
+}
+
+#[test]
+fn a_till_forgets_funds_that_have_ended() {
+    let mut world = World::new(2, 100);
+    world.run(world.spec(5, 2));
+    let end = world.chain.fund(world.payer.address(), world.sequence).unwrap().end_height;
+    for node in world.nodes.values_mut() {
+        node.provider.forget_ended(end);
+        assert_eq!(node.provider.till().book().count(), 1, "it could still settle");
+        node.provider.forget_ended(end + 1);
+        assert_eq!(node.provider.till().book().count(), 0);
+    }
+}
+
+#[test]
 fn a_till_believes_no_receipt_that_could_not_settle() {
     let mut world = World::new(2, 100);
     world.lose_payments = true;

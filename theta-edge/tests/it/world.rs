@@ -130,7 +130,7 @@ pub(crate) struct World {
     pub(crate) crashed: bool,
     mail: VecDeque<(NodeId, Vec<u8>)>,
     wake: Option<u64>,
-    disks: (MemDisk, MemDisk),
+    pub(crate) disks: (MemDisk, MemDisk),
 }
 
 pub(crate) fn key(byte: u8) -> SecretKey {

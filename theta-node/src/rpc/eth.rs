@@ -20,7 +20,7 @@ use theta_ledger::{
     vm::{Log, VmCall, VmOutcome},
 };
 
-use super::RpcError;
+use super::{RpcError, Slots};
 use crate::node::NodeHandle;
 
 /// Blocks that one look for logs may cover.
@@ -34,6 +34,7 @@ const MAX_PERCENTILES: usize = 100;
 #[derive(Clone, Debug)]
 pub struct EthApi {
     node: NodeHandle,
+    slots: Slots,
 }
 
 /// Parameters by position.
@@ -117,16 +118,14 @@ struct Placed {
 
 impl EthApi {
     /// The API of a node.
-    pub const fn new(node: NodeHandle) -> Self {
-        Self { node }
+    pub fn new(node: NodeHandle) -> Self {
+        Self { node, slots: Slots::default() }
     }
 
     /// Calls a method.
     pub async fn call(&self, method: &str, params: Value) -> Result<Value, RpcError> {
         let (api, method) = (self.clone(), method.to_owned());
-        tokio::task::spawn_blocking(move || api.call_now(&method, params))
-            .await
-            .unwrap_or_else(|error| Err(RpcError::application(format!("method failed: {error}"))))
+        self.slots.work(move || api.call_now(&method, params)).await
     }
 
     fn call_now(&self, method: &str, params: Value) -> Result<Value, RpcError> {

@@ -3,12 +3,17 @@
 pub mod eth;
 pub mod theta;
 
-use std::future::Future;
+use std::{future::Future, sync::Arc};
 
 use serde_json::{Value, json};
+use theta_ledger::state::StateError;
+use tokio::sync::Semaphore;
 
 /// Calls in one batch.
 pub const MAX_BATCH: usize = 100;
+
+/// Calls that are worked on at once; more wait.
+const MAX_CALLS: usize = 200;
 
 /// An error as it goes to the client.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,9 +43,36 @@ impl RpcError {
     }
 }
 
-impl From<theta_ledger::state::StateError> for RpcError {
-    fn from(error: theta_ledger::state::StateError) -> Self {
+impl From<StateError> for RpcError {
+    fn from(error: StateError) -> Self {
         Self::application(error.to_string())
+    }
+}
+
+/// Where calls are worked on: off the runtime's threads, since reading may wait for a disk and signatures take their time.
+/// Clones are one.
+#[derive(Clone, Debug)]
+pub(crate) struct Slots(Arc<Semaphore>);
+
+impl Default for Slots {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(MAX_CALLS)))
+    }
+}
+
+impl Slots {
+    /// Works on a call once there is a slot. The work keeps it to its end, also where nobody waits any more.
+    pub(crate) async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, RpcError> + Send + 'static,
+    ) -> Result<T, RpcError> {
+        // The semaphore is never closed.
+        let slot = self.0.clone().acquire_owned().await;
+        let done = tokio::task::spawn_blocking(move || {
+            let _slot = slot;
+            work()
+        });
+        done.await.unwrap_or_else(|error| Err(RpcError::application(format!("method failed: {error}"))))
     }
 }
 
@@ -130,5 +162,107 @@ where
             (!answers.is_empty()).then_some(Value::Array(answers))
         }
         call => one(call).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "whatever fails here is a failed test")]
+
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use theta_core::{
+        amount::{Coins, TFuelWei, ThetaWei},
+        block::{Block, Extension, Header, transactions_root},
+        context::Finality,
+        hash::{EMPTY_ROOT, U256},
+        sign::SecretKey,
+        spec::ChainSpec,
+        store::{Batch, MemStore, Rows, Store, StoreError, Table},
+    };
+    use theta_ledger::{
+        genesis::GenesisBuilder,
+        ledger::{At, Ledger},
+        vm::VmCall,
+    };
+    use theta_sdk::wallet::{MINIMUM_GAS_PRICE, Wallet};
+
+    use super::*;
+
+    /// Counts blocks that are read.
+    #[derive(Default)]
+    struct Counting(MemStore, AtomicUsize);
+
+    impl Store for Counting {
+        fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+            self.1.fetch_add(usize::from(table == Table::Blocks), Ordering::SeqCst);
+            self.0.get(table, key)
+        }
+        fn scan(
+            &self,
+            table: Table,
+            prefix: &[u8],
+            after: Option<&[u8]>,
+            limit: usize,
+        ) -> Result<Rows, StoreError> {
+            self.0.scan(table, prefix, after, limit)
+        }
+        fn commit(&self, batch: Batch) -> Result<(), StoreError> {
+            self.0.commit(batch)
+        }
+    }
+
+    #[test]
+    fn results_of_a_block_are_found_without_reading_it_again() {
+        let (spec, key) = (ChainSpec::devnet(), SecretKey::from_bytes(&[1; 32]).unwrap());
+        let coins = Coins { theta: ThetaWei::whole(10_000_000), tfuel: TFuelWei::whole(1_000_000) };
+        let genesis = GenesisBuilder::new(&spec, 1_700_000_000)
+            .account(key.address(), coins)
+            .validator(key.address(), key.address(), ThetaWei::whole(5_000_000))
+            .build();
+        let store = Arc::new(Counting::default());
+        let mut ledger = Ledger::builder(spec.clone()).store(store.clone()).open(&genesis).unwrap();
+        let reader = ledger.reader();
+        let wallet = Wallet::new(spec.chain.clone(), key.clone());
+        let price = U256::from(MINIMUM_GAS_PRICE);
+        let call = VmCall { gas_limit: 100_000, gas_price: price, data: vec![0], ..VmCall::default() };
+        let candidates: Vec<_> = (1..=5)
+            .map(|sequence| Arc::new(wallet.contract(sequence, &call).sign(wallet.signer()).unwrap()))
+            .collect();
+
+        let mut extend = |parent, candidates: &[Arc<theta_ledger::tx::RawTx>]| {
+            let (_, mut context) = reader.next_block(At::Block(parent)).unwrap();
+            context.proposer = key.address();
+            let (body, left_out) = ledger.build_block(&context, candidates, &key).unwrap();
+            assert!(left_out.is_empty(), "{left_out:?}");
+            let mut header = Header {
+                chain: spec.chain.clone(),
+                epoch: context.epoch,
+                height: context.height(),
+                parent: context.parent_hash,
+                transactions_root: transactions_root(&body.transactions),
+                receipts_root: EMPTY_ROOT,
+                state_root: body.state_root,
+                timestamp: context.timestamp.clone(),
+                proposer: context.proposer,
+                extension: Extension::empty(spec.rules(context.height()).header),
+                ..Header::zero()
+            };
+            header.sign(&key).unwrap();
+            let (hash, block) = (header.hash(), Arc::new(Block { header, transactions: body.transactions }));
+            ledger.apply_block(&context, hash, block).unwrap();
+            hash
+        };
+        // No contracts in the first block.
+        let first = extend(genesis.hash(), &[]);
+        let hash = extend(first, &candidates);
+        let found = |raw: &Hash| reader.result(raw).unwrap().is_some();
+        assert!(candidates.iter().all(|raw| found(&raw.hash)), "in a block that is not settled");
+        ledger.reached(Finality::Settled, &hash).unwrap();
+        let before = store.1.load(Ordering::SeqCst);
+        assert!(candidates.iter().all(|raw| found(&raw.hash)), "in a settled block");
+        assert_eq!(store.1.load(Ordering::SeqCst), before);
+        assert!(reader.block(At::Block(hash)).unwrap().is_some());
+        assert_eq!(store.1.load(Ordering::SeqCst), before + 1, "blocks are counted");
     }
 }

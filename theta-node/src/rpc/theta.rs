@@ -1,6 +1,6 @@
 //! `theta.*`: the reference's methods, under its names and in its forms.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use base64::Engine as _;
 use serde::{Serialize, de::DeserializeOwned};
@@ -19,17 +19,22 @@ use theta_ledger::{
     tx::{RawTx, SmartContract, Transaction, ethereum},
 };
 use theta_sdk::rpc::{self, Method, Text};
+use tokio::sync::Semaphore;
 
-use super::RpcError;
+use super::{RpcError, Slots};
 use crate::{clock::now_millis, node::NodeHandle};
 
 /// Longest wait of a broadcast.
 const BROADCAST_WAIT: Duration = Duration::from_secs(60);
+/// Broadcasts that wait at once. They hold no slot meanwhile.
+const MAX_WAITERS: usize = 100;
 
 /// The API of one node.
 #[derive(Clone, Debug)]
 pub struct ThetaApi {
     node: NodeHandle,
+    slots: Slots,
+    waiters: Arc<Semaphore>,
 }
 
 fn base64(bytes: &[u8]) -> String {
@@ -170,8 +175,8 @@ fn header(header: &BlockHeader) -> rpc::Header {
 
 impl ThetaApi {
     /// The API of a node.
-    pub const fn new(node: NodeHandle) -> Self {
-        Self { node }
+    pub fn new(node: NodeHandle) -> Self {
+        Self { node, slots: Slots::default(), waiters: Arc::new(Semaphore::new(MAX_WAITERS)) }
     }
 
     /// Calls a method.
@@ -179,18 +184,15 @@ impl ThetaApi {
         match method {
             "theta.BroadcastRawTransaction" => {
                 let method: rpc::BroadcastRawTransaction = arguments(params)?;
-                self.broadcast(lenient_hex("tx_bytes", &method.tx_bytes)?).await
+                self.broadcast(move |_| lenient_hex("tx_bytes", &method.tx_bytes)).await
             }
             "theta.BroadcastRawEthTransaction" => {
                 let method: rpc::BroadcastRawEthTransaction = arguments(params)?;
-                self.broadcast(self.translated(&method.tx_bytes)?.bytes).await
+                self.broadcast(move |api| Ok(api.translated(&method.tx_bytes)?.bytes)).await
             }
             _ => {
-                // Reading may wait for a disk, and admission checks a signature: neither belongs on the runtime's threads.
                 let (api, method) = (self.clone(), method.to_owned());
-                tokio::task::spawn_blocking(move || api.call_now(&method, params))
-                    .await
-                    .unwrap_or_else(|error| Err(RpcError::application(format!("method failed: {error}"))))
+                self.slots.work(move || api.call_now(&method, params)).await
             }
         }
     }
@@ -492,23 +494,29 @@ impl ThetaApi {
         self.node.submit(bytes).map_err(|error| RpcError::application(error.to_string()))
     }
 
-    async fn broadcast(&self, bytes: Vec<u8>) -> Result<Value, RpcError> {
+    async fn broadcast(
+        &self,
+        bytes: impl FnOnce(&Self) -> Result<Vec<u8>, RpcError> + Send + 'static,
+    ) -> Result<Value, RpcError> {
+        // Taken before anything is sent, so that whoever is refused knows where it stands.
+        let Ok(_waiter) = self.waiters.try_acquire() else {
+            return Err(RpcError::application(format!(
+                "{MAX_WAITERS} broadcasts wait already, and this one was not sent: send it again later, or use \
+                 theta.BroadcastRawTransactionAsync and theta.GetTransaction"
+            )));
+        };
         let api = self.clone();
-        let admitted = tokio::task::spawn_blocking(move || match api.node.submit(bytes.clone()) {
-            Ok(admitted) => Ok(admitted.hash()),
-            // Whoever asks again may wait with the one who asked first, as long as it is not settled.
-            Err(AdmitError::Known) => {
-                let hash = theta_core::hash::keccak(&bytes);
-                match api.node.waiting(&hash) {
-                    Some(_) => Ok(hash),
-                    None => Err(AdmitError::Known),
-                }
+        let hash = self.slots.work(move || {
+            let bytes = bytes(&api)?;
+            let hash = theta_core::hash::keccak(&bytes);
+            match api.node.submit(bytes) {
+                Ok(admitted) => Ok(admitted.hash()),
+                // Whoever asks again may wait with the one who asked first, as long as it is not settled.
+                Err(AdmitError::Known) if api.node.waiting(&hash).is_some() => Ok(hash),
+                Err(error) => Err(RpcError::application(error.to_string())),
             }
-            Err(error) => Err(error),
-        })
-        .await
-        .map_err(|error| RpcError::application(error.to_string()))?;
-        let hash = admitted.map_err(|error| RpcError::application(error.to_string()))?;
+        });
+        let hash = hash.await?;
         match tokio::time::timeout(BROADCAST_WAIT, self.settled(hash)).await {
             Ok(answer) => answer,
             Err(_) => Err(RpcError::application("Timed out waiting for transaction to be included")),
@@ -523,10 +531,9 @@ impl ThetaApi {
             let now = progress.borrow_and_update().settled;
             if seen != Some(now) {
                 seen = Some(now);
-                if let Some(found) = self.node.reader.transaction(&hash)?.filter(|found| found.settled) {
-                    let block = self.node.reader.block(At::Block(found.place.block))?;
-                    let block = block.map(|info| header(&info.block.header));
-                    return done(rpc::Broadcast { hash, block });
+                let api = self.clone();
+                if let Some(answer) = self.slots.work(move || api.settled_now(hash)).await? {
+                    return done(answer);
                 }
             }
             if let Some(reason) = self.node.mempool.lock().reason(&hash) {
@@ -536,6 +543,13 @@ impl ThetaApi {
                 return Err(RpcError::application("the node is stopping"));
             }
         }
+    }
+
+    fn settled_now(&self, hash: Hash) -> Result<Option<rpc::Broadcast>, RpcError> {
+        let found = self.node.reader.transaction(&hash)?.filter(|found| found.settled);
+        let Some(found) = found else { return Ok(None) };
+        let block = self.node.reader.block(At::Block(found.place.block))?;
+        Ok(Some(rpc::Broadcast { hash, block: block.map(|info| header(&info.block.header)) }))
     }
 
     fn call_contract(&self, method: &rpc::CallSmartContract) -> Result<Value, RpcError> {
@@ -564,4 +578,61 @@ impl ThetaApi {
 /// Encoded size of a block in bytes.
 pub(super) fn block_size(info: &BlockInfo) -> usize {
     info.block.to_rlp().len()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "whatever fails here is a failed test")]
+
+    use theta_core::{hash::keccak, spec::ChainSpec};
+
+    use super::*;
+    use crate::devnet::{Devnet, DevnetConfig, TEST_MNEMONIC};
+
+    #[test]
+    fn nothing_slow_is_done_on_the_runtimes_threads() {
+        // Slow work goes to the blocking threads, of which there is one; while it is taken, no slow call is answered.
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .max_blocking_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let folder = tempfile::tempdir().unwrap();
+            let config = DevnetConfig {
+                spec: ChainSpec::devnet(),
+                validators: 1,
+                accounts: 1,
+                mnemonic: TEST_MNEMONIC.to_owned(),
+                data_dir: folder.path().to_owned(),
+                rpc_port: 0,
+                eth_rpc_port: 0,
+                block_interval_ms: 100,
+                vm: Arc::new(theta_ledger::vm::NoContracts),
+            };
+            let devnet = Devnet::start(config).await.unwrap();
+            devnet.first_block().await.unwrap();
+            let api = ThetaApi::new(devnet.nodes[0].node.handle());
+            let first = api.node.reader.block(At::Height(1)).unwrap().unwrap();
+            let coinbase = keccak(&first.block.transactions[0]);
+            let slow = async |limit| {
+                let params = json!({ "tx_bytes": "f86c" });
+                let unread = api.call("theta.BroadcastRawEthTransaction", params);
+                let (unread, settled) = (
+                    tokio::time::timeout(limit, unread).await,
+                    tokio::time::timeout(limit, api.settled(coinbase)).await,
+                );
+                (unread.is_ok(), settled.is_ok())
+            };
+            let (long, short) = (Duration::from_secs(10), Duration::from_millis(300));
+            assert_eq!(slow(long).await, (true, true));
+            let (release, released) = std::sync::mpsc::channel::<()>();
+            let busy = tokio::task::spawn_blocking(move || released.recv());
+            assert_eq!(slow(short).await, (false, false), "answered without the blocking thread");
+            release.send(()).unwrap();
+            busy.await.unwrap().unwrap();
+            assert_eq!(slow(long).await, (true, true));
+        });
+    }
 }

@@ -7,9 +7,14 @@ mod network;
 use std::{path::Path, sync::Arc};
 
 use theta_core::spec::ChainSpec;
+use theta_ledger::vm::{ContractVm, NoContracts};
 use theta_node::devnet::{Devnet, DevnetConfig, TEST_MNEMONIC};
 
 async fn devnet(folder: &Path, spec: ChainSpec) -> Devnet {
+    devnet_with(folder, spec, Arc::new(NoContracts)).await
+}
+
+async fn devnet_with(folder: &Path, spec: ChainSpec, vm: Arc<dyn ContractVm>) -> Devnet {
     let devnet = Devnet::start(DevnetConfig {
         spec,
         validators: 4,
@@ -19,7 +24,7 @@ async fn devnet(folder: &Path, spec: ChainSpec) -> Devnet {
         rpc_port: 0,
         eth_rpc_port: 0,
         block_interval_ms: 300,
-        vm: Arc::new(theta_ledger::vm::NoContracts),
+        vm,
     })
     .await
     .unwrap();

@@ -1,6 +1,6 @@
 //! Transfers through four validators, and a network that goes on after a stop.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use theta_core::{
     amount::{Coins, TFuelWei, ThetaWei},
@@ -12,10 +12,10 @@ use theta_node::devnet::Devnet;
 use theta_sdk::{
     client::{Client, ClientError, TransportError},
     rpc,
-    wallet::{Wallet, minimum_fee},
+    wallet::{MINIMUM_GAS_PRICE, Wallet, minimum_fee},
 };
 
-use super::devnet;
+use super::{devnet, devnet_with};
 
 fn client(devnet: &Devnet, index: usize) -> Client {
     Client::http(devnet.nodes[index].theta_url()).unwrap()
@@ -115,4 +115,62 @@ async fn a_fee_history_has_a_bound() {
     };
     assert_eq!(history(100).await.unwrap()["reward"][0].as_array().unwrap().len(), 100);
     assert!(history(101).await.unwrap_err().message.contains("at most 100 percentiles"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn broadcasts_that_wait_hold_up_no_reader_and_have_a_bound() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut devnet = devnet(folder.path(), ChainSpec::devnet()).await;
+    // One of four settles nothing, so whoever waits for that waits long.
+    devnet.nodes.truncate(1);
+    let wallet = wallet(&devnet, 0);
+    let coins = Coins { theta: ThetaWei::ZERO, tfuel: TFuelWei::whole(1) };
+    let raw = wallet.send(1, Address::repeat_byte(0xaa), coins, minimum_fee()).sign(wallet.signer()).unwrap();
+    let (sender, url) = (client(&devnet, 0), devnet.nodes[0].theta_url());
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..300 {
+        let (sender, raw) = (sender.clone(), raw.clone());
+        waiting.spawn(async move { sender.broadcast(&raw).await });
+    }
+    // The first hundred wait; the others are told at once that nothing was sent.
+    for _ in 0..200 {
+        let refused = tokio::time::timeout(Duration::from_secs(20), waiting.join_next()).await;
+        let refused = refused.expect("refused at once").unwrap().unwrap().unwrap_err();
+        assert!(refused.to_string().contains("theta.BroadcastRawTransactionAsync"), "{refused}");
+    }
+    let reader = Client::http(url).unwrap();
+    let status = rpc::GetStatus::default();
+    tokio::time::timeout(Duration::from_secs(5), reader.call(&status)).await.expect("at once").unwrap();
+    assert_eq!(waiting.len(), 100);
+}
+
+/// Contracts that are the end of whoever runs them.
+struct Panics;
+
+impl theta_ledger::vm::ContractVm for Panics {
+    fn execute(
+        &self,
+        _: &theta_ledger::vm::VmEnv<'_>,
+        _: &theta_ledger::vm::VmCall,
+        _: &mut theta_ledger::state::StateView,
+    ) -> Result<theta_ledger::vm::VmOutcome, theta_ledger::state::StateError> {
+        panic!("as the test wants it")
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_of_the_chain_thread_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let devnet = devnet_with(folder.path(), ChainSpec::devnet(), Arc::new(Panics)).await;
+    let wallet = wallet(&devnet, 0);
+    let call = theta_ledger::vm::VmCall {
+        gas_limit: 100_000,
+        gas_price: MINIMUM_GAS_PRICE.try_into().unwrap(),
+        data: vec![0],
+        ..Default::default()
+    };
+    let raw = wallet.contract(1, &call).sign(wallet.signer()).unwrap();
+    client(&devnet, 0).broadcast_async(&raw).await.unwrap();
+    let reason = tokio::time::timeout(Duration::from_secs(20), devnet.failure()).await.expect("told");
+    assert!(reason.contains("validator-") && reason.contains("panicked"), "{reason}");
 }
