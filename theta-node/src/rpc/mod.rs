@@ -175,7 +175,7 @@ mod tests {
         amount::{Coins, TFuelWei, ThetaWei},
         block::{Block, Extension, Header, transactions_root},
         context::Finality,
-        hash::{EMPTY_ROOT, U256},
+        hash::{EMPTY_ROOT, Hash, U256},
         sign::SecretKey,
         spec::ChainSpec,
         store::{Batch, MemStore, Rows, Store, StoreError, Table},
