@@ -19,7 +19,7 @@ use theta_core::{
     stake::{ValidatorPool, ValidatorSet},
     store::{Batch, Store, Table},
     trie::{self, Node, Trie},
-    vote::VoteSet,
+    vote::{Vote, VoteSet},
 };
 
 use crate::{
@@ -100,11 +100,10 @@ pub fn import(
     if tail.first.0.hash() != tail.second.parent || tail.third.0.parent != hash {
         return refuse("the three last headers are not one above the other");
     }
+    check_top(&metadata_record, &tail.third)?;
+    let parents = proven_set(&metadata_record, &tail.first)?;
     let proven = match version {
-        4 => {
-            let set = proven_set(&metadata_record, &tail.first)?;
-            vec![set]
-        }
+        4 => vec![parents],
         _ => prove_validators(&metadata_record, &metadata.proofs, genesis)?,
     };
     // The votes in the block above, by the newest proven set or, where it has just changed, the one before.
@@ -181,11 +180,27 @@ fn certifies(set: &ValidatorSet, votes: &VoteSet, block: &Hash) -> bool {
     set.is_quorum(set.stake_of(voters))
 }
 
+/// No header above holds the hash of the uppermost one, so it has to be signed, and its votes have to be its own.
+fn check_top(record: &Record, (header, votes): &(Header, VoteSet)) -> Result<(), SnapshotError> {
+    let hash = header.hash();
+    if header.verify().is_err() {
+        return Err(record.unexpected("the uppermost of three headers is not signed by its proposer"));
+    }
+    let own = |vote: &Vote| vote.block == hash && vote.height == header.height && vote.verify().is_ok();
+    if !votes.as_slice().iter().all(own) {
+        return Err(record.unexpected("a vote for the uppermost of three headers is not valid"));
+    }
+    Ok(())
+}
+
 /// The validators in the state of a header, by the proof beside it.
 fn proven_set(
     record: &Record,
     (header, proof): &(Header, Vec<ProofNode>),
 ) -> Result<ValidatorSet, SnapshotError> {
+    if proof.iter().any(|node| keccak(&node.node).as_slice() != node.hash) {
+        return Err(record.unexpected("a node of a proof is not the one that its hash names"));
+    }
     let nodes: Vec<Vec<u8>> = proof.iter().map(|node| node.node.clone()).collect();
     let value = trie::verify(&header.state_root, keys::VALIDATORS, &nodes)
         .ok()
@@ -204,7 +219,9 @@ fn prove_validators(
     let Some((first, changes)) = trios.split_first() else {
         return Err(record.unexpected("nothing proves the validators"));
     };
-    if first.second != genesis.header {
+    let nothing = (Header::zero(), VoteSet::default());
+    if first.second != genesis.header || first.first != (Header::zero(), Vec::new()) || first.third != nothing
+    {
         return Err(record.unexpected("the proof does not begin with this chain's genesis"));
     }
     let mut sets = vec![ValidatorSet::of_pool(&genesis.validators())];
@@ -218,6 +235,7 @@ fn prove_validators(
         {
             return Err(record.unexpected("the headers that prove a validator set are not linked"));
         }
+        check_top(record, &trio.third)?;
         // The last set that was proven is the one that votes, or the one before where two changes follow closely.
         if !sets.iter().rev().take(2).any(|set| certifies(set, &third.certificate.votes, &middle)) {
             return Err(record.unexpected("a change of the validators lacks the votes of two thirds"));

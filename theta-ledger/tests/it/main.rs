@@ -7,6 +7,7 @@ mod ledger;
 mod mempool;
 mod nodes;
 mod replay;
+mod snapshot;
 mod wallets;
 
 use serde_json::Value;

@@ -1,0 +1,101 @@
+//! Snapshots of the recorded private network: read, refused, and written again byte for byte.
+
+use std::{io::Read, sync::Arc};
+
+use theta_core::{
+    hash::Hash,
+    spec::ChainSpec,
+    store::{MemStore, Store},
+};
+use theta_ledger::{
+    error::SnapshotError,
+    genesis::Genesis,
+    ledger::{At, Ledger},
+    snapshot::{self, Snapshot},
+};
+
+use super::fixture;
+
+const HEIGHT: u64 = 450;
+const VERSIONS: [u64; 3] = [2, 3, 4];
+
+fn file(version: u64) -> Vec<u8> {
+    let mut file = Vec::new();
+    let packed = fixture(&format!("privatenet-450-v{version}.snapshot.gz"));
+    flate2::read::GzDecoder::new(packed.as_slice()).read_to_end(&mut file).unwrap();
+    file
+}
+
+fn genesis() -> Genesis {
+    Genesis::read(&fixture("privatenet.genesis"), None).unwrap()
+}
+
+fn read(file: &[u8], trusted: Option<Hash>, store: &Arc<dyn Store>) -> Result<Snapshot, SnapshotError> {
+    snapshot::import(file, &genesis(), trusted, store)
+}
+
+fn empty() -> Arc<dyn Store> {
+    Arc::new(MemStore::default())
+}
+
+#[test]
+fn every_version_is_read_and_a_ledger_opens_on_it() {
+    for version in VERSIONS {
+        let store = empty();
+        let file = file(version);
+        let trusted = match read(&file, None, &store) {
+            Err(SnapshotError::Untrusted { version: 4, block }) => Some(block),
+            Err(error) => panic!("version {version}: {error}"),
+            Ok(_) => None,
+        };
+        assert_eq!(trusted.is_some(), version == 4, "only version 4 has to be trusted");
+        let store = empty();
+        let done = read(&file, trusted, &store).unwrap();
+        assert_eq!((done.version, done.header.height), (version, HEIGHT));
+        assert!(matches!(read(&file, trusted, &store), Err(SnapshotError::NotEmpty)));
+        let ledger = Ledger::builder(ChainSpec::privatenet()).store(store).open(&genesis()).unwrap();
+        let reader = ledger.reader();
+        assert_eq!(reader.settled().hash, done.hash);
+        let mut view = reader.state(At::Settled).unwrap();
+        assert!(!view.guardians().unwrap().guardians.is_empty());
+        assert!(reader.block(At::Height(401)).unwrap().is_some(), "the checkpoint");
+        assert!(reader.block(At::Height(300)).unwrap().is_none());
+    }
+}
+
+#[test]
+fn what_another_chain_or_block_is_is_refused() {
+    let file = file(3);
+    let other = Genesis::read(&fixture("mainnet.genesis"), None).unwrap();
+    let refused = snapshot::import(file.as_slice(), &other, None, &empty());
+    assert!(matches!(refused, Err(SnapshotError::Unexpected { what, .. }) if what.contains("another chain")));
+    let refused = read(&file, Some(Hash::repeat_byte(1)), &empty());
+    assert!(matches!(refused, Err(SnapshotError::OtherBlock { .. })));
+    let refused = read(&fixture("privatenet.genesis"), None, &empty());
+    assert!(matches!(refused, Err(SnapshotError::Version(1))));
+}
+
+#[test]
+fn a_cut_or_flipped_snapshot_is_refused_and_opens_as_nothing() {
+    for version in VERSIONS {
+        let whole = file(version);
+        let store = empty();
+        let trusted = read(&whole, None, &store).err().and_then(|error| match error {
+            SnapshotError::Untrusted { block, .. } => Some(block),
+            _ => None,
+        });
+        // A place in every part of the file, and all of its end.
+        let places = (0..whole.len()).step_by(whole.len() / 150).chain(whole.len() - 40..whole.len());
+        for at in places {
+            let store = empty();
+            let cut = read(&whole[..at], trusted, &store);
+            assert!(cut.is_err(), "version {version} cut at {at}");
+            let opened = Ledger::builder(ChainSpec::privatenet()).store(store).open(&genesis()).unwrap();
+            assert_eq!(opened.reader().settled().header.height, 0, "half an import is no state");
+            let mut flipped = whole.clone();
+            flipped[at] ^= 1;
+            let refused = read(&flipped, trusted, &empty());
+            assert!(refused.is_err(), "version {version} flipped at {at}");
+        }
+    }
+}
