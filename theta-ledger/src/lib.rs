@@ -25,7 +25,9 @@
 
 mod block;
 mod chain;
+pub mod chain_file;
 pub mod error;
+pub mod follow;
 pub mod genesis;
 pub mod ledger;
 pub mod mempool;

@@ -139,6 +139,11 @@ impl<R: Read> Records<R> {
         Self { input, number: 0, at: 0 }
     }
 
+    /// Goes on inside a file, at this record and byte.
+    pub(crate) const fn at(input: R, number: usize, at: usize) -> Self {
+        Self { input, number, at }
+    }
+
     /// Records read so far.
     pub(crate) const fn count(&self) -> usize {
         self.number

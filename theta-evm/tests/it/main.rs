@@ -1,6 +1,7 @@
 //! Contracts against recordings of the reference (`tests/fixtures`), and against hostile programs.
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub, reason = "a malformed fixture is a failed test")]
 
+mod files;
 mod hostile;
 mod known;
 #[path = "../../../theta-ledger/tests/it/nodes.rs"]

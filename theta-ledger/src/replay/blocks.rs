@@ -6,16 +6,16 @@ use base64::Engine;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use theta_core::{
-    block::{Block, Header, MAX_BLOCK_BYTES},
+    block::{Block, MAX_BLOCK_BYTES},
     codec::rlp::Decode,
-    context::{BlockContext, Finality},
     hash::{Address, Bytes, Hash},
     spec::{ChainSpec, Fork},
-    stake::ValidatorSet,
 };
 
-use super::{Outcome, Output, ReplayError, Replayed, Report, Stop, next_set, parse, refused, same};
+use super::{Outcome, Output, ReplayError, Replayed, Report, Stop, parse, same};
 use crate::{
+    error::BlockError,
+    follow::{FollowError, Follower},
     genesis::Genesis,
     ledger::Ledger,
     tx::RawTx,
@@ -167,13 +167,7 @@ pub(super) fn replay(text: &str, vm: Arc<dyn ContractVm>, genesis: &Genesis) -> 
         transactions: blocks.iter().map(|(block, _)| block.transactions.len()).sum(),
         ..Replayed::default()
     };
-    let mut chain = Chain {
-        ledger,
-        genesis: genesis_hash,
-        tip: genesis_hash,
-        headers: BTreeMap::from([(genesis_hash, Arc::new(genesis.header.clone()))]),
-        sets: BTreeMap::from([(genesis_hash, Arc::new(ValidatorSet::of_pool(&genesis.validators())))]),
-    };
+    let mut chain = Chain { follower: Follower::new(ledger) };
     for (block, line) in blocks {
         let transactions = block.transactions.len();
         if let Err(stop) = chain.block(block, line) {
@@ -186,48 +180,25 @@ pub(super) fn replay(text: &str, vm: Arc<dyn ContractVm>, genesis: &Genesis) -> 
 }
 
 struct Chain {
-    ledger: Ledger,
-    genesis: Hash,
-    tip: Hash,
-    headers: BTreeMap<Hash, Arc<Header>>,
-    sets: BTreeMap<Hash, Arc<ValidatorSet>>,
+    follower: Follower,
 }
 
 impl Chain {
     fn block(&mut self, block: Block, line: &BlockLine<'_>) -> Result<(), Stop> {
-        let header = Arc::new(block.header.clone());
-        let hash = header.hash();
-        same("hash", line.hash, hash)?;
-        same("parent", self.tip, header.parent)?;
-        let parent = self.headers[&self.tip].clone();
-        same("height", parent.height + 1, header.height)?;
-        let unsigned = |error| Stop::differs("signature", header.proposer, error);
-        header.verify().map_err(unsigned)?;
-        let guardian_votes = header.extension.guardian_votes().cloned();
-        let voted = guardian_votes.as_ref().and_then(|votes| self.headers.get(&votes.block));
-        let context = BlockContext {
-            parent_hash: self.tip,
-            validators: next_set(&self.sets, self.tip, &parent, self.genesis).cloned().unwrap_or_default(),
-            parent,
-            epoch: header.epoch,
-            timestamp: header.timestamp.clone(),
-            proposer: header.proposer,
-            voted_state: voted.map(|header| header.state_root),
-            guardian_votes,
-            elite_votes: header.extension.elite_votes().cloned(),
-            freeze_stakes: false,
-        };
+        same("height", line.height, block.header.height)?;
+        same("hash", line.hash, block.header.hash())?;
         let block = Arc::new(block);
-        let post = self.ledger.apply_block(&context, hash, block.clone()).map_err(refused)?;
+        let post = self.follower.apply(block.clone()).map_err(|error| match error {
+            FollowError::State(error) | FollowError::Block { source: BlockError::State(error), .. } => {
+                error.into()
+            }
+            error => Stop::differs("block", "accepted", error),
+        })?;
         same("state root", line.state_root, post.root)?;
         same("has_validator_update", line.has_validator_update, post.changes_validators)?;
-        self.ledger.reached(Finality::Settled, &hash)?;
         for receipt in &line.receipts {
             self.receipt(&block, receipt)?;
         }
-        self.tip = hash;
-        self.headers.insert(hash, header);
-        self.sets.insert(hash, post.validators);
         Ok(())
     }
 
@@ -235,7 +206,7 @@ impl Chain {
         let receipt = &line.receipt;
         let raw = block.transactions.get(line.tx_index).and_then(|raw| RawTx::decode(raw.clone()).ok());
         same("receipt's transaction", receipt.tx_hash, raw.map(|raw| raw.hash).unwrap_or_default())?;
-        let found = self.ledger.reader().result(&receipt.tx_hash)?;
+        let found = self.follower.reader().result(&receipt.tx_hash)?;
         let found = found.ok_or_else(|| Stop::differs("receipt", "one", "none"))?;
         let logs: Vec<_> = receipt
             .logs

@@ -1,0 +1,169 @@
+//! Carries out blocks that are settled elsewhere, one on top of the other: recordings, chain files, another node's chain.
+//!
+//! What the ledger can judge is checked here: links, the fields of the header, its signature, and everything that
+//! execution shows. Whether a block was certified is for the consensus crate to say, with [`Follower::validators_of`].
+
+use std::sync::Arc;
+
+use theta_core::{
+    block::{Block, Header},
+    context::{BlockContext, Finality, PostState},
+    hash::Hash,
+    sign::SignError,
+    stake::ValidatorSet,
+};
+
+use crate::{
+    chain::Status,
+    error::BlockError,
+    ledger::{At, Ledger, LedgerReader},
+    state::StateError,
+};
+
+/// Why a block cannot be the next one.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FollowError {
+    /// It stands on another block.
+    #[error("block {height} stands on {parent}, the newest block here is {newest}")]
+    Parent {
+        /// Of the block.
+        height: u64,
+        /// The block's parent.
+        parent: Hash,
+        /// What it should be.
+        newest: Hash,
+    },
+    /// Its height is not one more than its parent's.
+    #[error("a block of height {found} cannot follow height {parent}")]
+    Height {
+        /// In the header.
+        found: u64,
+        /// Of the parent.
+        parent: u64,
+    },
+    /// It belongs to another chain.
+    #[error("block {height} belongs to chain {found:?}, this is {expected:?}")]
+    Chain {
+        /// Of the block.
+        height: u64,
+        /// In the header.
+        found: String,
+        /// Here.
+        expected: String,
+    },
+    /// Its header has other fields than headers of its height have.
+    #[error("the header of block {0} has not the fields of its height")]
+    Fields(u64),
+    /// The proposer did not sign it.
+    #[error("block {height} is not signed by its proposer: {source}")]
+    Signature {
+        /// Of the block.
+        height: u64,
+        /// Why.
+        source: SignError,
+    },
+    /// It does not do what its header says.
+    #[error("block {height}: {source}")]
+    Block {
+        /// Of the block.
+        height: u64,
+        /// Why.
+        source: BlockError,
+    },
+    /// Our own state could not be read or written; says nothing about the block.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+/// A ledger that takes settled blocks.
+#[derive(Debug)]
+pub struct Follower {
+    ledger: Ledger,
+    reader: LedgerReader,
+}
+
+impl Follower {
+    /// Goes on from the newest settled block of a ledger.
+    pub fn new(ledger: Ledger) -> Self {
+        let reader = ledger.reader();
+        Self { ledger, reader }
+    }
+
+    /// Reads what was carried out.
+    pub const fn reader(&self) -> &LedgerReader {
+        &self.reader
+    }
+
+    /// The validators whose votes certify a known block: those of the state two certificates below (`ledger.md` 7.7).
+    pub fn validators_of(&self, block: Hash) -> Result<Arc<ValidatorSet>, StateError> {
+        self.set_below(block, 2)
+    }
+
+    /// The validators that may propose on a known block and are rewarded there: those one certificate below.
+    pub fn validators_after(&self, block: Hash) -> Result<Arc<ValidatorSet>, StateError> {
+        self.set_below(block, 1)
+    }
+
+    fn set_below(&self, mut block: Hash, steps: usize) -> Result<Arc<ValidatorSet>, StateError> {
+        let unknown = |block: Hash| StateError::UnknownBlock(block.to_string());
+        for _ in 0..steps {
+            let info = self.reader.block(At::Block(block))?.ok_or_else(|| unknown(block))?;
+            let certified = info.block.header.certificate.block;
+            if info.status == Status::TRUSTED.0 || certified.is_zero() {
+                break;
+            }
+            block = certified;
+        }
+        Ok(self.reader.post_state(At::Block(block))?.validators)
+    }
+
+    /// Carries out the next block and stores it; it is on disk when this returns.
+    pub fn apply(&mut self, block: Arc<Block>) -> Result<PostState, FollowError> {
+        let hash = block.header.hash();
+        let context = self.context(&block.header)?;
+        let height = block.header.height;
+        let post = self
+            .ledger
+            .apply_block(&context, hash, block)
+            .map_err(|source| FollowError::Block { height, source })?;
+        self.ledger.reached(Finality::Settled, &hash)?;
+        Ok(post)
+    }
+
+    fn context(&self, header: &Header) -> Result<BlockContext, FollowError> {
+        let newest = self.reader.settled();
+        let (height, spec) = (header.height, self.reader.spec());
+        if header.parent != newest.hash {
+            return Err(FollowError::Parent { height, parent: header.parent, newest: newest.hash });
+        }
+        if height != newest.header.height + 1 {
+            return Err(FollowError::Height { found: height, parent: newest.header.height });
+        }
+        if header.chain != spec.chain {
+            let (found, expected) = (header.chain.clone(), spec.chain.clone());
+            return Err(FollowError::Chain { height, found, expected });
+        }
+        if header.extension.rules() != spec.rules(height).header {
+            return Err(FollowError::Fields(height));
+        }
+        header.verify().map_err(|source| FollowError::Signature { height, source })?;
+        let guardian_votes = header.extension.guardian_votes().cloned();
+        let voted = match &guardian_votes {
+            Some(votes) => self.reader.block(At::Block(votes.block))?,
+            None => None,
+        };
+        Ok(BlockContext {
+            validators: self.validators_after(newest.hash)?,
+            parent_hash: newest.hash,
+            parent: newest.header,
+            epoch: header.epoch,
+            timestamp: header.timestamp.clone(),
+            proposer: header.proposer,
+            voted_state: voted.map(|voted| voted.block.header.state_root),
+            guardian_votes,
+            elite_votes: header.extension.elite_votes().cloned(),
+            freeze_stakes: false,
+        })
+    }
+}
