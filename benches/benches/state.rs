@@ -17,10 +17,6 @@ use theta_core::{
 };
 use theta_ledger::state::nodes::Nodes;
 
-/// The node's allocator.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Accounts, and how that is written in an id.
 fn sizes() -> &'static [(u64, &'static str)] {
     if only_test() { &[(1_000, "1e3")] } else { &[(100_000, "1e5"), (1_000_000, "1e6")] }

@@ -1,6 +1,6 @@
 //! The default disk store, on fjall: a log-structured store in pure Rust.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, sync::Arc};
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
@@ -12,6 +12,7 @@ const FORMAT: &str = "theta-store 1";
 /// A store in a folder. One process at a time.
 #[derive(Clone)]
 pub struct FjallStore {
+    folder: Arc<str>,
     database: Database,
     tables: Vec<Keyspace>,
 }
@@ -22,21 +23,22 @@ impl std::fmt::Debug for FjallStore {
     }
 }
 
-fn backend(error: fjall::Error) -> StoreError {
-    StoreError::Backend(error.to_string())
+fn failed(folder: &str, error: &dyn std::fmt::Display) -> StoreError {
+    StoreError::Disk { folder: folder.to_owned(), what: error.to_string() }
 }
 
 impl FjallStore {
     /// Opens the store in `folder`, or makes it.
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
-        let io = |error: std::io::Error| StoreError::Backend(format!("{}: {error}", folder.display()));
+        let name = folder.display().to_string();
+        let io = |error: std::io::Error| failed(&name, &error);
         fs::create_dir_all(folder).map_err(io)?;
         let mark = folder.join("format");
         match fs::read_to_string(&mark) {
             Ok(found) if found.trim() == FORMAT => {}
             Ok(found) => {
                 return Err(StoreError::Format {
-                    folder: folder.display().to_string(),
+                    folder: name,
                     found: found.trim().to_owned(),
                     expected: FORMAT.to_owned(),
                 });
@@ -46,13 +48,21 @@ impl FjallStore {
             }
             Err(error) => return Err(io(error)),
         }
-        let database = Database::builder(folder.join("data")).open().map_err(|error| match error {
-            fjall::Error::Locked => StoreError::Locked(folder.display().to_string()),
-            other => backend(other),
+        // Some damage to its journal makes fjall 3.1 panic where it should give an error.
+        let open = || Database::builder(folder.join("data")).open();
+        let opened = std::panic::catch_unwind(open).map_err(|_| failed(&name, &"its journal is damaged"))?;
+        let database = opened.map_err(|error| match error {
+            fjall::Error::Locked => StoreError::Locked(name.clone()),
+            other => failed(&name, &other),
         })?;
         let open = |table: &Table| database.keyspace(table.name(), KeyspaceCreateOptions::default);
-        let tables = Table::ALL.iter().map(open).collect::<Result<_, _>>().map_err(backend)?;
-        Ok(Self { database, tables })
+        let tables = Table::ALL.iter().map(open).collect::<Result<_, _>>();
+        let tables = tables.map_err(|error| failed(&name, &error))?;
+        Ok(Self { folder: name.into(), database, tables })
+    }
+
+    fn failed(&self, error: fjall::Error) -> StoreError {
+        failed(&self.folder, &error)
     }
 
     fn table(&self, table: Table) -> &Keyspace {
@@ -62,7 +72,7 @@ impl FjallStore {
 
 impl Store for FjallStore {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.table(table).get(key).map_err(backend)?.map(|value| value.to_vec()))
+        Ok(self.table(table).get(key).map_err(|error| self.failed(error))?.map(|value| value.to_vec()))
     }
 
     fn scan(
@@ -75,7 +85,7 @@ impl Store for FjallStore {
         let mut rows = Vec::new();
         let from = after.filter(|after| *after >= prefix).unwrap_or(prefix);
         for row in self.table(table).range(from..) {
-            let (key, value) = row.into_inner().map_err(backend)?;
+            let (key, value) = row.into_inner().map_err(|error| self.failed(error))?;
             if !key.starts_with(prefix) || rows.len() == limit {
                 break;
             }
@@ -94,7 +104,7 @@ impl Store for FjallStore {
                 None => out.remove(self.table(table), key),
             }
         }
-        out.commit().map_err(backend)
+        out.commit().map_err(|error| self.failed(error))
     }
 }
 

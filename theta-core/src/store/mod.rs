@@ -18,6 +18,17 @@ pub enum StoreError {
     /// Reading or writing failed; the text is the backend's.
     #[error("store failed: {0}")]
     Backend(String),
+    /// A store on disk could not be opened, read or written.
+    #[error(
+        "the store in {folder} failed: {what}; check the disk, and if the files are damaged restore the folder from a \
+         backup or remove it and synchronise again"
+    )]
+    Disk {
+        /// The folder.
+        folder: String,
+        /// What failed.
+        what: String,
+    },
     /// Another process uses the folder.
     #[error("{0} is used by another process; stop it or name another folder")]
     Locked(String),
