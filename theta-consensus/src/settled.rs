@@ -80,6 +80,8 @@ mod tests {
             parent: hash,
             proposer: key.address(),
             certificate,
+            // Only its form matters here.
+            signature: key.sign_digest(&hash),
             ..Header::zero()
         };
         let below = Below {
@@ -100,6 +102,7 @@ mod tests {
         assert_eq!(changed(&|header| header.epoch = 9), Err(Fault::Epoch));
         assert_eq!(changed(&|header| header.proposer.0[0] ^= 1), Err(Fault::Proposer));
         assert_eq!(changed(&|header| header.parent.0[0] ^= 1), Err(Fault::SetChange));
+        assert_eq!(changed(&|header| header.signature = Signature::EMPTY), Err(Fault::HighS));
         let empty = |header: &mut Header| header.certificate.votes = VoteSet::default();
         assert_eq!(changed(&empty), Err(Fault::Certificate(CertificateError::Empty)));
         let trusted = Below { voters: None, ..below };

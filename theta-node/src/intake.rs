@@ -333,3 +333,118 @@ impl<F: FnOnce(ChainSpec, &Network) -> Result<Intake, IntakeError>> Visit for Re
         intake.push(block.block()?, block.votes()?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use theta_core::{
+        block::{Extension, Header},
+        context::Finality,
+        sign::{SecretKey, Signature},
+        vote::Vote,
+    };
+    use theta_ledger::{
+        genesis::{Genesis, GenesisBuilder},
+        ledger::Ledger,
+    };
+
+    use super::*;
+    use crate::judge::Consensus;
+
+    /// A network of one validator that makes blocks by hand.
+    struct Maker {
+        key: SecretKey,
+        genesis: Genesis,
+        ledger: Ledger,
+    }
+
+    impl Maker {
+        fn new() -> Self {
+            let key = SecretKey::from_bytes(&[7; 32]).expect("in range");
+            let spec = ChainSpec::privatenet();
+            let stake = theta_core::amount::ThetaWei::whole(5_000_000);
+            let genesis = GenesisBuilder::new(&spec, 1_700_000_000)
+                .validator(key.address(), key.address(), stake)
+                .build();
+            let ledger = Ledger::builder(spec).open(&genesis).expect("memory takes it");
+            Self { key, genesis, ledger }
+        }
+
+        fn intake(&self) -> Intake {
+            let ledger =
+                Ledger::builder(ChainSpec::privatenet()).open(&self.genesis).expect("memory takes it");
+            Intake::new(Follower::new(ledger).judged_by(Arc::new(Consensus)), |_| true)
+        }
+
+        fn votes(&self, block: &Header) -> VoteSet {
+            let (hash, voter) = (block.hash(), self.key.address());
+            let (height, epoch) = (block.height, block.epoch);
+            let mut vote = Vote { block: hash, height, epoch, voter, signature: Signature::EMPTY };
+            vote.signature = self.key.sign_digest(&vote.digest());
+            VoteSet::new([vote])
+        }
+
+        /// The next block, with these votes for its parent.
+        fn block(&mut self, votes: VoteSet) -> Block {
+            let reader = self.ledger.reader();
+            let (_, mut context) = reader.next_block(At::Settled).expect("settled");
+            context.proposer = self.key.address();
+            let (body, _) = self.ledger.build_block(&context, &[], &self.key).expect("an empty block");
+            let height = context.height();
+            let mut header = Header {
+                chain: "privatenet".to_owned(),
+                epoch: context.epoch,
+                height,
+                parent: context.parent_hash,
+                certificate: CommitCertificate { votes, block: context.parent_hash },
+                transactions_root: transactions_root(&body.transactions),
+                state_root: body.state_root,
+                timestamp: context.timestamp.clone(),
+                proposer: self.key.address(),
+                extension: Extension::empty(reader.spec().rules(height).header),
+                ..Header::zero()
+            };
+            header.sign(&self.key).expect("a key in memory signs");
+            let block = Block { header, transactions: body.transactions };
+            let hash = block.header.hash();
+            self.ledger.apply_block(&context, hash, Arc::new(block.clone())).expect("its own block");
+            self.ledger.reached(Finality::Settled, &hash).expect("memory takes it");
+            block
+        }
+    }
+
+    #[test]
+    fn blocks_settle_when_votes_certify_them() {
+        let mut maker = Maker::new();
+        let first = maker.block(VoteSet::default());
+        let second = maker.block(maker.votes(&first.header));
+        let mut intake = maker.intake();
+        intake.push(first.clone(), VoteSet::default()).expect("genesis needs no votes");
+        intake.push(second.clone(), VoteSet::default()).expect("its parent has votes");
+        let taken = intake.finish().expect("whole");
+        assert_eq!((taken.last, taken.uncertified), (Some(1), 1));
+        let mut intake = maker.intake();
+        intake.push(first, VoteSet::default()).expect("genesis needs no votes");
+        intake.push(second.clone(), maker.votes(&second.header)).expect("its parent has votes");
+        let taken = intake.finish().expect("whole");
+        assert_eq!((taken.last, taken.uncertified), (Some(2), 0));
+    }
+
+    #[test]
+    fn a_certificate_without_votes_of_the_validators_is_refused() {
+        let stranger = SecretKey::from_bytes(&[8; 32]).expect("in range");
+        for forge in [false, true] {
+            let mut maker = Maker::new();
+            let first = maker.block(VoteSet::default());
+            let mut votes = maker.votes(&first.header).as_slice().to_vec();
+            votes[0].signature = stranger.sign_digest(&votes[0].digest());
+            let second = maker.block(if forge { VoteSet::new(votes) } else { VoteSet::default() });
+            let mut intake = maker.intake();
+            intake.push(first, VoteSet::default()).expect("genesis needs no votes");
+            let refused = intake.push(second, VoteSet::default()).expect_err("nobody voted");
+            assert!(
+                matches!(&refused, IntakeError::Block(FollowError::Judged { height: 2, .. })),
+                "{refused}"
+            );
+        }
+    }
+}
