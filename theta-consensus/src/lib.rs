@@ -43,6 +43,7 @@ mod message;
 mod pace;
 mod proposer;
 mod set_change;
+pub mod settled;
 mod signer;
 #[cfg(feature = "sim")]
 pub mod sim;

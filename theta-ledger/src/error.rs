@@ -72,6 +72,9 @@ pub enum OpenError {
         /// Asked for.
         expected: Hash,
     },
+    /// There is no chain in the store.
+    #[error("the data folder holds no chain; import one, or name the folder of a node")]
+    Empty,
     /// The store is not whole.
     #[error("the store is damaged: {0}")]
     Damaged(&'static str),

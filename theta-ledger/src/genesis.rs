@@ -3,11 +3,11 @@
 //! A file is records, each a length in eight little-endian bytes and as many bytes of RLP: metadata with the header, a
 //! mark, every entry of the state trie, a mark. All of it is checked while it is read; what is given back is whole.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, str::FromStr, sync::Arc};
 
 use theta_core::{
     BigUint,
-    amount::{Coins, TFuelWei, ThetaWei},
+    amount::{AmountError, Coins, TFuelWei, ThetaWei},
     block::Header,
     bls::{self, PublicKey},
     codec::rlp::{Decode, Encode},
@@ -300,6 +300,112 @@ impl GenesisBuilder {
     }
 }
 
+/// What a description of a genesis says, besides the chain.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GenesisFile {
+    /// Seconds since 1970.
+    pub timestamp: u64,
+    /// Accounts with coins.
+    #[serde(default)]
+    pub accounts: Vec<AccountFile>,
+    /// Stakes behind validators.
+    #[serde(default)]
+    pub validators: Vec<ValidatorFile>,
+}
+
+/// An account of a [`GenesisFile`].
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccountFile {
+    /// The account.
+    pub address: Address,
+    /// THETA: whole tokens, or an integer with the suffix `wei`.
+    #[serde(default)]
+    pub theta: String,
+    /// TFUEL, likewise.
+    #[serde(default)]
+    pub tfuel: String,
+}
+
+/// A stake of a [`GenesisFile`].
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ValidatorFile {
+    /// The validator.
+    pub holder: Address,
+    /// Whose THETA it is; the validator's own when missing.
+    pub source: Option<Address>,
+    /// THETA: whole tokens, or an integer with the suffix `wei`.
+    pub stake: String,
+    /// Its BLS key, on chains where validators have one.
+    pub bls_key: Option<PublicKey>,
+    /// The key's signature on its own bytes.
+    pub bls_proof: Option<bls::Signature>,
+}
+
+/// Why a description gives no genesis.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GenesisFileError {
+    /// An account is named twice.
+    #[error("account {0} stands twice; name it once with all its coins")]
+    Twice(Address),
+    /// An amount is none.
+    #[error("{0}: {1}")]
+    Amount(Address, AmountError),
+    /// Nobody could make a block.
+    #[error("there are no validators; name at least one under genesis.validators")]
+    NoValidators,
+    /// A stake is too small to count.
+    #[error("the stake behind validator {0} is below {1} THETA, the least that this chain takes")]
+    SmallStake(Address, u64),
+    /// A key without its proof, or a proof without its key.
+    #[error("validator {0} has one of bls_key and bls_proof; write both or none")]
+    Key(Address),
+}
+
+impl GenesisBuilder {
+    /// A genesis of this chain as a description has it.
+    pub fn from_file(spec: &ChainSpec, file: &GenesisFile) -> Result<Self, GenesisFileError> {
+        let mut builder = Self::new(spec, file.timestamp);
+        for AccountFile { address, theta, tfuel } in &file.accounts {
+            let coins = Coins { theta: amount(*address, theta)?, tfuel: amount(*address, tfuel)? };
+            if builder.accounts.insert(*address, coins).is_some() {
+                return Err(GenesisFileError::Twice(*address));
+            }
+        }
+        let least = spec.rules(0).stake.min_validator.min(spec.rules(u64::MAX).stake.min_validator);
+        for validator in &file.validators {
+            let holder = validator.holder;
+            let stake: ThetaWei = amount(holder, &validator.stake)?;
+            if stake < ThetaWei::whole(least) {
+                return Err(GenesisFileError::SmallStake(holder, least));
+            }
+            builder = builder.validator(validator.source.unwrap_or(holder), holder, stake);
+            match (validator.bls_key, validator.bls_proof) {
+                (None, None) => {}
+                (Some(key), Some(proof)) => {
+                    builder = builder.validator_key(holder, ValidatorKey { key, proof });
+                }
+                _ => return Err(GenesisFileError::Key(holder)),
+            }
+        }
+        if builder.pool.candidates.is_empty() {
+            return Err(GenesisFileError::NoValidators);
+        }
+        Ok(builder)
+    }
+}
+
+fn amount<T: FromStr<Err = AmountError> + Default>(of: Address, text: &str) -> Result<T, GenesisFileError> {
+    if text.is_empty() {
+        Ok(T::default())
+    } else {
+        text.parse().map_err(|error| GenesisFileError::Amount(of, error))
+    }
+}
+
 /// Checks that every validator of a genesis has a BLS key with a valid proof, where the chain has such keys.
 #[cfg(feature = "bls")]
 pub fn check_validator_keys(genesis: &Genesis, spec: &ChainSpec) -> Result<(), SnapshotError> {
@@ -316,7 +422,7 @@ pub fn check_validator_keys(genesis: &Genesis, spec: &ChainSpec) -> Result<(), S
     Ok(())
 }
 
-/// What a genesis holds, in numbers.
+/// What a genesis or a snapshot holds, in numbers.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GenesisSummary {
@@ -361,13 +467,33 @@ pub struct ValidatorSummary {
 impl Genesis {
     /// Counts and sums.
     pub fn summary(&self) -> GenesisSummary {
-        let mut accounts = 0;
-        let mut sum = Coins::ZERO;
-        for account in self.accounts() {
-            accounts += 1;
-            sum = sum.checked_add(account.balance).unwrap_or(sum);
-        }
-        let pool = self.validators();
+        let mut tally = Tally::default();
+        self.accounts().for_each(|account| tally.add(&account));
+        tally.summary(1, &self.header, self.entries.len() + 3, &self.validators())
+    }
+}
+
+/// Counts accounts.
+#[derive(Default)]
+pub(crate) struct Tally {
+    accounts: usize,
+    sum: Coins,
+}
+
+impl Tally {
+    pub(crate) fn add(&mut self, account: &Account) {
+        self.accounts += 1;
+        self.sum = self.sum.checked_add(account.balance).unwrap_or(self.sum);
+    }
+
+    /// What a file holds whose state has the root that its header says.
+    pub(crate) fn summary(
+        self,
+        version: u64,
+        header: &Header,
+        records: usize,
+        pool: &ValidatorPool,
+    ) -> GenesisSummary {
         let validators: Vec<_> = pool
             .candidates
             .iter()
@@ -380,17 +506,17 @@ impl Genesis {
             .iter()
             .fold(ThetaWei::ZERO, |sum, validator| sum.checked_add(validator.stake_theta_wei).unwrap_or(sum));
         GenesisSummary {
-            version: 1,
-            chain_id: self.header.chain.clone(),
-            height: self.header.height,
-            block_hash: self.hash(),
-            state_root: self.header.state_root,
+            version,
+            chain_id: header.chain.clone(),
+            height: header.height,
+            block_hash: header.hash(),
+            state_root: header.state_root,
             state_root_matches_header: true,
-            timestamp: u64::try_from(&self.header.timestamp).unwrap_or(u64::MAX),
-            records: self.entries.len() + 3,
-            accounts,
-            theta_wei: sum.theta,
-            tfuel_wei: sum.tfuel,
+            timestamp: u64::try_from(&header.timestamp).unwrap_or(u64::MAX),
+            records,
+            accounts: self.accounts,
+            theta_wei: self.sum.theta,
+            tfuel_wei: self.sum.tfuel,
             staked_theta_wei: staked,
             validators,
         }

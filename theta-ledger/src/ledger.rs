@@ -98,12 +98,22 @@ impl LedgerBuilder {
                 expected
             }
         };
+        self.open_at(expected, settled)
+    }
+
+    /// Opens a store that holds a chain already, whichever genesis it has.
+    pub fn reopen(self) -> Result<Ledger, OpenError> {
+        let (genesis, settled) = chain::heads(self.store.as_ref())?.ok_or(OpenError::Empty)?;
+        self.open_at(genesis, settled)
+    }
+
+    fn open_at(self, genesis: Hash, settled: Hash) -> Result<Ledger, OpenError> {
         let head = |hash| -> Result<Head, OpenError> {
             let stored = chain::block(self.store.as_ref(), &hash)?
                 .ok_or(OpenError::Damaged("the block of a head mark is missing"))?;
             Ok(Head { hash, header: Arc::new(stored.block.header) })
         };
-        let (genesis, settled) = (head(expected)?, head(settled)?);
+        let (genesis, settled) = (head(genesis)?, head(settled)?);
         let nodes = Arc::new(Nodes::new(self.store.clone()));
         // A state that cannot be opened is better found now than at the first block.
         StateView::open(settled.header.state_root, settled.header.height, nodes.clone())?;
@@ -119,6 +129,18 @@ impl LedgerBuilder {
                 moving: RwLock::new(Moving { layers: BTreeMap::new(), settled }),
             }),
         })
+    }
+}
+
+/// Whether the first block of a path is certified by the second, and the second by what is above it or because it is
+/// the last: then it would have been settled by itself, had it not been settled with the others.
+fn settled_by_child(moving: &Moving, path: &[Hash]) -> bool {
+    let certified = |hash: &Hash| moving.layers[hash].block.header.certificate.block;
+    match path {
+        [block, child, above @ ..] => {
+            certified(child) == *block && above.first().is_none_or(|above| certified(above) == *child)
+        }
+        _ => false,
     }
 }
 
@@ -267,11 +289,12 @@ impl Ledger {
         let mut blocks = Vec::new();
         {
             let moving = shared.moving.read();
-            for hash in &path {
+            for (place, hash) in path.iter().enumerate() {
                 let layer = &moving.layers[hash];
+                let direct = hash == block || settled_by_child(&moving, &path[place..]);
                 let stored = StoredBlock {
                     block: (*layer.block).clone(),
-                    status: if hash == block { Status::DIRECT.0 } else { Status::INDIRECT.0 },
+                    status: if direct { Status::DIRECT.0 } else { Status::INDIRECT.0 },
                     changes_validators: layer.post.changes_validators,
                 };
                 chain::put_block(&mut batch, hash, &stored, &layer.results, &layer.index);

@@ -25,7 +25,7 @@ use theta_core::{
 use crate::{
     chain::{self, Status, StoredBlock},
     error::SnapshotError,
-    genesis::Genesis,
+    genesis::{Genesis, GenesisSummary, Tally},
     ledger::{At, LedgerReader, genesis_rows},
     records::{Entry, Mark, Metadata, ProofNode, Record, Records, Trio, Version, write_record},
     state::{
@@ -70,6 +70,74 @@ pub fn import(
     trusted: Option<Hash>,
     store: &Arc<dyn Store>,
 ) -> Result<Snapshot, SnapshotError> {
+    let loaded = load(file, Some(genesis), trusted, store)?;
+    let heights = stake_heights(&loaded.view)?;
+    let mut batch = Batch::default();
+    let mut put = |header: &Header, status: Status| {
+        let stored = StoredBlock {
+            block: Block { header: header.clone(), transactions: Vec::new() },
+            status: status.0,
+            changes_validators: heights.contains(&header.height),
+        };
+        chain::put_block(&mut batch, &header.hash(), &stored, &[], &BTreeMap::new());
+    };
+    loaded.last.between.iter().for_each(|header| put(header, Status::PENDING));
+    for header in [&loaded.last.checkpoint, &loaded.parent, &loaded.snapshot.header] {
+        put(header, Status::TRUSTED);
+    }
+    chain::put_genesis(&mut batch, &genesis.hash());
+    chain::put_settled(&mut batch, &loaded.snapshot.hash);
+    store.commit(batch)?;
+    Ok(loaded.snapshot)
+}
+
+/// Checks a snapshot and counts what it holds; the store, which has to be empty, only gets its states. With a genesis the
+/// validators are proven from there on, where the version can prove them; without one the file vouches for itself.
+pub fn inspect(
+    file: impl Read,
+    genesis: Option<&Genesis>,
+    trusted: Option<Hash>,
+    store: &Arc<dyn Store>,
+) -> Result<GenesisSummary, SnapshotError> {
+    let Loaded { snapshot, mut view, .. } = load(file, genesis, trusted, store)?;
+    let mut tally = Tally::default();
+    let mut failed = None;
+    view.trie().visit(keys::ACCOUNT, &mut |key, value| {
+        match Account::from_rlp(value, value.len()) {
+            Ok(account) => tally.add(&account),
+            Err(source) => {
+                failed = Some(crate::state::StateError::Damaged { key: hex::encode(key), source });
+            }
+        }
+        failed.is_none()
+    })?;
+    if let Some(error) = failed {
+        return Err(error.into());
+    }
+    let pool = view.validators()?.unwrap_or_default();
+    Ok(tally.summary(snapshot.version, &snapshot.header, snapshot.records, &pool))
+}
+
+/// The version of a genesis file or a snapshot, by its first record; 1 is a genesis.
+pub fn version(file: impl Read) -> Result<u64, SnapshotError> {
+    let head = Records::new(file).require("the file is empty")?;
+    Ok(head.decode::<Version>().map_or(1, |version| version.version))
+}
+
+/// A snapshot that has been checked, and its states in the store.
+struct Loaded {
+    snapshot: Snapshot,
+    last: LastCheckpoint,
+    parent: Header,
+    view: StateView,
+}
+
+fn load(
+    file: impl Read,
+    genesis: Option<&Genesis>,
+    trusted: Option<Hash>,
+    store: &Arc<dyn Store>,
+) -> Result<Loaded, SnapshotError> {
     if chain::heads(store.as_ref()).map_or(true, |heads| heads.is_some()) {
         return Err(SnapshotError::NotEmpty);
     }
@@ -90,11 +158,13 @@ pub fn import(
         Some(expected) if expected != hash => {
             return Err(SnapshotError::OtherBlock { found: hash, expected });
         }
-        None if version == 4 => return Err(SnapshotError::Untrusted { version, block: hash }),
+        None if version == 4 && genesis.is_some() => {
+            return Err(SnapshotError::Untrusted { version, block: hash });
+        }
         _ => {}
     }
     let refuse = |what| Err(metadata_record.unexpected(what));
-    if tail.second.chain != genesis.header.chain {
+    if genesis.is_some_and(|genesis| tail.second.chain != genesis.header.chain) {
         return refuse("the snapshot is of another chain");
     }
     if tail.first.0.hash() != tail.second.parent || tail.third.0.parent != hash {
@@ -102,9 +172,9 @@ pub fn import(
     }
     check_top(&metadata_record, &tail.third)?;
     let parents = proven_set(&metadata_record, &tail.first)?;
-    let proven = match version {
-        4 => vec![parents],
-        _ => prove_validators(&metadata_record, &metadata.proofs, genesis)?,
+    let proven = match genesis {
+        Some(genesis) if version < 4 => prove_validators(&metadata_record, &metadata.proofs, genesis)?,
+        _ => vec![parents],
     };
     // The votes in the block above, by the newest proven set or, where it has just changed, the one before.
     let certificate = &tail.third.0.certificate;
@@ -114,9 +184,15 @@ pub fn import(
         return refuse("the block above does not hold votes of two thirds for the snapshot's block");
     }
     let mut import = Import { store, nodes: Arc::new(Nodes::new(store.clone())), version };
-    store.commit(genesis_rows(genesis))?;
-    let headers = [&genesis.header, &last.checkpoint, &tail.first.0, &tail.second];
-    let roots: BTreeMap<u64, Hash> = headers.map(|header| (header.height, header.state_root)).into();
+    if let Some(genesis) = genesis {
+        store.commit(genesis_rows(genesis))?;
+    }
+    // Without a genesis to hold against the file names its own, if it carries that state.
+    let first = genesis
+        .map(|genesis| &genesis.header)
+        .or_else(|| metadata.proofs.first().map(|trio| &trio.second).filter(|header| header.height == 0));
+    let headers = [&last.checkpoint, &tail.first.0, &tail.second].into_iter().chain(first);
+    let roots: BTreeMap<u64, Hash> = headers.map(|header| (header.height, header.state_root)).collect();
     match version {
         2 => import.sections(&mut records, &roots)?,
         _ => import.nodes(&mut records)?,
@@ -127,24 +203,9 @@ pub fn import(
     if proven.last() != Some(&ValidatorSet::of_pool(&stored)) {
         return refuse("the validators in the state are not those that the file proves");
     }
-    let heights = stake_heights(&view)?;
-    let mut batch = Batch::default();
-    let mut put = |header: &Header, status: Status| {
-        let stored = StoredBlock {
-            block: Block { header: header.clone(), transactions: Vec::new() },
-            status: status.0,
-            changes_validators: heights.contains(&header.height),
-        };
-        chain::put_block(&mut batch, &header.hash(), &stored, &[], &BTreeMap::new());
-    };
-    last.between.iter().for_each(|header| put(header, Status::PENDING));
-    for header in [&last.checkpoint, &tail.first.0, &tail.second] {
-        put(header, Status::TRUSTED);
-    }
-    chain::put_genesis(&mut batch, &genesis.hash());
-    chain::put_settled(&mut batch, &hash);
-    store.commit(batch)?;
-    Ok(Snapshot { version, header: metadata.tail.second, hash, records: records.count() })
+    let Trio { first: (parent, _), second: header, .. } = metadata.tail;
+    let snapshot = Snapshot { version, header, hash, records: records.count() };
+    Ok(Loaded { snapshot, last, parent, view })
 }
 
 fn stake_heights(view: &StateView) -> Result<Vec<u64>, SnapshotError> {

@@ -9,8 +9,11 @@ pub mod clock;
 pub mod demo;
 pub mod devnet;
 pub mod edge;
+pub mod folder;
 pub mod http;
 pub mod hub;
+pub mod intake;
+pub mod judge;
 pub mod node;
 pub mod rpc;
 

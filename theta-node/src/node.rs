@@ -16,7 +16,7 @@ use theta_core::{
     hash::{Address, Hash},
     sign::SecretKey,
     spec::ChainSpec,
-    store::{FjallStore, MemStore, Store},
+    store::{MemStore, Store},
 };
 use theta_ledger::{
     genesis::Genesis,
@@ -30,6 +30,7 @@ use tokio::sync::watch;
 use crate::{
     chain::{Chain, Event, Parts, Progress},
     clock::now_millis,
+    folder::DataFolder,
     hub::{Delivery, Hub, Packet, Port},
 };
 
@@ -121,7 +122,7 @@ impl Node {
         let store: Arc<dyn Store> = if config.in_memory {
             Arc::new(MemStore::default())
         } else {
-            Arc::new(FjallStore::open(&config.folder.join("store"))?)
+            DataFolder::new(&config.folder).store()?
         };
         let ledger = Ledger::builder(config.spec).store(store).contracts(config.vm).open(&config.genesis)?;
         let reader = ledger.reader();

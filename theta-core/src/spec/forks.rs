@@ -39,6 +39,71 @@ pub enum Fork {
 }
 
 impl Fork {
+    /// All of them, in the order in which they apply.
+    pub const ALL: [Self; 15] = [
+        Self::ValidatorReward,
+        Self::Theta2,
+        Self::SmallGuardians,
+        Self::Contracts,
+        Self::SampledReward,
+        Self::June2021,
+        Self::Theta3,
+        Self::RpcCompatibility,
+        Self::TxWrapper,
+        Self::ThetaInContracts,
+        Self::SmallValidators,
+        Self::WrappedTheta,
+        Self::Metachain,
+        Self::ShortLock,
+        Self::Improved,
+    ];
+
+    /// Its name in chain-spec files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ValidatorReward => "validator_reward",
+            Self::Theta2 => "theta2",
+            Self::SmallGuardians => "small_guardians",
+            Self::Contracts => "contracts",
+            Self::SampledReward => "sampled_reward",
+            Self::June2021 => "june2021",
+            Self::Theta3 => "theta3",
+            Self::RpcCompatibility => "rpc_compatibility",
+            Self::TxWrapper => "tx_wrapper",
+            Self::ThetaInContracts => "theta_in_contracts",
+            Self::SmallValidators => "small_validators",
+            Self::WrappedTheta => "wrapped_theta",
+            Self::Metachain => "metachain",
+            Self::ShortLock => "short_lock",
+            Self::Improved => "improved",
+        }
+    }
+
+    /// The name of its height in the reference (`common/heights.go`); ours have none there.
+    pub const fn reference_name(self) -> Option<&'static str> {
+        Some(match self {
+            Self::ValidatorReward => "HeightEnableValidatorReward",
+            Self::Theta2 => "HeightEnableTheta2",
+            Self::SmallGuardians => "HeightLowerGNStakeThresholdTo1000",
+            Self::Contracts => "HeightEnableSmartContract",
+            Self::SampledReward => "HeightSampleStakingReward",
+            Self::June2021 => "HeightJune2021FeeAdjustment",
+            Self::Theta3 => "HeightEnableTheta3",
+            Self::RpcCompatibility => "HeightRPCCompatibility",
+            Self::TxWrapper => "HeightTxWrapperExtension",
+            Self::ThetaInContracts => "HeightSupportThetaTokenInSmartContract",
+            Self::SmallValidators => "HeightValidatorStakeChangedTo200K",
+            Self::WrappedTheta => "HeightSupportWrappedTheta",
+            Self::Metachain => "HeightEnableMetachainSupport",
+            Self::ShortLock | Self::Improved => return None,
+        })
+    }
+
+    /// The fork of this name, ours or the reference's.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|fork| fork.name() == name || fork.reference_name() == Some(name))
+    }
+
     /// The main network's heights (`common/heights.go`).
     pub const MAINNET: [(Self, u64); 13] = [
         (Self::ValidatorReward, 4_164_982),

@@ -4,15 +4,22 @@
 //! height up. All other code asks for a rule and never compares a height with a fork. The reference compiles one table of
 //! heights into every network (`common/heights.go`); here it is one chain's data.
 
+mod file;
 mod forks;
 
 use std::collections::BTreeMap;
 
-pub use self::forks::Fork;
+use serde::Serialize;
+
+pub use self::{
+    file::{ForkHeight, SpecError, SpecFile, StakeFile},
+    forks::Fork,
+};
 use crate::{amount::TFuelWei, hash::U256, stake::reward::RewardRule};
 
 /// Which fields a header has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub enum HeaderRules {
     /// The first twelve.
     Twelve,
@@ -23,7 +30,8 @@ pub enum HeaderRules {
 }
 
 /// What a transaction may do and has to pay.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct TxRules {
     /// Smart contract transactions are accepted, and sends to contracts are not.
     pub contracts: bool,
@@ -56,7 +64,8 @@ pub struct TxRules {
 }
 
 /// What a stake has to be.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct StakeRules {
     /// Deposits with BLS keys (type 10), and guardians' votes in headers.
     pub deposits_with_keys: bool,
@@ -75,7 +84,8 @@ pub struct StakeRules {
 }
 
 /// How contracts run.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct EvmRules {
     /// Cheaper curve operations in precompiles 6 to 8.
     pub cheap_curves: bool,
@@ -88,7 +98,8 @@ pub struct EvmRules {
 }
 
 /// How validators agree.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ConsensusRules {
     /// How time moves the protocol.
     pub pace: Pace,
@@ -97,7 +108,8 @@ pub struct ConsensusRules {
 }
 
 /// How time moves the protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Pace {
     /// The reference's timers: a vote waits for its timer.
     Clocked,
@@ -106,7 +118,8 @@ pub enum Pace {
 }
 
 /// Everything that holds at one height.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Rules {
     /// Fields of headers.
     pub header: HeaderRules,
@@ -154,6 +167,14 @@ impl ChainSpec {
         };
         let table = heights.into_iter().map(|height| (height, rules(height))).collect();
         Self { chain: chain.into(), forks, table }
+    }
+
+    /// The same chain with another time between a withdrawal and the return of the coins, at every height.
+    pub fn with_lock_blocks(mut self, blocks: u64) -> Self {
+        for (_, rules) in &mut self.table {
+            rules.stake.lock_blocks = blocks;
+        }
+        self
     }
 
     /// The main network.

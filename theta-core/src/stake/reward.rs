@@ -25,7 +25,8 @@ const SAMPLES: u64 = 400;
 const BASIS: u64 = 10_000;
 
 /// How rewards are paid; one variant for each era.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
 pub enum RewardRule {
     /// Every validator gets an entry of zero, at every height.
     Zero,

@@ -1,70 +1,87 @@
 //! `blocks_*.json`: consecutive blocks of a network, carried out by a ledger that starts at the genesis.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fmt, io::Read, sync::Arc};
 
 use base64::Engine;
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
 use serde_json::value::RawValue;
 use theta_core::{
     block::{Block, MAX_BLOCK_BYTES},
     codec::rlp::Decode,
     hash::{Address, Bytes, Hash},
     spec::{ChainSpec, Fork},
+    vote::{Vote, VoteSet},
 };
 
-use super::{Outcome, Output, ReplayError, Replayed, Report, Stop, parse, same};
+use super::{Outcome, Output, ReplayError, Replayed, Report, Stop, same};
 use crate::{
-    error::BlockError,
-    follow::{FollowError, Follower},
+    follow::{FollowError, Follower, Judge},
     genesis::Genesis,
     ledger::Ledger,
     tx::RawTx,
     vm::{ContractVm, VmOutcome},
 };
 
-#[derive(Deserialize)]
-struct Recording<'a> {
-    chain: Network,
-    #[serde(borrow)]
-    blocks: Vec<BlockLine<'a>>,
-}
-
-#[derive(Deserialize)]
-struct Network {
-    chain_id: String,
-    genesis_hash: Hash,
+/// The network of recorded blocks, as the recording's `chain` has it.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Network {
+    /// Chain id.
+    pub chain_id: String,
+    /// Hash of the genesis below the first block.
+    pub genesis_hash: Hash,
     fork_heights: Heights,
     stake_lock_blocks: u64,
 }
 
 /// Heights by the reference's names, or words that say that they are the stock ones.
-#[derive(Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
 enum Heights {
     Named(BTreeMap<String, u64>),
     Stock(String),
 }
 
-#[derive(Deserialize)]
-struct BlockLine<'a> {
-    height: u64,
-    hash: Hash,
+/// A recorded block.
+#[derive(Debug, Deserialize)]
+pub struct RecordedBlock {
+    /// Its height.
+    pub height: u64,
+    /// Its hash.
+    pub hash: Hash,
     state_root: Hash,
     has_validator_update: bool,
     block: Bytes,
-    #[serde(default, borrow)]
-    receipts: Vec<ReceiptLine<'a>>,
+    votes: Option<Bytes>,
+    #[serde(default)]
+    receipts: Vec<ReceiptLine>,
 }
 
-#[derive(Deserialize)]
-struct ReceiptLine<'a> {
+impl RecordedBlock {
+    /// The block itself.
+    pub fn block(&self) -> Result<Block, ReplayError> {
+        Block::from_rlp(&self.block, MAX_BLOCK_BYTES)
+            .map_err(|error| unfit(format!("block {}: {error}", self.height)))
+    }
+
+    /// The votes for it that the recording node held; none where it kept none.
+    pub fn votes(&self) -> Result<VoteSet, ReplayError> {
+        let Some(bytes) = &self.votes else { return Ok(VoteSet::default()) };
+        VoteSet::from_rlp(bytes, bytes.len())
+            .map_err(|error| unfit(format!("votes for block {}: {error}", self.height)))
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct ReceiptLine {
     tx_index: usize,
     receipt: Receipt,
-    #[serde(borrow)]
-    balance_changes: Option<Moves<'a>>,
+    balance_changes: Option<Moves>,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Receipt {
     tx_hash: Hash,
@@ -75,108 +92,208 @@ struct Receipt {
     evm_err: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 struct Log {
     address: Address,
     topics: Vec<Hash>,
     data: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Moves<'a> {
-    #[serde(borrow)]
-    balance_changes: Option<Vec<Move<'a>>>,
+struct Moves {
+    balance_changes: Option<Vec<Move>>,
 }
 
-#[derive(Deserialize)]
-struct Move<'a> {
+#[derive(Debug, Deserialize)]
+struct Move {
     address: Address,
     token_type: u8,
     is_negative: bool,
     /// A bare number of any width.
-    #[serde(borrow)]
-    delta: &'a RawValue,
+    delta: Box<RawValue>,
 }
-
-/// The forks by their names in `common/heights.go`.
-const NAMES: [(&str, Fork); 13] = [
-    ("HeightEnableValidatorReward", Fork::ValidatorReward),
-    ("HeightEnableTheta2", Fork::Theta2),
-    ("HeightLowerGNStakeThresholdTo1000", Fork::SmallGuardians),
-    ("HeightEnableSmartContract", Fork::Contracts),
-    ("HeightSampleStakingReward", Fork::SampledReward),
-    ("HeightJune2021FeeAdjustment", Fork::June2021),
-    ("HeightEnableTheta3", Fork::Theta3),
-    ("HeightRPCCompatibility", Fork::RpcCompatibility),
-    ("HeightTxWrapperExtension", Fork::TxWrapper),
-    ("HeightSupportThetaTokenInSmartContract", Fork::ThetaInContracts),
-    ("HeightValidatorStakeChangedTo200K", Fork::SmallValidators),
-    ("HeightSupportWrappedTheta", Fork::WrappedTheta),
-    ("HeightEnableMetachainSupport", Fork::Metachain),
-];
 
 fn unfit(what: impl Into<String>) -> ReplayError {
     ReplayError::Unfit { line: 1, what: what.into() }
 }
 
 impl Network {
-    fn spec(&self) -> Result<ChainSpec, ReplayError> {
-        let mut forks: Vec<(Fork, u64)> = match &self.fork_heights {
+    /// The chain, with the fork heights that the recording states.
+    pub fn spec(&self) -> Result<ChainSpec, ReplayError> {
+        let forks: Vec<(Fork, u64)> = match &self.fork_heights {
             Heights::Stock(words) if words.starts_with("stock") => Fork::MAINNET.to_vec(),
             Heights::Stock(words) => return Err(unfit(format!("unknown fork heights {words:?}"))),
             Heights::Named(heights) => {
-                let fork =
-                    |name: &String| NAMES.iter().find(|(known, _)| known == name).map(|(_, fork)| *fork);
                 let named = |(name, height): (&String, &u64)| {
-                    fork(name)
+                    Fork::named(name)
                         .map(|fork| (fork, *height))
                         .ok_or_else(|| unfit(format!("unknown fork {name}")))
                 };
                 heights.iter().map(named).collect::<Result<_, _>>()?
             }
         };
-        match self.stake_lock_blocks {
-            28_800 => {}
-            1_000 => forks.push((Fork::ShortLock, 0)),
-            other => return Err(unfit(format!("no rules have a stake lock of {other} blocks"))),
+        let spec = ChainSpec::new(self.chain_id.clone(), forks);
+        Ok(spec.with_lock_blocks(self.stake_lock_blocks))
+    }
+
+    /// Whether the blocks begin at this genesis.
+    pub fn check_genesis(&self, genesis: &Genesis) -> Result<(), ReplayError> {
+        let (expected, given) = (self.genesis_hash, genesis.hash());
+        if expected == given {
+            return Ok(());
         }
-        Ok(ChainSpec::new(self.chain_id.clone(), forks))
+        Err(unfit(format!("the blocks start at genesis {expected}, given is {given}")))
     }
 }
 
-pub(super) fn replay(text: &str, vm: Arc<dyn ContractVm>, genesis: &Genesis) -> Result<Report, ReplayError> {
-    let recording: Recording<'_> = parse(1, text)?;
-    let genesis_hash = genesis.hash();
-    if genesis_hash != recording.chain.genesis_hash {
-        let expected = recording.chain.genesis_hash;
-        return Err(unfit(format!("the blocks start at genesis {expected}, given is {genesis_hash}")));
+/// Who takes the parts of a recording while it is read.
+pub trait Visit {
+    /// Why it takes no more.
+    type Error: From<ReplayError>;
+    /// Comes first, once.
+    fn network(&mut self, network: Network) -> Result<(), Self::Error>;
+    /// Comes for each block, from the lowest up.
+    fn block(&mut self, block: RecordedBlock) -> Result<(), Self::Error>;
+}
+
+/// Reads recorded blocks one by one; no more than one is in memory.
+pub fn read<V: Visit>(input: impl Read, visit: &mut V) -> Result<(), V::Error> {
+    let mut stopped = None;
+    let mut json = serde_json::Deserializer::from_reader(input);
+    let parts = Parts { visit, stopped: &mut stopped };
+    let read = json.deserialize_map(parts).and_then(|()| json.end());
+    match (stopped, read) {
+        (Some(error), _) => Err(error),
+        (None, read) => Ok(read.map_err(|source| ReplayError::Form { line: 1, source })?),
     }
-    let ledger = Ledger::builder(recording.chain.spec()?).contracts(vm).open(genesis)?;
-    let blocks: Vec<(Block, &BlockLine<'_>)> = recording
-        .blocks
-        .iter()
-        .map(|line| match Block::from_rlp(&line.block, MAX_BLOCK_BYTES) {
-            Ok(block) => Ok((block, line)),
-            Err(error) => Err(unfit(format!("block {}: {error}", line.height))),
+}
+
+/// Reads the object that a recording is.
+struct Parts<'a, V: Visit> {
+    visit: &'a mut V,
+    stopped: &'a mut Option<V::Error>,
+}
+
+impl<V: Visit> Parts<'_, V> {
+    /// Keeps the visitor's own error beside the one that ends the reading.
+    fn keep<E: de::Error>(&mut self, result: Result<(), V::Error>) -> Result<(), E> {
+        result.map_err(|error| {
+            *self.stopped = Some(error);
+            E::custom("stopped")
         })
-        .collect::<Result<_, _>>()?;
-    let mut replayed = Replayed {
-        name: format!("blocks of {}", recording.chain.chain_id),
-        blocks: blocks.len(),
-        transactions: blocks.iter().map(|(block, _)| block.transactions.len()).sum(),
-        ..Replayed::default()
-    };
-    let mut chain = Chain { follower: Follower::new(ledger) };
-    for (block, line) in blocks {
-        let transactions = block.transactions.len();
-        if let Err(stop) = chain.block(block, line) {
-            replayed.difference = Some(stop.at(format!("height {}", line.height))?);
-            break;
-        }
-        replayed.passed += transactions;
     }
-    Ok(Report { sequences: vec![replayed] })
+}
+
+impl<'de, V: Visit> Visitor<'de> for Parts<'_, V> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a recording of blocks")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        let (mut chain, mut blocks) = (false, false);
+        while let Some(key) = map.next_key::<String>()? {
+            match key.as_str() {
+                "chain" if !chain => {
+                    let network = map.next_value()?;
+                    let taken = self.visit.network(network);
+                    self.keep(taken)?;
+                    chain = true;
+                }
+                "blocks" if chain && !blocks => {
+                    map.next_value_seed(Blocks(&mut self))?;
+                    blocks = true;
+                }
+                "chain" => return Err(de::Error::duplicate_field("chain")),
+                "blocks" => return Err(de::Error::custom("`blocks` stands before `chain`, or twice")),
+                _ => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        if blocks { Ok(()) } else { Err(de::Error::missing_field("blocks")) }
+    }
+}
+
+struct Blocks<'a, 'b, V: Visit>(&'a mut Parts<'b, V>);
+
+impl<'de, V: Visit> DeserializeSeed<'de> for Blocks<'_, '_, V> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de, V: Visit> Visitor<'de> for Blocks<'_, '_, V> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of blocks")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        while let Some(block) = list.next_element()? {
+            let taken = self.0.visit.block(block);
+            self.0.keep(taken)?;
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn replay(
+    input: impl Read,
+    vm: Arc<dyn ContractVm>,
+    genesis: &Genesis,
+    judge: Option<Arc<dyn Judge>>,
+) -> Result<Report, ReplayError> {
+    let mut run = Run { vm, genesis, judge, chain: None, replayed: Replayed::default() };
+    read(input, &mut run)?;
+    Ok(Report { sequences: vec![run.replayed] })
+}
+
+/// A replay while its recording is read.
+struct Run<'a> {
+    vm: Arc<dyn ContractVm>,
+    genesis: &'a Genesis,
+    judge: Option<Arc<dyn Judge>>,
+    chain: Option<Chain>,
+    replayed: Replayed,
+}
+
+impl Visit for Run<'_> {
+    type Error = ReplayError;
+
+    fn network(&mut self, network: Network) -> Result<(), ReplayError> {
+        network.check_genesis(self.genesis)?;
+        let ledger = Ledger::builder(network.spec()?).contracts(self.vm.clone()).open(self.genesis)?;
+        let follower = Follower::new(ledger);
+        self.chain = Some(Chain {
+            follower: match self.judge.take() {
+                Some(judge) => follower.judged_by(judge),
+                None => follower,
+            },
+        });
+        self.replayed.name = format!("blocks of {}", network.chain_id);
+        Ok(())
+    }
+
+    fn block(&mut self, line: RecordedBlock) -> Result<(), ReplayError> {
+        let block = line.block()?;
+        let transactions = block.transactions.len();
+        self.replayed.blocks += 1;
+        self.replayed.transactions += transactions;
+        let Some(chain) = &mut self.chain else { return Ok(()) };
+        match chain.block(block, &line) {
+            Ok(()) => self.replayed.passed += transactions,
+            Err(stop) => {
+                self.replayed.difference = Some(stop.at(format!("height {}", line.height))?);
+                // What follows runs on another state; it is only counted.
+                self.chain = None;
+            }
+        }
+        Ok(())
+    }
 }
 
 struct Chain {
@@ -184,14 +301,16 @@ struct Chain {
 }
 
 impl Chain {
-    fn block(&mut self, block: Block, line: &BlockLine<'_>) -> Result<(), Stop> {
+    fn block(&mut self, block: Block, line: &RecordedBlock) -> Result<(), Stop> {
         same("height", line.height, block.header.height)?;
         same("hash", line.hash, block.header.hash())?;
+        let valid = |vote: &Vote| vote.block == line.hash && vote.verify().is_ok();
+        if !line.votes().map_err(Stop::Failed)?.as_slice().iter().all(valid) {
+            return Err(Stop::differs("votes", "signed, and for this block", "others"));
+        }
         let block = Arc::new(block);
         let post = self.follower.apply(block.clone()).map_err(|error| match error {
-            FollowError::State(error) | FollowError::Block { source: BlockError::State(error), .. } => {
-                error.into()
-            }
+            FollowError::State(error) => error.into(),
             error => Stop::differs("block", "accepted", error),
         })?;
         same("state root", line.state_root, post.root)?;
@@ -202,7 +321,7 @@ impl Chain {
         Ok(())
     }
 
-    fn receipt(&self, block: &Block, line: &ReceiptLine<'_>) -> Result<(), Stop> {
+    fn receipt(&self, block: &Block, line: &ReceiptLine) -> Result<(), Stop> {
         let receipt = &line.receipt;
         let raw = block.transactions.get(line.tx_index).and_then(|raw| RawTx::decode(raw.clone()).ok());
         same("receipt's transaction", receipt.tx_hash, raw.map(|raw| raw.hash).unwrap_or_default())?;

@@ -9,7 +9,8 @@
 //! | `blocks_*.json` | consecutive blocks of a network from its genesis on | hashes, receipts, flags and the root of each block, through [`Ledger`](crate::ledger::Ledger) |
 //!
 //! A sequence ends at its first difference, since all behind it runs on another state. Texts of errors are never
-//! compared, and votes are consensus's to check.
+//! compared, and whether votes certify a block is consensus's to say: [`replay_judged`] asks a
+//! [`Judge`].
 //!
 //! ```
 //! use std::sync::Arc;
@@ -19,14 +20,14 @@
 //! # Ok::<(), theta_ledger::replay::ReplayError>(())
 //! ```
 
-mod blocks;
+pub mod blocks;
 mod contracts;
 mod sequences;
 
 use std::{
     collections::BTreeMap,
     fmt::{self, Display},
-    io::BufRead,
+    io::{BufRead, Read},
     sync::Arc,
 };
 
@@ -42,6 +43,7 @@ use theta_core::{
 
 use crate::{
     error::{BlockError, OpenError},
+    follow::Judge,
     genesis::Genesis,
     state::{
         StateError, StateView, keys,
@@ -158,28 +160,41 @@ const SHOWN: usize = 200;
 
 /// Replays a recording. `vm` runs the contracts; `genesis` is what recorded blocks start from and else unused.
 pub fn replay(
+    input: impl BufRead,
+    vm: Arc<dyn ContractVm>,
+    genesis: Option<&Genesis>,
+) -> Result<Report, ReplayError> {
+    replay_judged(input, vm, genesis, None)
+}
+
+/// Replays a recording and has recorded blocks judged by consensus too.
+pub fn replay_judged(
     mut input: impl BufRead,
     vm: Arc<dyn ContractVm>,
     genesis: Option<&Genesis>,
+    judge: Option<Arc<dyn Judge>>,
 ) -> Result<Report, ReplayError> {
     #[derive(Deserialize)]
     struct Head {
         t: Option<String>,
         blocks: Option<IgnoredAny>,
     }
-    let mut first = String::new();
-    input.read_line(&mut first)?;
-    match serde_json::from_str::<Head>(&first) {
+    let mut first = Vec::new();
+    input.by_ref().take(LONGEST_HEAD).read_until(b'\n', &mut first)?;
+    match serde_json::from_slice::<Head>(&first) {
         Ok(Head { t: Some(_), .. }) => sequences::replay(input, vm.as_ref()),
         Ok(Head { blocks: None, .. }) => contracts::replay(input, vm.as_ref()),
         Err(source) if !source.is_eof() => Err(ReplayError::Form { line: 1, source }),
         // The one form that is a single value and not lines.
         _ => {
-            input.read_to_string(&mut first)?;
-            blocks::replay(&first, vm, genesis.ok_or(ReplayError::NoGenesis)?)
+            let genesis = genesis.ok_or(ReplayError::NoGenesis)?;
+            blocks::replay(first.as_slice().chain(input), vm, genesis, judge)
         }
     }
 }
+
+/// Bytes that are read of a first line to tell the form; the heads of the forms that have one are far shorter.
+const LONGEST_HEAD: u64 = 1 << 18;
 
 /// The lines behind the first, with their numbers.
 fn lines(input: impl BufRead) -> impl Iterator<Item = Result<(usize, String), ReplayError>> {

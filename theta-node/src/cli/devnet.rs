@@ -3,38 +3,19 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use clap::ValueEnum;
-use theta_core::spec::ChainSpec;
 
-use super::{contracts, interrupted};
+use super::{contracts, input, interrupted};
 use crate::devnet::{Devnet, DevnetConfig, TEST_MNEMONIC};
-
-/// Which rules a devnet follows.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum Chain {
-    /// Every improvement on; blocks follow transactions at once.
-    Devnet,
-    /// Exactly the main network's newest rules; blocks follow the interval.
-    Theta,
-}
-
-impl Chain {
-    pub(super) fn spec(self) -> ChainSpec {
-        match self {
-            Self::Devnet => ChainSpec::devnet(),
-            Self::Theta => ChainSpec::privatenet(),
-        }
-    }
-}
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Number of validators.
     #[arg(long, env = "THETA_VALIDATORS", default_value_t = 4)]
     validators: usize,
-    /// Which rules.
-    #[arg(long, env = "THETA_CHAIN", value_enum, default_value = "devnet")]
-    chain: Chain,
+    /// Which rules: devnet has every improvement on and blocks follow transactions at once; theta is exactly the main
+    /// network's newest rules and blocks follow the interval; a chain-spec file (see `theta spec show --help`) is any other.
+    #[arg(long, env = "THETA_CHAIN", value_name = "CHAIN", default_value = "devnet")]
+    chain: String,
     /// Where the network is kept, and gone on with after a stop; a temporary folder when missing.
     #[arg(long, env = "THETA_DATA_DIR")]
     data_dir: Option<PathBuf>,
@@ -79,7 +60,7 @@ pub(super) async fn run(args: Args) -> Result<()> {
     let scratch = args.data_dir.is_none().then(|| Scratch::new("devnet"));
     let data_dir = args.data_dir.clone().or(scratch.as_ref().map(|scratch| scratch.0.clone()));
     let devnet = Devnet::start(DevnetConfig {
-        spec: args.chain.spec(),
+        spec: input::chain(&args.chain)?,
         validators: args.validators,
         accounts: args.accounts,
         mnemonic: args.mnemonic,

@@ -10,9 +10,15 @@ macro_rules! say {
     };
 }
 
+mod chain;
 mod demo;
 mod devnet;
 mod genesis;
+mod input;
+mod replay;
+mod snapshot;
+mod spec;
+mod work;
 
 use std::{process::ExitCode, sync::Arc};
 
@@ -23,7 +29,7 @@ use clap::{Parser, Subcommand};
 #[command(
     name = "theta",
     version,
-    after_help = "Example:\n  theta devnet                               a network with funded accounts\n  theta demo                                 the main job from end to end\n  theta genesis inspect mainnet.genesis      verify a genesis file"
+    after_help = "Example:\n  theta devnet                               a network with funded accounts\n  theta demo                                 the main job from end to end\n  theta genesis inspect mainnet.genesis      verify a genesis file\n  theta replay diff_ledger.jsonl             compare with a recording of the reference"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -38,9 +44,26 @@ enum Command {
     /// Run the main job from end to end on a fresh network, and show what it did.
     #[command(after_help = "Example:\n  theta demo")]
     Demo(demo::Args),
-    /// Read, verify and describe genesis files.
+    /// Read, verify, describe and write genesis files; describe snapshots.
     #[command(subcommand)]
     Genesis(genesis::Command),
+    /// State at a settled height in a file of the reference's format.
+    #[command(subcommand)]
+    Snapshot(snapshot::Command),
+    /// Blocks in a file of the reference's format: write, take, verify.
+    #[command(subcommand)]
+    Chain(chain::Command),
+    /// Carry recordings of the reference out again and compare every result, receipt and state root.
+    ///
+    /// Prints the first place of each sequence that differs, with both values. Recorded blocks bring their fork heights,
+    /// and their votes are checked too.
+    #[command(
+        after_help = "Example:\n  theta replay diff_ledger.jsonl.gz diff_evm.jsonl.gz\n  theta replay blocks_privatenet.json --genesis privatenet.genesis --json"
+    )]
+    Replay(replay::Args),
+    /// The rules of chains.
+    #[command(subcommand)]
+    Spec(spec::Command),
 }
 
 /// Runs the program with the process's arguments.
@@ -60,7 +83,11 @@ pub fn main() -> ExitCode {
         match cli.command {
             Command::Devnet(args) => devnet::run(args).await,
             Command::Demo(args) => demo::run(args).await,
-            Command::Genesis(command) => genesis::run(command),
+            Command::Genesis(command) => genesis::run(command).await,
+            Command::Snapshot(command) => snapshot::run(command).await,
+            Command::Chain(command) => chain::run(command).await,
+            Command::Replay(args) => replay::run(args).await,
+            Command::Spec(command) => spec::run(command),
         }
     });
     match result {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "whatever fails here is a failed test")]
 
 mod edge;
+mod files;
 mod network;
 
 use std::{path::Path, sync::Arc};

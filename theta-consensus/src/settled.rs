@@ -1,0 +1,116 @@
+//! Judges the next block of a chain that others have settled, without an engine: votes, proposer, change of validators.
+//!
+//! The rules are those by which the engine judges a block of the network (`spec/consensus.md` section 7); what differs is
+//! that a certificate of a settled block is checked too, since here nobody has seen its votes yet.
+
+use theta_core::{block::Header, stake::ValidatorSet};
+
+use crate::{certificate::verify, checks::Fault, proposer::proposer, set_change};
+
+/// What is known of the chain below the block in question.
+#[derive(Clone, Copy, Debug)]
+pub struct Below<'a> {
+    /// Header of the parent.
+    pub parent: &'a Header,
+    /// Whether the parent or the block below it changes validators.
+    pub change_near: bool,
+    /// The validators that may propose on the parent.
+    pub proposers: &'a ValidatorSet,
+    /// Height of the block that the certificate names, where it is in the chain.
+    pub certified: Option<u64>,
+    /// The validators whose votes certify that block. None where it is trusted, as genesis is: it needs no votes.
+    pub voters: Option<&'a ValidatorSet>,
+    /// Whether signatures with a high `s` are refused.
+    pub low_s: bool,
+}
+
+/// Whether a block may follow. That its proposer signed it is checked elsewhere.
+pub fn judge(header: &Header, below: &Below<'_>) -> Result<(), Fault> {
+    if header.height != below.parent.height + 1 {
+        return Err(Fault::Height);
+    }
+    if header.epoch <= below.parent.epoch {
+        return Err(Fault::Epoch);
+    }
+    if below.low_s && !header.signature.is_low_s() {
+        return Err(Fault::HighS);
+    }
+    if below.certified.is_none_or(|height| height >= header.height) {
+        return Err(Fault::Ancestor);
+    }
+    if let Some(voters) = below.voters {
+        verify(&header.certificate, voters, below.low_s)?;
+    }
+    if !set_change::allows(&header.parent, below.change_near, &header.certificate.block) {
+        return Err(Fault::SetChange);
+    }
+    if proposer(below.proposers, header.epoch) != Some(header.proposer) {
+        return Err(Fault::Proposer);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use theta_core::{
+        amount::ThetaWei,
+        block::CommitCertificate,
+        sign::{SecretKey, Signature},
+        stake::Validator,
+        vote::{Vote, VoteSet},
+    };
+
+    use super::*;
+    use crate::certificate::CertificateError;
+
+    #[test]
+    fn each_rule_refuses_what_breaks_it() {
+        let key = SecretKey::from_bytes(&[7; 32]).expect("in range");
+        let validator = Validator { address: key.address(), stake: ThetaWei::whole(5) };
+        let set = ValidatorSet::new([validator]);
+        let parent = Header { height: 7, epoch: 9, ..Header::zero() };
+        let hash = parent.hash();
+        let mut vote =
+            Vote { block: hash, height: 7, epoch: 9, voter: key.address(), signature: Signature::EMPTY };
+        vote.signature = key.sign_digest(&vote.digest());
+        let certificate = CommitCertificate { block: hash, votes: VoteSet::new([vote]) };
+        let header = Header {
+            height: 8,
+            epoch: 10,
+            parent: hash,
+            proposer: key.address(),
+            certificate,
+            // Only its form matters here.
+            signature: key.sign_digest(&hash),
+            ..Header::zero()
+        };
+        let below = Below {
+            parent: &parent,
+            change_near: true,
+            proposers: &set,
+            certified: Some(7),
+            voters: Some(&set),
+            low_s: true,
+        };
+        assert_eq!(judge(&header, &below), Ok(()));
+        let changed = |change: &dyn Fn(&mut Header)| {
+            let mut header = header.clone();
+            change(&mut header);
+            judge(&header, &below)
+        };
+        assert_eq!(changed(&|header| header.height = 9), Err(Fault::Height));
+        assert_eq!(changed(&|header| header.epoch = 9), Err(Fault::Epoch));
+        assert_eq!(changed(&|header| header.proposer.0[0] ^= 1), Err(Fault::Proposer));
+        assert_eq!(changed(&|header| header.parent.0[0] ^= 1), Err(Fault::SetChange));
+        assert_eq!(changed(&|header| header.signature = Signature::EMPTY), Err(Fault::HighS));
+        let empty = |header: &mut Header| header.certificate.votes = VoteSet::default();
+        assert_eq!(changed(&empty), Err(Fault::Certificate(CertificateError::Empty)));
+        let trusted = Below { voters: None, ..below };
+        let mut bare = header.clone();
+        empty(&mut bare);
+        assert_eq!(judge(&bare, &trusted), Ok(()));
+        for certified in [None, Some(8)] {
+            assert_eq!(judge(&header, &Below { certified, ..below }), Err(Fault::Ancestor));
+        }
+    }
+}
