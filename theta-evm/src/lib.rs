@@ -14,14 +14,17 @@
 //! let _contracts: std::sync::Arc<dyn ContractVm> = std::sync::Arc::new(Evm);
 //! ```
 //!
-//! Features: `native-secp` recovers signatures in precompile 1 by C code. Not here: who pays the fee (the ledger) and what
-//! a node offers on top (calls without a transaction, estimates).
+//! Features: `native-secp` recovers signatures in precompile 1 by C code; `statetest` runs Ethereum's state tests on the
+//! engine below, and brings serde_json. Not here: who pays the fee (the ledger) and what a node offers on top (calls
+//! without a transaction, estimates).
 
 mod frames;
 mod halt;
 mod machine;
 mod opcodes;
 mod precompiles;
+#[cfg(feature = "statetest")]
+pub mod statetest;
 
 use theta_ledger::{
     state::{StateError, StateView},

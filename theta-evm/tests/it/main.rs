@@ -7,6 +7,7 @@ mod known;
 #[path = "../../../theta-ledger/tests/it/nodes.rs"]
 mod nodes;
 mod recorded;
+mod statetests;
 
 use serde_json::Value;
 use theta_core::hash::{Address, Hash};
