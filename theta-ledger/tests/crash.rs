@@ -133,26 +133,17 @@ fn run_and_kill(folder: &Path, blocks: usize, longer: Duration) -> Option<(u64, 
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let output = child.stdout.take().unwrap();
-    let (reports, reported) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        for line in BufReader::new(output).lines().map_while(Result::ok) {
-            // The kill may cut the last line.
-            let parsed = line.split_once(' ').filter(|(_, hash)| hash.len() == 66);
-            let block = parsed.and_then(|(height, hash)| Some((height.parse().ok()?, hash.parse().ok()?)));
-            if block.is_none_or(|block| reports.send(block).is_err()) {
-                return;
-            }
-        }
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let mut reports = lines.filter_map(|line| {
+        // The kill may cut the last line.
+        let (height, hash) = line.split_once(' ').filter(|(_, hash)| hash.len() == 66)?;
+        Some((height.parse().ok()?, hash.parse().ok()?))
     });
-    let mut last = None;
-    for _ in 0..blocks {
-        last = reported.recv_timeout(Duration::from_secs(60)).ok().or(last);
-    }
+    let last = reports.by_ref().take(blocks).last();
     std::thread::sleep(longer);
     child.kill().unwrap();
     child.wait().unwrap();
-    reported.iter().last().or(last)
+    reports.last().or(last)
 }
 
 /// The file that was written last.
