@@ -157,7 +157,8 @@ pub trait Visit {
     fn block(&mut self, block: RecordedBlock) -> Result<(), Self::Error>;
 }
 
-/// Reads recorded blocks one by one; no more than one is in memory.
+/// Reads recorded blocks one by one; no more than one is in memory, unless they stand before their network, which is as
+/// good a recording and has to be held until the network is known.
 pub fn read<V: Visit>(input: impl Read, visit: &mut V) -> Result<(), V::Error> {
     let mut stopped = None;
     let mut json = serde_json::Deserializer::from_reader(input);
@@ -194,6 +195,7 @@ impl<'de, V: Visit> Visitor<'de> for Parts<'_, V> {
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
         let (mut chain, mut blocks) = (false, false);
+        let mut early: Vec<RecordedBlock> = Vec::new();
         while let Some(key) = map.next_key::<String>()? {
             match key.as_str() {
                 "chain" if !chain => {
@@ -201,17 +203,29 @@ impl<'de, V: Visit> Visitor<'de> for Parts<'_, V> {
                     let taken = self.visit.network(network);
                     self.keep(taken)?;
                     chain = true;
+                    for block in early.drain(..) {
+                        let taken = self.visit.block(block);
+                        self.keep(taken)?;
+                    }
                 }
                 "blocks" if chain && !blocks => {
                     map.next_value_seed(Blocks(&mut self))?;
                     blocks = true;
                 }
+                "blocks" if !blocks => {
+                    early = map.next_value()?;
+                    blocks = true;
+                }
                 "chain" => return Err(de::Error::duplicate_field("chain")),
-                "blocks" => return Err(de::Error::custom("`blocks` stands before `chain`, or twice")),
+                "blocks" => return Err(de::Error::duplicate_field("blocks")),
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
         }
-        if blocks { Ok(()) } else { Err(de::Error::missing_field("blocks")) }
+        match (chain, blocks) {
+            (true, true) => Ok(()),
+            (false, _) => Err(de::Error::missing_field("chain")),
+            (true, false) => Err(de::Error::missing_field("blocks")),
+        }
     }
 }
 
