@@ -7,9 +7,8 @@ use std::sync::Arc;
 use anyhow::Context;
 use theta_core::{
     amount::{Coins, TFuelWei, ThetaWei},
-    block::{Block, Extension, Header, transactions_root},
     context::Finality,
-    hash::{Address, EMPTY_ROOT, Hash},
+    hash::{Address, Hash},
     sign::SecretKey,
     spec::ChainSpec,
 };
@@ -68,22 +67,10 @@ fn extend(
     context.proposer = proposer.address();
     let (body, left_out) = ledger.build_block(&context, transactions, proposer)?;
     anyhow::ensure!(left_out.is_empty(), "not valid here: {left_out:?}");
-    let mut header = Header {
-        chain: reader.spec().chain.clone(),
-        epoch: context.epoch,
-        height: context.height(),
-        parent: context.parent_hash,
-        transactions_root: transactions_root(&body.transactions),
-        receipts_root: EMPTY_ROOT,
-        state_root: body.state_root,
-        timestamp: context.timestamp.clone(),
-        proposer: context.proposer,
-        extension: Extension::empty(reader.spec().rules(context.height()).header),
-        ..Header::zero()
-    };
-    header.sign(proposer)?;
-    let (hash, height) = (header.hash(), header.height);
-    ledger.apply_block(&context, hash, Arc::new(Block { header, transactions: body.transactions }))?;
+    let mut block = context.block(reader.spec().rules(context.height()).header, body);
+    block.header.sign(proposer)?;
+    let (hash, height) = (block.header.hash(), block.header.height);
+    ledger.apply_block(&context, hash, Arc::new(block))?;
     Ok((hash, height))
 }
 

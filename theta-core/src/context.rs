@@ -5,8 +5,9 @@ use std::sync::Arc;
 use num_bigint::BigUint;
 
 use crate::{
-    block::Header,
-    hash::{Address, Hash},
+    block::{Block, Extension, Header, transactions_root},
+    hash::{Address, EMPTY_ROOT, Hash},
+    spec::HeaderRules,
     stake::ValidatorSet,
     vote::{EliteVotes, GuardianVotes},
 };
@@ -37,6 +38,46 @@ pub struct BlockContext {
 }
 
 impl BlockContext {
+    /// Of a block on top of `parent`: in the next epoch, with the parent's time and proposer, without votes of the upper
+    /// levels.
+    pub fn on(parent_hash: Hash, parent: Arc<Header>, validators: Arc<ValidatorSet>) -> Self {
+        Self {
+            parent_hash,
+            epoch: parent.epoch.saturating_add(1),
+            timestamp: parent.timestamp.clone(),
+            proposer: parent.proposer,
+            parent,
+            validators,
+            guardian_votes: None,
+            elite_votes: None,
+            voted_state: None,
+            freeze_stakes: false,
+        }
+    }
+
+    /// The block that a body makes here. It is not signed, and certifies nothing.
+    pub fn block(&self, rules: HeaderRules, body: Body) -> Block {
+        let (guardians, elite) = (self.guardian_votes.clone(), self.elite_votes.clone());
+        let header = Header {
+            chain: self.parent.chain.clone(),
+            epoch: self.epoch,
+            height: self.height(),
+            parent: self.parent_hash,
+            transactions_root: transactions_root(&body.transactions),
+            receipts_root: EMPTY_ROOT,
+            state_root: body.state_root,
+            timestamp: self.timestamp.clone(),
+            proposer: self.proposer,
+            extension: match rules {
+                HeaderRules::Twelve => Extension::None,
+                HeaderRules::Guardians => Extension::Guardians(guardians),
+                HeaderRules::GuardiansAndElite => Extension::GuardiansAndElite(guardians, elite),
+            },
+            ..Header::zero()
+        };
+        Block { header, transactions: body.transactions }
+    }
+
     /// Height of the block.
     pub fn height(&self) -> u64 {
         self.parent.height + 1

@@ -70,6 +70,11 @@ impl VoteSet {
     pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+
+    /// Whether every vote is for this block and signed by its voter.
+    pub fn are_for(&self, block: &Hash) -> bool {
+        self.0.iter().all(|vote| vote.block == *block && vote.verify().is_ok())
+    }
 }
 
 impl Vote {

@@ -30,7 +30,7 @@ use revm::{
 use theta_core::{
     codec::rlp::{Encode, encode_list},
     hash::{Hash, keccak},
-    trie::{Node, NodeSource, Trie, TrieError},
+    trie::{NoNodes, NodeSource, Trie, TrieError},
 };
 use theta_ledger::vm::Log;
 
@@ -318,18 +318,9 @@ fn logs_hash(logs: &[Log]) -> Hash {
     keccak(out)
 }
 
-/// Holds nothing: every trie here is made whole.
-struct Nothing;
-
-impl NodeSource for Nothing {
-    fn node(&self, _: &Hash) -> Result<Option<Arc<Node>>, TrieError> {
-        Ok(None)
-    }
-}
-
 /// Ethereum's state root: keys are hashed, accounts are nonce, balance, root of the storage and hash of the code.
 fn state_root(cache: &CacheState) -> Result<Hash, TrieError> {
-    let source: Arc<dyn NodeSource> = Arc::new(Nothing);
+    let source: Arc<dyn NodeSource> = Arc::new(NoNodes);
     let mut state = Trie::empty(source.clone());
     for (address, account) in cache.trie_account() {
         let mut storage = Trie::empty(source.clone());

@@ -127,7 +127,7 @@ impl<R: Read + Seek> ChainFile<R> {
         {
             return Err(record.unexpected("the block does not stand on the one below it"));
         }
-        if votes.as_slice().iter().any(|vote| vote.block != hash || vote.verify().is_err()) {
+        if !votes.are_for(&hash) {
             return Err(record.unexpected("a vote beside the block is not a valid one for it"));
         }
         let height = header.height;

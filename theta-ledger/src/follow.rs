@@ -181,7 +181,8 @@ impl Follower {
     /// Carries out the next block and stores it; it is on disk when this returns.
     pub fn apply(&mut self, block: Arc<Block>) -> Result<PostState, FollowError> {
         let post = self.execute(block)?;
-        self.settle(&self.newest.hash.clone())?;
+        let hash = self.newest.hash;
+        self.settle(&hash)?;
         Ok(post)
     }
 
@@ -231,17 +232,15 @@ impl Follower {
             Some(votes) => self.reader.block(At::Block(votes.block))?,
             None => None,
         };
+        let validators = self.validators_after(newest.hash)?;
         Ok(BlockContext {
-            validators: self.validators_after(newest.hash)?,
-            parent_hash: newest.hash,
-            parent: newest.header,
             epoch: header.epoch,
             timestamp: header.timestamp.clone(),
             proposer: header.proposer,
             voted_state: voted.map(|voted| voted.block.header.state_root),
             guardian_votes,
             elite_votes: header.extension.elite_votes().cloned(),
-            freeze_stakes: false,
+            ..BlockContext::on(newest.hash, newest.header, validators)
         })
     }
 }

@@ -475,18 +475,7 @@ impl LedgerReader {
         let parent = Arc::new(info.block.header.clone());
         let view = self.state(At::Block(info.hash))?;
         let validators = self.post_state(At::Block(info.hash))?.validators;
-        let context = BlockContext {
-            parent_hash: info.hash,
-            epoch: parent.epoch.saturating_add(1),
-            timestamp: parent.timestamp.clone(),
-            proposer: parent.proposer,
-            parent,
-            validators,
-            guardian_votes: None,
-            elite_votes: None,
-            voted_state: None,
-            freeze_stakes: false,
-        };
+        let context = BlockContext::on(info.hash, parent, validators);
         Ok((view, context))
     }
 

@@ -19,7 +19,7 @@ use theta_core::{
     stake::{ValidatorPool, ValidatorSet},
     store::{Batch, Store, Table},
     trie::{self, Node, Trie},
-    vote::{Vote, VoteSet},
+    vote::VoteSet,
 };
 
 use crate::{
@@ -29,7 +29,7 @@ use crate::{
     ledger::{At, LedgerReader, genesis_rows},
     records::{Entry, Mark, Metadata, ProofNode, Record, Records, Trio, Version, write_record},
     state::{
-        Account, StateView,
+        Account, StateError, StateView,
         account::HeightList,
         keys,
         nodes::{NewNodes, Nodes},
@@ -101,26 +101,18 @@ pub fn inspect(
 ) -> Result<GenesisSummary, SnapshotError> {
     let Loaded { snapshot, mut view, .. } = load(file, genesis, trusted, store)?;
     let mut tally = Tally::default();
-    let mut failed = None;
-    view.trie().visit(keys::ACCOUNT, &mut |key, value| {
-        match Account::from_rlp(value, value.len()) {
-            Ok(account) => tally.add(&account),
-            Err(source) => {
-                failed = Some(crate::state::StateError::Damaged { key: hex::encode(key), source });
-            }
-        }
-        failed.is_none()
-    })?;
-    if let Some(error) = failed {
-        return Err(error.into());
-    }
+    each_account(view.trie(), &mut |account| tally.add(&account))?;
     let pool = view.validators()?.unwrap_or_default();
     Ok(tally.summary(snapshot.version, &snapshot.header, snapshot.records, &pool))
 }
 
 /// The version of a genesis file or a snapshot, by its first record; 1 is a genesis.
 pub fn version(file: impl Read) -> Result<u64, SnapshotError> {
-    let head = Records::new(file).require("the file is empty")?;
+    version_of(&mut Records::new(file))
+}
+
+fn version_of(records: &mut Records<impl Read>) -> Result<u64, SnapshotError> {
+    let head = records.require("the file is empty")?;
     Ok(head.decode::<Version>().map_or(1, |version| version.version))
 }
 
@@ -142,8 +134,7 @@ fn load(
         return Err(SnapshotError::NotEmpty);
     }
     let mut records = Records::new(file);
-    let head = records.require("the file is empty")?;
-    let version = head.decode::<Version>().map_or(1, |version| version.version);
+    let version = version_of(&mut records)?;
     if !(2..=4).contains(&version) {
         return Err(SnapshotError::Version(version));
     }
@@ -211,7 +202,7 @@ fn load(
 fn stake_heights(view: &StateView) -> Result<Vec<u64>, SnapshotError> {
     let Some(bytes) = view.trie().get(keys::STAKE_HEIGHTS)? else { return Ok(Vec::new()) };
     let heights = HeightList::from_rlp(&bytes, bytes.len());
-    let damaged = |source| crate::state::StateError::Damaged { key: "ls/sthl".to_owned(), source };
+    let damaged = |source| StateError::Damaged { key: "ls/sthl".to_owned(), source };
     Ok(heights.map_err(damaged)?.0)
 }
 
@@ -247,8 +238,9 @@ fn check_top(record: &Record, (header, votes): &(Header, VoteSet)) -> Result<(),
     if header.verify().is_err() {
         return Err(record.unexpected("the uppermost of three headers is not signed by its proposer"));
     }
-    let own = |vote: &Vote| vote.block == hash && vote.height == header.height && vote.verify().is_ok();
-    if !votes.as_slice().iter().all(own) {
+    // The height in a vote is not signed.
+    let own_height = votes.as_slice().iter().all(|vote| vote.height == header.height);
+    if !own_height || !votes.are_for(&hash) {
         return Err(record.unexpected("a vote for the uppermost of three headers is not valid"));
     }
     Ok(())
@@ -428,21 +420,30 @@ impl Import<'_> {
 
 /// Storage roots of all accounts that have one, in the order of their addresses.
 fn storage_roots(trie: &Trie) -> Result<Vec<Hash>, SnapshotError> {
-    let (mut roots, mut failed) = (Vec::new(), None);
+    let mut roots = Vec::new();
+    each_account(trie, &mut |account| {
+        if account.root != Hash::ZERO {
+            roots.push(account.root);
+        }
+    })?;
+    Ok(roots)
+}
+
+fn each_account(trie: &Trie, act: &mut dyn FnMut(Account)) -> Result<(), SnapshotError> {
+    let mut failed = None;
     trie.visit(keys::ACCOUNT, &mut |key, value| {
-        match Account::from_rlp(value, value.len()) {
-            Ok(account) if account.root != Hash::ZERO => roots.push(account.root),
-            Ok(_) => {}
-            Err(source) => {
-                failed = Some(crate::state::StateError::Damaged { key: hex::encode(key), source });
-            }
+        match account(key, value) {
+            Ok(account) => act(account),
+            Err(error) => failed = Some(error),
         }
         failed.is_none()
     })?;
-    match failed {
-        Some(error) => Err(error.into()),
-        None => Ok(roots),
-    }
+    failed.map_or(Ok(()), |error| Err(error.into()))
+}
+
+fn account(key: &[u8], value: &[u8]) -> Result<Account, StateError> {
+    let damaged = |source| StateError::Damaged { key: hex::encode(key), source };
+    Account::from_rlp(value, value.len()).map_err(damaged)
 }
 
 /// Writes a snapshot of a settled block, of which the block two above is settled too. Version 2 or 3 needs the states of
@@ -584,8 +585,7 @@ impl<W: Write> Export<'_, W> {
         if !storage || !key.starts_with(keys::ACCOUNT) {
             return Ok(());
         }
-        let damaged = |source| crate::state::StateError::Damaged { key: hex::encode(key), source };
-        let account = Account::from_rlp(value, value.len()).map_err(damaged)?;
+        let account = account(key, value)?;
         if account.root == Hash::ZERO {
             return Ok(());
         }

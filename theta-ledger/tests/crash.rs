@@ -16,9 +16,9 @@ use std::{
 
 use theta_core::{
     amount::{Coins, TFuelWei, ThetaWei},
-    block::{Block, Extension, Header, transactions_root},
+    block::Header,
     context::Finality,
-    hash::{Address, EMPTY_ROOT, Hash},
+    hash::{Address, Hash},
     sign::SecretKey,
     spec::ChainSpec,
     store::{FjallStore, Store},
@@ -62,22 +62,10 @@ fn settle_one(ledger: &mut Ledger) -> (u64, Hash) {
     let transfers: Vec<Arc<RawTx>> = (1..=20).map(|from| Arc::new(transfer(from, height))).collect();
     let (body, left_out) = ledger.build_block(&context, &transfers, &key(99)).unwrap();
     assert!(left_out.is_empty(), "{left_out:?}");
-    let mut header = Header {
-        chain: reader.spec().chain.clone(),
-        epoch: context.epoch,
-        height,
-        parent: context.parent_hash,
-        transactions_root: transactions_root(&body.transactions),
-        receipts_root: EMPTY_ROOT,
-        state_root: body.state_root,
-        timestamp: context.timestamp.clone(),
-        proposer: context.proposer,
-        extension: Extension::empty(reader.spec().rules(height).header),
-        ..Header::zero()
-    };
-    header.sign(&key(99)).unwrap();
-    let hash = header.hash();
-    ledger.apply_block(&context, hash, Arc::new(Block { header, transactions: body.transactions })).unwrap();
+    let mut block = context.block(reader.spec().rules(height).header, body);
+    block.header.sign(&key(99)).unwrap();
+    let hash = block.header.hash();
+    ledger.apply_block(&context, hash, Arc::new(block)).unwrap();
     ledger.reached(Finality::Settled, &hash).unwrap();
     (height, hash)
 }

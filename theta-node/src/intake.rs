@@ -337,7 +337,7 @@ impl<F: FnOnce(ChainSpec, &Network) -> Result<Intake, IntakeError>> Visit for Re
 #[cfg(test)]
 mod tests {
     use theta_core::{
-        block::{Extension, Header},
+        block::Header,
         context::Finality,
         sign::{SecretKey, Signature},
         vote::Vote,
@@ -389,22 +389,9 @@ mod tests {
             let (_, mut context) = reader.next_block(At::Settled).expect("settled");
             context.proposer = self.key.address();
             let (body, _) = self.ledger.build_block(&context, &[], &self.key).expect("an empty block");
-            let height = context.height();
-            let mut header = Header {
-                chain: "privatenet".to_owned(),
-                epoch: context.epoch,
-                height,
-                parent: context.parent_hash,
-                certificate: CommitCertificate { votes, block: context.parent_hash },
-                transactions_root: transactions_root(&body.transactions),
-                state_root: body.state_root,
-                timestamp: context.timestamp.clone(),
-                proposer: self.key.address(),
-                extension: Extension::empty(reader.spec().rules(height).header),
-                ..Header::zero()
-            };
-            header.sign(&self.key).expect("a key in memory signs");
-            let block = Block { header, transactions: body.transactions };
+            let mut block = context.block(reader.spec().rules(context.height()).header, body);
+            block.header.certificate = CommitCertificate { votes, block: context.parent_hash };
+            block.header.sign(&self.key).expect("a key in memory signs");
             let hash = block.header.hash();
             self.ledger.apply_block(&context, hash, Arc::new(block.clone())).expect("its own block");
             self.ledger.reached(Finality::Settled, &hash).expect("memory takes it");

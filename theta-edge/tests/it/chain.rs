@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
-use theta_core::BigUint;
 use theta_core::amount::{Coins, TFuelWei, ThetaWei};
 use theta_core::block::Header;
 use theta_core::context::BlockContext;
 use theta_core::hash::{Address, EMPTY_ROOT, Hash};
 use theta_core::sign::SecretKey;
 use theta_core::spec::ChainSpec;
-use theta_core::stake::ValidatorSet;
 use theta_core::trie::NoNodes;
 use theta_edge::chain::Fund;
 use theta_ledger::state::StateView;
@@ -52,18 +50,7 @@ impl MemChain {
         let mut parent = Header::zero();
         parent.chain = CHAIN.into();
         parent.height = self.height;
-        let block = BlockContext {
-            parent: Arc::new(parent),
-            parent_hash: Hash::ZERO,
-            epoch: self.height,
-            timestamp: BigUint::from(1_u8),
-            proposer: Address::ZERO,
-            validators: Arc::new(ValidatorSet::default()),
-            guardian_votes: None,
-            elite_votes: None,
-            voted_state: None,
-            freeze_stakes: false,
-        };
+        let block = BlockContext::on(Hash::ZERO, Arc::new(parent), Arc::default());
         let rules = self.spec.rules(self.height + 1);
         let (spec, signatures) = (&self.spec, &self.signatures);
         let scope = Scope { spec, rules, block: &block, vm: &NoContracts, signatures };

@@ -13,7 +13,7 @@ use theta_core::{
     codec::rlp::Decode,
     hash::{Address, Bytes, Hash},
     spec::{ChainSpec, Fork},
-    vote::{Vote, VoteSet},
+    vote::VoteSet,
 };
 
 use super::{Outcome, Output, ReplayError, Replayed, Report, Stop, same};
@@ -166,7 +166,9 @@ pub fn read<V: Visit>(input: impl Read, visit: &mut V) -> Result<(), V::Error> {
     let read = json.deserialize_map(parts).and_then(|()| json.end());
     match (stopped, read) {
         (Some(error), _) => Err(error),
-        (None, read) => Ok(read.map_err(|source| ReplayError::Form { line: 1, source })?),
+        (None, Ok(())) => Ok(()),
+        (None, Err(source)) if source.is_io() => Err(ReplayError::Io(source.into()).into()),
+        (None, Err(source)) => Err(ReplayError::Form { line: 1, source }.into()),
     }
 }
 
@@ -318,8 +320,7 @@ impl Chain {
     fn block(&mut self, block: Block, line: &RecordedBlock) -> Result<(), Stop> {
         same("height", line.height, block.header.height)?;
         same("hash", line.hash, block.header.hash())?;
-        let valid = |vote: &Vote| vote.block == line.hash && vote.verify().is_ok();
-        if !line.votes().map_err(Stop::Failed)?.as_slice().iter().all(valid) {
+        if !line.votes().map_err(Stop::Failed)?.are_for(&line.hash) {
             return Err(Stop::differs("votes", "signed, and for this block", "others"));
         }
         let block = Arc::new(block);

@@ -5,12 +5,10 @@ use std::{collections::BTreeMap, io::BufRead, sync::Arc};
 use serde::Deserialize;
 use serde_json::Value;
 use theta_core::{
-    BigUint,
     block::Header,
     context::BlockContext,
     hash::{Address, Bytes, Hash, keccak},
     spec::{ChainSpec, Fork},
-    stake::ValidatorSet,
 };
 
 use super::{
@@ -126,18 +124,7 @@ fn sequence(
 /// Nothing but height and time matters to these transactions.
 fn context(parent_height: u64, parent_timestamp: u64) -> BlockContext {
     let parent = Header { height: parent_height, timestamp: parent_timestamp.into(), ..Header::zero() };
-    BlockContext {
-        parent_hash: Hash::ZERO,
-        parent: Arc::new(parent),
-        epoch: 0,
-        timestamp: BigUint::ZERO,
-        proposer: Address::ZERO,
-        validators: Arc::new(ValidatorSet::default()),
-        guardian_votes: None,
-        elite_votes: None,
-        voted_state: None,
-        freeze_stakes: false,
-    }
+    BlockContext::on(Hash::ZERO, Arc::new(parent), Arc::default())
 }
 
 fn transaction(scope: &Scope<'_>, view: &mut StateView, line: &TxLine) -> Result<(), Stop> {

@@ -182,19 +182,16 @@ impl Chain {
             return Err(ReplayError::Unfit { line: number, what });
         }
         let guardian_votes = header.extension.guardian_votes().cloned();
+        let validators =
+            next_set(&self.sets, self.tip_hash, &self.tip, self.trusted).cloned().unwrap_or_default();
         let context = BlockContext {
-            parent_hash: self.tip_hash,
-            parent: self.tip.clone(),
             epoch: header.epoch,
             timestamp: header.timestamp.clone(),
             proposer: header.proposer,
-            validators: next_set(&self.sets, self.tip_hash, &self.tip, self.trusted)
-                .cloned()
-                .unwrap_or_default(),
             voted_state: guardian_votes.as_ref().and_then(|votes| self.roots.get(&votes.block).copied()),
             guardian_votes,
             elite_votes: header.extension.elite_votes().cloned(),
-            freeze_stakes: false,
+            ..BlockContext::on(self.tip_hash, self.tip.clone(), validators)
         };
         let scope = Scope {
             spec: &self.spec,

@@ -63,7 +63,7 @@ impl Nodes {
     }
 
     /// Makes a block's new nodes readable before they are stored.
-    pub fn add(&self, new: &NewNodes) {
+    pub(crate) fn add(&self, new: &NewNodes) {
         let mut unsettled = self.unsettled.write();
         for (hash, node) in &new.new {
             unsettled.entry(*hash).or_insert_with(|| (node.clone(), 0)).1 += 1;
@@ -71,7 +71,7 @@ impl Nodes {
     }
 
     /// Forgets a block's new nodes; those that another block made too stay.
-    pub fn remove(&self, new: &NewNodes) {
+    pub(crate) fn remove(&self, new: &NewNodes) {
         let mut unsettled = self.unsettled.write();
         for (hash, _) in &new.new {
             if let Some((_, users)) = unsettled.get_mut(hash) {

@@ -199,7 +199,7 @@ fn receipts() {
 fn executions_of_the_oracle() {
     use super::nodes::Nodes;
     use std::{collections::BTreeMap, sync::Arc};
-    use theta_core::{block::Header, context::BlockContext, stake::ValidatorSet};
+    use theta_core::{block::Header, context::BlockContext};
     use theta_ledger::{state::StateView, tx::Scope, vm::NoContracts};
 
     let mut counted = 0;
@@ -212,18 +212,7 @@ fn executions_of_the_oracle() {
         let root = nodes.add(state.iter());
         let mut view = StateView::open(root, height - 1, nodes).unwrap();
         let parent = Header { height: height - 1, ..Header::zero() };
-        let context = BlockContext {
-            parent_hash: Hash::ZERO,
-            parent: Arc::new(parent),
-            epoch: 0,
-            timestamp: BigUint::ZERO,
-            proposer: Address::ZERO,
-            validators: Arc::new(ValidatorSet::default()),
-            guardian_votes: None,
-            elite_votes: None,
-            voted_state: None,
-            freeze_stakes: false,
-        };
+        let context = BlockContext::on(Hash::ZERO, Arc::new(parent), Arc::default());
         let signatures = Signatures::default();
         let scope = Scope {
             spec: &spec,

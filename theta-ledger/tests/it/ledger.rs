@@ -1,22 +1,26 @@
 //! The facade: blocks built and applied, settled, reopened.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use theta_core::{
     amount::{Coins, TFuelWei, ThetaWei},
-    block::{Block, Extension, Header, transactions_root},
-    context::{BlockContext, Finality},
-    hash::{Address, Hash},
+    block::Block,
+    context::{BlockContext, Body, Finality},
+    hash::{Address, Hash, U256},
     sign::SecretKey,
     spec::ChainSpec,
-    store::{FjallStore, MemStore, Store},
+    store::{Batch, FjallStore, MemStore, Rows, Store, StoreError, Table},
 };
 use theta_ledger::{
     error::{BlockError, OpenError},
     genesis::{Genesis, GenesisBuilder},
     ledger::{At, Ledger, LedgerReader},
     mempool::{AdmitError, Mempool, MempoolLimits},
-    tx::{RawTx, Send, TxError, TxInput, TxOutput, Unsigned},
+    tx::{RawTx, Send, SmartContract, TxError, TxInput, TxOutput, Unsigned},
+    vm::VmCall,
 };
 
 use super::{bytes, fixture, json, mempool::insert};
@@ -65,21 +69,10 @@ fn sealed(
     transactions: Vec<Vec<u8>>,
     state_root: Hash,
 ) -> Arc<Block> {
-    let mut header = Header {
-        chain: reader.spec().chain.clone(),
-        epoch: context.epoch,
-        height: context.height(),
-        parent: context.parent_hash,
-        transactions_root: transactions_root(&transactions),
-        receipts_root: theta_core::hash::EMPTY_ROOT,
-        state_root,
-        timestamp: context.timestamp.clone(),
-        proposer: context.proposer,
-        extension: Extension::empty(reader.spec().rules(context.height()).header),
-        ..Header::zero()
-    };
-    header.sign(&key(9)).unwrap();
-    Arc::new(Block { header, transactions })
+    let body = Body { transactions, state_root };
+    let mut block = context.block(reader.spec().rules(context.height()).header, body);
+    block.header.sign(&key(9)).unwrap();
+    Arc::new(block)
 }
 
 fn balance(reader: &LedgerReader, at: At, address: Address) -> Coins {
@@ -173,6 +166,61 @@ fn a_block_that_lies_is_refused_and_changes_nothing() {
     assert!(matches!(apply(&mut ledger, Arc::new(other)), BlockError::TransactionsRoot { .. }));
     let good = sealed(&reader, &context, body.transactions, body.state_root);
     assert!(ledger.apply_block(&context, good.header.hash(), good).is_ok());
+}
+
+/// Counts blocks that are read.
+#[derive(Default)]
+struct Counting(MemStore, AtomicUsize);
+
+impl Store for Counting {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.1.fetch_add(usize::from(table == Table::Blocks), Ordering::SeqCst);
+        self.0.get(table, key)
+    }
+    fn scan(
+        &self,
+        table: Table,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Rows, StoreError> {
+        self.0.scan(table, prefix, after, limit)
+    }
+    fn commit(&self, batch: Batch) -> Result<(), StoreError> {
+        self.0.commit(batch)
+    }
+}
+
+#[test]
+fn results_of_a_block_are_found_without_reading_it_again() {
+    let spec = ChainSpec::privatenet();
+    let (genesis, store) = (genesis(&spec), Arc::new(Counting::default()));
+    let mut ledger = Ledger::builder(spec).store(store.clone()).open(&genesis).unwrap();
+    let reader = ledger.reader();
+    let call = VmCall {
+        gas_limit: 100_000,
+        gas_price: U256::from(4_000_000_000_000_u64),
+        data: vec![0],
+        ..VmCall::default()
+    };
+    let contract = |sequence| {
+        let from = TxInput::new(key(1).address(), Coins::ZERO, sequence);
+        let body = SmartContract::new(from, &call);
+        Arc::new(Unsigned::new("privatenet", body).sign(&key(1)).unwrap())
+    };
+    let candidates: Vec<_> = (1..=5).map(contract).collect();
+    // No contracts in the first block.
+    let (first, _) = extend(&mut ledger, genesis.hash(), &[]);
+    let (hash, block) = extend(&mut ledger, first, &candidates);
+    assert_eq!(block.transactions.len(), 6);
+    let found = |raw: &Hash| reader.result(raw).unwrap().is_some();
+    assert!(candidates.iter().all(|raw| found(&raw.hash)), "in a block that is not settled");
+    ledger.reached(Finality::Settled, &hash).unwrap();
+    let before = store.1.load(Ordering::SeqCst);
+    assert!(candidates.iter().all(|raw| found(&raw.hash)), "in a settled block");
+    assert_eq!(store.1.load(Ordering::SeqCst), before);
+    assert!(reader.block(At::Block(hash)).unwrap().is_some());
+    assert_eq!(store.1.load(Ordering::SeqCst), before + 1, "blocks are counted");
 }
 
 /// Real transactions of theta-js on the main network's genesis state: the senders are not in it, so it is told so, and a

@@ -192,3 +192,27 @@ fn damage_is_an_answer() {
     }
     assert!(refused > 5 && differed > 5, "{refused} refused, {differed} differ");
 }
+
+/// A disk that fails in the middle of a recording.
+struct Failing<'a>(&'a [u8]);
+
+impl Read for Failing<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.0.is_empty() {
+            return Err(std::io::Error::other("the disk is gone"));
+        }
+        self.0.read(buffer)
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_no_malformed_recording() {
+    let genesis = Genesis::read(&fixture("privatenet.genesis"), None).unwrap();
+    for whole in [serde_json::to_vec(&first_era()).unwrap(), joined(&candidates(0..5))] {
+        // Behind the part that tells the form.
+        assert!(whole.len() > 280_000);
+        let input = BufReader::new(Failing(&whole[..whole.len() - 1_000]));
+        let refused = replay(input, Arc::new(NoContracts), Some(&genesis)).unwrap_err();
+        assert!(matches!(refused, ReplayError::Io(_)), "{refused}");
+    }
+}
