@@ -6,14 +6,15 @@ use std::{sync::Arc, time::Duration};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use theta_benches::{
-    Random, SEED, Times, only_test, prim, report,
-    state::{changes, entry, permutations, put, write_nodes},
+    Random, SEED, Times, asked_for, only_test, prim, report,
+    state::{changes, entry, permutations, write_nodes},
     timed,
 };
 use theta_core::{
     hash::Hash,
     store::{FjallStore, MemStore, Store},
     trie::Trie,
+    workers::{Cores, Inline, Workers},
 };
 use theta_ledger::state::nodes::Nodes;
 
@@ -35,22 +36,24 @@ struct State {
     store: Arc<dyn Store>,
     nodes: Arc<Nodes>,
     root: Hash,
+    workers: Arc<dyn Workers>,
 }
 
 impl State {
     fn new(store: Arc<dyn Store>, accounts: u64, random: &mut Random) -> Self {
         let nodes = Arc::new(Nodes::new(store.clone()));
         let mut trie = Trie::empty(nodes.clone());
-        put(&mut trie, (0..accounts).map(|number| entry(number, random)).collect());
+        let entries: Vec<_> = (0..accounts).map(|number| entry(number, random)).collect();
+        trie.update(entries, &Inline).expect("nothing is read");
         let root = trie.root();
         write_nodes(store.as_ref(), &nodes, &mut trie);
-        Self { store, nodes, root }
+        Self { store, nodes, root, workers: Arc::new(Inline) }
     }
 
     /// The trie after changes, hashed.
     fn changed(&self, entries: Vec<(Vec<u8>, Vec<u8>)>) -> Trie {
         let mut trie = Trie::open(self.root, self.nodes.clone()).expect("the root is stored");
-        put(&mut trie, entries);
+        trie.update(entries, self.workers.as_ref()).expect("every node is there");
         trie.root();
         trie
     }
@@ -61,11 +64,63 @@ impl State {
     }
 }
 
+/// The peer: a store made for tries, whose nodes are binary and hashed by BLAKE3, with the same keys and values of 100
+/// bytes.
+#[cfg(feature = "nomt")]
+mod peer {
+    use std::path::Path;
+
+    use nomt::{KeyReadWrite, Nomt, Options, SessionParams, WitnessMode, hasher::Blake3Hasher};
+    use theta_core::hash::keccak;
+
+    pub struct Peer(Nomt<Blake3Hasher>);
+
+    impl Peer {
+        pub fn open(folder: &Path) -> Self {
+            let mut options = Options::new();
+            options.path(folder.join("nomt"));
+            options.hashtable_buckets(1 << 20);
+            Self(Nomt::open(options).expect("the peer opens"))
+        }
+
+        pub fn update(&self, entries: &[(Vec<u8>, Vec<u8>)]) {
+            let session =
+                self.0.begin_session(SessionParams::default().witness_mode(WitnessMode::disabled()));
+            let mut changes = Vec::with_capacity(entries.len());
+            for (key, value) in entries {
+                let path = keccak(key).0;
+                session.warm_up(path);
+                let value = value.iter().copied().chain(std::iter::repeat(0)).take(100).collect();
+                changes.push((path, KeyReadWrite::Write(Some(value))));
+            }
+            changes.sort_unstable_by_key(|(path, _)| *path);
+            let done = session.finish(changes).expect("the peer takes it");
+            done.commit(&self.0).expect("the peer takes it");
+        }
+    }
+}
+
+#[cfg(not(feature = "nomt"))]
+mod peer {
+    pub struct Peer;
+
+    impl Peer {
+        pub fn open(_: &std::path::Path) -> Self {
+            println!("state/commit: skipped the peer: run with --features theta-benches/nomt");
+            Self
+        }
+
+        pub fn update(&self, _: &[(Vec<u8>, Vec<u8>)]) {}
+    }
+}
+
 fn root_mem(criterion: &mut Criterion) {
-    for (accounts, size) in sizes() {
+    for (accounts, size) in sizes().iter().filter(|(_, size)| asked_for(&format!("state/root_mem/{size}"))) {
         let mut random = Random::new(SEED);
         let mut state = State::new(Arc::new(MemStore::default()), *accounts, &mut random);
-        for keys in changed() {
+        for (keys, all) in changed().iter().flat_map(|keys| [(keys, false), (keys, true)]) {
+            state.workers = if all { Arc::new(Cores) } else { Arc::new(Inline) };
+            let id = format!("state/root_mem{}/{size}", if all { "_cores" } else { "" });
             // The root alone is measured; the nodes are written so that the next round begins as a block does.
             let mut round = || {
                 let entries = changes(*accounts, *keys, None, &mut random);
@@ -76,7 +131,7 @@ fn root_mem(criterion: &mut Criterion) {
             let mut group = criterion.benchmark_group("state");
             group.sample_size(20).measurement_time(Duration::from_secs(5));
             group.throughput(Throughput::Elements(*keys as u64));
-            group.bench_function(format!("root_mem/{size}/{keys}"), |bencher| {
+            group.bench_function(format!("{}/{keys}", &id["state/".len()..]), |bencher| {
                 bencher.iter_custom(|rounds| (0..rounds).map(|_| round()).sum());
             });
             group.finish();
@@ -88,7 +143,7 @@ fn root_mem(criterion: &mut Criterion) {
             }
             let permutation = Times::of(hashes).median.as_secs_f64();
             let ceiling = 1.0 / (permutations(*accounts, *keys) * permutation);
-            report(&format!("state/root_mem/{size}/{keys}"), "keys", *keys as f64, Times::of(times), ceiling);
+            report(&format!("{id}/{keys}"), "keys", *keys as f64, Times::of(times), ceiling);
         }
     }
 }
@@ -100,11 +155,18 @@ fn written() -> Option<u64> {
 }
 
 fn commit(criterion: &mut Criterion) {
-    for (accounts, size) in sizes() {
+    for (accounts, size) in sizes().iter().filter(|(_, size)| asked_for(&format!("state/commit/{size}"))) {
         let mut random = Random::new(SEED);
         let folder = tempfile::tempdir().expect("a temporary folder");
         let store = FjallStore::open(folder.path()).expect("a new store opens");
         let mut state = State::new(Arc::new(store), *accounts, &mut random);
+        state.workers = Arc::new(Cores);
+        let peer = peer::Peer::open(folder.path());
+        let mut numbers = Random::new(SEED);
+        for from in (0..*accounts).step_by(10_000) {
+            let to = (from + 10_000).min(*accounts);
+            peer.update(&(from..to).map(|number| entry(number, &mut numbers)).collect::<Vec<_>>());
+        }
         // What a block does to the state: open, change, root, write.
         let update = |state: &mut State, entries| {
             let trie = state.changed(entries);
@@ -121,11 +183,13 @@ fn commit(criterion: &mut Criterion) {
             group.finish();
             let (mut hashes, mut syncs) = (Vec::new(), Vec::new());
             let (before, mut payload, mut times) = (written(), 0, Vec::new());
+            let mut peers = Vec::new();
             for _ in 0..rounds() {
                 hashes.push(prim::permutation());
                 syncs.push(prim::sync(folder.path()).expect("the disk takes it"));
                 let entries = changes(*accounts, *keys, Some(10), &mut random);
                 payload += entries.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+                peers.push(timed(|| peer.update(&entries)).1);
                 times.push(timed(|| update(&mut state, entries)).1);
             }
             let (permutation, sync) =
@@ -134,8 +198,26 @@ fn commit(criterion: &mut Criterion) {
             // One sync for each batch, and the hashing that no trie can go without.
             let hashing = *keys as f64 * permutations(*accounts, *keys) * permutation;
             let ceiling = *keys as f64 / (sync + hashing);
-            report(&format!("state/commit/{size}/{keys}"), "keys", *keys as f64, Times::of(times), ceiling);
-            if let (Some(before), Some(after)) = (before, written()) {
+            report(
+                &format!("state/commit/{size}/{keys}"),
+                "keys",
+                *keys as f64,
+                Times::of(times.clone()),
+                ceiling,
+            );
+            if cfg!(feature = "nomt") {
+                let (ours, theirs) = (Times::of(times.clone()), Times::of(peers.clone()));
+                let mut ratios: Vec<f64> =
+                    times.iter().zip(&peers).map(|(a, b)| b.as_secs_f64() / a.as_secs_f64()).collect();
+                ratios.sort_by(f64::total_cmp);
+                println!(
+                    r#"{{"bench":"state/commit/{size}/{keys}","peer":"nomt 1.0.5","median_us":{},"peer_median_us":{},"ratio":{:.2}}}"#,
+                    ours.median.as_micros(),
+                    theirs.median.as_micros(),
+                    ratios[ratios.len() / 2]
+                );
+            }
+            if let (false, Some(before), Some(after)) = (cfg!(feature = "nomt"), before, written()) {
                 let amplification = (after - before) as f64 / payload as f64;
                 println!(
                     "state/commit/{size}/{keys}: {amplification:.1} bytes written for each byte of keys and values"

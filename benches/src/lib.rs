@@ -41,6 +41,12 @@ pub fn only_test() -> bool {
     std::env::args().any(|argument| argument == "--test")
 }
 
+/// Whether results whose ids begin so were asked for: by a part of the id behind `--`, as criterion takes it, or by nothing.
+pub fn asked_for(id: &str) -> bool {
+    let mut parts = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).peekable();
+    parts.peek().is_none() || parts.any(|part| id.contains(&part) || part.contains(id))
+}
+
 /// Least and median time.
 #[derive(Clone, Copy, Debug)]
 pub struct Times {

@@ -59,13 +59,6 @@ pub fn write_nodes(store: &dyn Store, nodes: &Nodes, trie: &mut Trie) {
     store.commit(batch).expect("the disk takes it");
 }
 
-/// Puts entries into a trie.
-pub fn put(trie: &mut Trie, entries: Vec<(Vec<u8>, Vec<u8>)>) {
-    for (key, value) in entries {
-        trie.set(&key, value).expect("every node is there");
-    }
-}
-
 /// `p(N, K)`: permutations for each updated key, from the table of the ceilings, between its rows by the logarithm of N.
 pub fn permutations(accounts: u64, keys: usize) -> f64 {
     let column: [f64; 4] = match keys {

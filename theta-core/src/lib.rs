@@ -30,5 +30,6 @@ pub mod stake;
 pub mod store;
 pub mod trie;
 pub mod vote;
+pub mod workers;
 
 pub use num_bigint::BigUint;

@@ -7,6 +7,7 @@ use theta_core::{
     hash::Hash,
     sign::Signer,
     stake::ValidatorSet,
+    workers::{Workers, each_mut},
 };
 
 use crate::{
@@ -64,14 +65,19 @@ impl Execution {
         self.results.extend(outcome.map(|outcome| ContractResult::new(raw.hash, outcome)));
     }
 
-    fn finish(self, scope: &Scope<'_>, view: &mut StateView) -> Result<Executed, BlockError> {
-        staking::end_of_block(view, scope.rules).map_err(BlockError::End)?;
+    fn finish(
+        self,
+        scope: &Scope<'_>,
+        mut view: StateView,
+        workers: &dyn Workers,
+    ) -> Result<Executed, BlockError> {
+        staking::end_of_block(&mut view, scope.rules).map_err(BlockError::End)?;
         let pool = view.validators()?.unwrap_or_default();
-        let root = view.root()?;
+        let root = view.root_by(workers)?;
         Ok(Executed {
             root,
             results: self.results,
-            new_nodes: view.take_new_nodes(),
+            new_nodes: view.into_new_nodes(),
             validators: Arc::new(ValidatorSet::of_pool(&pool)),
             changes_validators: self.changes_validators,
         })
@@ -83,15 +89,25 @@ pub(crate) fn execute(
     scope: &Scope<'_>,
     mut view: StateView,
     transactions: &[Vec<u8>],
+    workers: &dyn Workers,
 ) -> Result<Executed, BlockError> {
+    // Reading and checking signatures needs no state, so all of it is done first, on any core.
+    let mut read: Vec<_> = transactions.iter().map(|bytes| (bytes, None)).collect();
+    each_mut(workers, &mut read, |(bytes, raw)| {
+        let decoded = RawTx::decode(bytes.to_vec());
+        if let Ok(raw) = &decoded {
+            raw.transaction.recover(scope);
+        }
+        *raw = Some(decoded);
+    });
     let mut execution = Execution::new();
-    for (index, bytes) in transactions.iter().enumerate() {
+    for (index, raw) in read.into_iter().filter_map(|(_, raw)| raw).enumerate() {
         let failed = |source| BlockError::Transaction { index, source };
-        let raw = RawTx::decode(bytes.clone()).map_err(|error| failed(error.into()))?;
+        let raw = raw.map_err(|error| failed(error.into()))?;
         let outcome = run(scope, &mut view, &raw).map_err(failed)?;
         execution.done(&raw, outcome);
     }
-    execution.finish(scope, &mut view)
+    execution.finish(scope, view, workers)
 }
 
 /// A built block and the candidates that were left out because they are not valid on it.
@@ -103,6 +119,7 @@ pub(crate) fn build(
     mut view: StateView,
     candidates: &[Arc<RawTx>],
     signer: &dyn Signer,
+    workers: &dyn Workers,
 ) -> Result<Built, BlockError> {
     let mut execution = Execution::new();
     let mut transactions = Vec::with_capacity(candidates.len() + 1);
@@ -129,7 +146,7 @@ pub(crate) fn build(
             Err(error) => left_out.push((raw.hash, error)),
         }
     }
-    let executed = execution.finish(scope, &mut view)?;
+    let executed = execution.finish(scope, view, workers)?;
     Ok((Body { transactions, state_root: executed.root }, executed, left_out))
 }
 

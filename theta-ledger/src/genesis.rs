@@ -16,6 +16,7 @@ use theta_core::{
     spec::ChainSpec,
     stake::ValidatorPool,
     trie::{NoNodes, Trie},
+    workers::Inline,
 };
 
 use crate::{
@@ -176,9 +177,8 @@ impl Genesis {
     /// The state as a trie in memory.
     pub(crate) fn trie(&self) -> Trie {
         let mut trie = Trie::empty(Arc::new(NoNodes));
-        for (key, value) in &self.entries {
-            trie.set(key, value.clone()).expect("nothing is read from a source");
-        }
+        let entries = self.entries.iter().map(|(key, value)| (key.clone(), value.clone()));
+        trie.update(entries, &Inline).expect("nothing is read from a source");
         trie
     }
 

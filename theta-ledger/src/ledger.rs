@@ -14,6 +14,7 @@ use theta_core::{
     spec::ChainSpec,
     stake::ValidatorSet,
     store::{Batch, MemStore, Store},
+    workers::{Inline, Workers},
 };
 
 use crate::{
@@ -59,15 +60,18 @@ struct Shared {
     store: Arc<dyn Store>,
     nodes: Arc<Nodes>,
     vm: Arc<dyn ContractVm>,
+    workers: Arc<dyn Workers>,
     signatures: Signatures,
     moving: RwLock<Moving>,
 }
 
-/// Settings of a ledger. Without a store it lives in memory, without a machine it runs no contracts.
+/// Settings of a ledger. Without a store it lives in memory, without a machine it runs no contracts, without workers it
+/// uses the caller's thread alone.
 pub struct LedgerBuilder {
     spec: ChainSpec,
     store: Arc<dyn Store>,
     vm: Arc<dyn ContractVm>,
+    workers: Arc<dyn Workers>,
 }
 
 impl std::fmt::Debug for LedgerBuilder {
@@ -85,6 +89,11 @@ impl LedgerBuilder {
     /// Who runs contracts.
     pub fn contracts(self, vm: Arc<dyn ContractVm>) -> Self {
         Self { vm, ..self }
+    }
+
+    /// Who checks signatures and hashes states. What comes out is the same with any number of threads.
+    pub fn workers(self, workers: Arc<dyn Workers>) -> Self {
+        Self { workers, ..self }
     }
 
     /// Opens the store, or begins it with this genesis.
@@ -125,6 +134,7 @@ impl LedgerBuilder {
                 store: self.store,
                 nodes,
                 vm: self.vm,
+                workers: self.workers,
                 signatures: Signatures::default(),
                 moving: RwLock::new(Moving { layers: BTreeMap::new(), settled }),
             }),
@@ -159,8 +169,8 @@ pub(crate) fn genesis_rows(genesis: &Genesis) -> Batch {
     let mut new = NewNodes::default();
     new.collect(&mut genesis.trie());
     let mut batch = Batch::default();
-    for (hash, node) in &new.new {
-        batch.put(theta_core::store::Table::Nodes, hash.as_slice(), node.encoded());
+    for node in &new.new {
+        batch.put(theta_core::store::Table::Nodes, node.hash.as_slice(), node.encoding.as_ref());
     }
     let stored = StoredBlock {
         block: Block { header: genesis.header.clone(), transactions: Vec::new() },
@@ -187,7 +197,12 @@ impl std::fmt::Debug for Ledger {
 impl Ledger {
     /// A ledger of this chain, in memory and without contracts unless told otherwise.
     pub fn builder(spec: ChainSpec) -> LedgerBuilder {
-        LedgerBuilder { spec, store: Arc::new(MemStore::default()), vm: Arc::new(NoContracts) }
+        LedgerBuilder {
+            spec,
+            store: Arc::new(MemStore::default()),
+            vm: Arc::new(NoContracts),
+            workers: Arc::new(Inline),
+        }
     }
 
     /// A reader; any number of them may read while blocks are applied.
@@ -204,8 +219,9 @@ impl Ledger {
         coinbase: &dyn Signer,
     ) -> Result<(Body, Vec<(Hash, TxError)>), BlockError> {
         let view = self.parent_view(context)?;
+        let workers = self.shared.workers.as_ref();
         let (body, executed, left_out) =
-            self.shared.scoped(context, |scope| block::build(scope, view, candidates, coinbase))?;
+            self.shared.scoped(context, |scope| block::build(scope, view, candidates, coinbase, workers))?;
         self.built = Some((context.parent_hash, body.transactions.clone(), executed));
         Ok((body, left_out))
     }
@@ -233,7 +249,9 @@ impl Ledger {
             }
             _ => {
                 let view = self.parent_view(context)?;
-                self.shared.scoped(context, |scope| block::execute(scope, view, &block.transactions))?
+                let workers = self.shared.workers.as_ref();
+                self.shared
+                    .scoped(context, |scope| block::execute(scope, view, &block.transactions, workers))?
             }
         };
         if executed.root != header.state_root {

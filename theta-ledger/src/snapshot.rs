@@ -366,8 +366,7 @@ impl Import<'_> {
             trie.set(&entry.key, entry.value)?;
             count += 1;
             if count % BATCH == 0 {
-                let root = self.write(&mut trie)?;
-                trie = Trie::open(root, self.nodes.clone())?;
+                self.write(&mut trie)?;
             }
         }
     }

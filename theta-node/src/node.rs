@@ -17,6 +17,7 @@ use theta_core::{
     sign::SecretKey,
     spec::ChainSpec,
     store::{MemStore, Store},
+    workers::Cores,
 };
 use theta_ledger::{
     genesis::Genesis,
@@ -124,7 +125,11 @@ impl Node {
         } else {
             DataFolder::new(&config.folder).store()?
         };
-        let ledger = Ledger::builder(config.spec).store(store).contracts(config.vm).open(&config.genesis)?;
+        let ledger = Ledger::builder(config.spec)
+            .store(store)
+            .contracts(config.vm)
+            .workers(Arc::new(Cores))
+            .open(&config.genesis)?;
         let reader = ledger.reader();
         let mempool = Arc::new(Mutex::new(Mempool::new(reader.clone(), MempoolLimits::default())?));
         let (port, deliveries) = hub.join();

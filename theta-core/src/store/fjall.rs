@@ -2,9 +2,15 @@
 
 use std::{fs, path::Path, sync::Arc};
 
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use fjall::{
+    Database, Keyspace, KeyspaceCreateOptions, PersistMode,
+    config::{CompressionPolicy, PinningPolicy},
+};
 
 use super::{Batch, Rows, Store, StoreError, Table, writes};
+
+/// Bytes of blocks of the files that are kept in memory.
+const CACHE: u64 = 64 << 20;
 
 /// Format of the tables; another one is refused at open.
 const FORMAT: &str = "theta-store 1";
@@ -20,6 +26,20 @@ pub struct FjallStore {
 impl std::fmt::Debug for FjallStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("FjallStore").finish_non_exhaustive()
+    }
+}
+
+/// How a table lies on disk.
+fn options(table: Table) -> KeyspaceCreateOptions {
+    let options = KeyspaceCreateOptions::default();
+    match table {
+        // Hashes of hashes: they do not shrink, and whoever asks for a node knows that it is there.
+        Table::Nodes => options
+            .data_block_compression_policy(CompressionPolicy::disabled())
+            .filter_block_pinning_policy(PinningPolicy::all(true))
+            .index_block_pinning_policy(PinningPolicy::all(true))
+            .expect_point_read_hits(true),
+        _ => options,
     }
 }
 
@@ -49,13 +69,13 @@ impl FjallStore {
             Err(error) => return Err(io(error)),
         }
         // Some damage to its journal makes fjall 3.1 panic where it should give an error.
-        let open = || Database::builder(folder.join("data")).open();
+        let open = || Database::builder(folder.join("data")).cache_size(CACHE).open();
         let opened = std::panic::catch_unwind(open).map_err(|_| failed(&name, &"its journal is damaged"))?;
         let database = opened.map_err(|error| match error {
             fjall::Error::Locked => StoreError::Locked(name.clone()),
             other => failed(&name, &other),
         })?;
-        let open = |table: &Table| database.keyspace(table.name(), KeyspaceCreateOptions::default);
+        let open = |table: &Table| database.keyspace(table.name(), || options(*table));
         let tables = Table::ALL.iter().map(open).collect::<Result<_, _>>();
         let tables = tables.map_err(|error| failed(&name, &error))?;
         Ok(Self { folder: name.into(), database, tables })
@@ -97,7 +117,7 @@ impl Store for FjallStore {
     }
 
     fn commit(&self, batch: Batch) -> Result<(), StoreError> {
-        let mut out = self.database.batch().durability(Some(PersistMode::SyncAll));
+        let mut out = self.database.batch().durability(Some(PersistMode::SyncData));
         for (table, key, value) in writes(batch) {
             match value {
                 Some(value) => out.insert(self.table(table), key, value),

@@ -8,20 +8,32 @@ use std::{
 
 use super::{Batch, Rows, Store, StoreError, Table, writes};
 
-/// Where a value stands.
-type Place = (Table, Vec<u8>);
+/// Trie nodes are asked for by hash, by the million and in no order, which a tree of keys is slow at.
+#[expect(clippy::disallowed_types, reason = "its order is never seen: a scan sorts")]
+type Nodes = alloy_primitives::map::HashMap<Vec<u8>, Vec<u8>>;
+
+#[derive(Debug, Default)]
+struct Kept {
+    nodes: Nodes,
+    /// The other tables, by [`Table`]'s number.
+    rows: [BTreeMap<Vec<u8>, Vec<u8>>; Table::ALL.len()],
+}
 
 /// Keeps everything in memory; for tests, wallets and chains that need no disk.
 #[derive(Debug, Default)]
 pub struct MemStore {
-    rows: RwLock<BTreeMap<Place, Vec<u8>>>,
+    kept: RwLock<Kept>,
 }
 
 impl Store for MemStore {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         // A panic elsewhere cannot leave a map half written: inserts are whole.
-        let rows = self.rows.read().unwrap_or_else(PoisonError::into_inner);
-        Ok(rows.get(&(table, key.to_vec())).cloned())
+        let kept = self.kept.read().unwrap_or_else(PoisonError::into_inner);
+        let found = match table {
+            Table::Nodes => kept.nodes.get(key),
+            _ => kept.rows[table as usize].get(key),
+        };
+        Ok(found.cloned())
     }
 
     fn scan(
@@ -31,25 +43,37 @@ impl Store for MemStore {
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Rows, StoreError> {
-        let rows = self.rows.read().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.kept.read().unwrap_or_else(PoisonError::into_inner);
+        if table == Table::Nodes {
+            let wanted = |key: &[u8]| key.starts_with(prefix) && after.is_none_or(|after| key > after);
+            let mut found: Vec<_> = kept.nodes.iter().filter(|(key, _)| wanted(key)).collect();
+            found.sort_unstable();
+            return Ok(found
+                .into_iter()
+                .take(limit)
+                .map(|(key, value)| (key.clone(), value.clone()))
+                .collect());
+        }
         let start = match after {
-            Some(after) if after >= prefix => Bound::Excluded((table, after.to_vec())),
-            _ => Bound::Included((table, prefix.to_vec())),
+            Some(after) if after >= prefix => Bound::Excluded(after),
+            _ => Bound::Included(prefix),
         };
-        Ok(rows
-            .range((start, Bound::Unbounded))
-            .take_while(|((at, key), _)| *at == table && key.starts_with(prefix))
+        Ok(kept.rows[table as usize]
+            .range::<[u8], _>((start, Bound::Unbounded))
+            .take_while(|(key, _)| key.starts_with(prefix))
             .take(limit)
-            .map(|((_, key), value)| (key.clone(), value.clone()))
+            .map(|(key, value)| (key.clone(), value.clone()))
             .collect())
     }
 
     fn commit(&self, batch: Batch) -> Result<(), StoreError> {
-        let mut rows = self.rows.write().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
         for (table, key, value) in writes(batch) {
-            match value {
-                Some(value) => rows.insert((table, key), value),
-                None => rows.remove(&(table, key)),
+            match (table, value) {
+                (Table::Nodes, Some(value)) => kept.nodes.insert(key, value),
+                (Table::Nodes, None) => kept.nodes.remove(&key),
+                (_, Some(value)) => kept.rows[table as usize].insert(key, value),
+                (_, None) => kept.rows[table as usize].remove(&key),
             };
         }
         Ok(())

@@ -130,6 +130,7 @@ pub fn check_store(store: &dyn Store) {
     let mut batch = Batch::default();
     for key in ["a", "ab", "b", "ba", "c"] {
         batch.put(Table::Meta, key, [key.as_bytes(), b"!"].concat());
+        batch.put(Table::Nodes, [key, "z"].concat(), key);
     }
     batch.put(Table::Blocks, "a", "other table");
     batch.put(Table::Meta, "empty", "");
@@ -148,6 +149,13 @@ pub fn check_store(store: &dyn Store) {
     assert_eq!(keys(b"", Some(b"ab"), 2), ["b", "ba"]);
     assert_eq!(keys(b"b", Some(b"ba"), 2), Vec::<String>::new());
     assert_eq!(keys(b"b", Some(b"a"), 9), ["b", "ba"]);
+
+    let nodes = |prefix: &[u8], after: Option<&[u8]>, limit| {
+        let rows = store.scan(Table::Nodes, prefix, after, limit).expect("readable");
+        rows.into_iter().map(|(_, value)| String::from_utf8(value).expect("text")).collect::<Vec<_>>()
+    };
+    assert_eq!(nodes(b"", None, 4), ["ab", "a", "ba", "b"]);
+    assert_eq!(nodes(b"a", Some(b"abz"), 4), ["a"]);
 
     let mut batch = Batch::default();
     batch.put(Table::Meta, "a", "first");

@@ -9,6 +9,7 @@ use theta_core::{
     hash::{Address, Bytes, Hash, keccak},
     spec::{ChainSpec, Fork},
     stake::ValidatorSet,
+    workers::Inline,
 };
 
 use super::{
@@ -349,7 +350,7 @@ fn whole(
     let transactions: Vec<Vec<u8>> =
         line.txs.iter().filter(|tx| tx.accepted).map(|tx| tx.raw.to_vec()).collect();
     same("transactions root", header.transactions_root, transactions_root(&transactions))?;
-    let executed = block::execute(scope, view, &transactions).map_err(refused)?;
+    let executed = block::execute(scope, view, &transactions, &Inline).map_err(refused)?;
     same("state root", header.state_root, executed.root)?;
     same("has_validator_update", line.has_validator_update, executed.changes_validators)?;
     Ok(executed)

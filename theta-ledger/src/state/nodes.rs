@@ -18,17 +18,25 @@ const CACHED_LEAVES: usize = 200_000;
 /// What a block made of a state's nodes.
 #[derive(Clone, Default)]
 pub struct NewNodes {
-    /// New nodes with their hashes. They hold no others, so that keeping one keeps one.
-    pub(crate) new: Vec<(Hash, Arc<Node>)>,
+    /// New nodes. They hold no others, so that keeping one keeps one.
+    pub(crate) new: Vec<NewNode>,
     /// Stored nodes that these stand in the place of.
     replaced: Vec<Hash>,
 }
 
+/// A node as it will be stored.
+#[derive(Clone)]
+pub(crate) struct NewNode {
+    pub(crate) hash: Hash,
+    node: Arc<Node>,
+    pub(crate) encoding: Arc<[u8]>,
+}
+
 impl NewNodes {
-    /// Takes the new nodes out of a trie.
+    /// Takes the new nodes out of a trie, which can be read again once they are stored.
     pub fn collect(&mut self, trie: &mut Trie) {
-        trie.drain_new(&mut |hash, node| {
-            self.new.push((hash, Arc::new(node.shallow())));
+        trie.take_new(&mut |hash, node, encoding| {
+            self.new.push(NewNode { hash, node, encoding: encoding.into() });
         });
         self.replaced.extend(trie.take_replaced());
     }
@@ -65,7 +73,7 @@ impl Nodes {
     /// Makes a block's new nodes readable before they are stored.
     pub(crate) fn add(&self, new: &NewNodes) {
         let mut unsettled = self.unsettled.write();
-        for (hash, node) in &new.new {
+        for NewNode { hash, node, .. } in &new.new {
             unsettled.entry(*hash).or_insert_with(|| (node.clone(), 0)).1 += 1;
         }
     }
@@ -73,7 +81,7 @@ impl Nodes {
     /// Forgets a block's new nodes; those that another block made too stay.
     pub(crate) fn remove(&self, new: &NewNodes) {
         let mut unsettled = self.unsettled.write();
-        for (hash, _) in &new.new {
+        for NewNode { hash, .. } in &new.new {
             if let Some((_, users)) = unsettled.get_mut(hash) {
                 *users -= 1;
                 if *users == 0 {
@@ -90,8 +98,8 @@ impl Nodes {
             self.branches.remove(hash);
             self.leaves.remove(hash);
         }
-        for (hash, node) in &new.new {
-            batch.put(Table::Nodes, hash.as_slice(), node.encoded());
+        for NewNode { hash, node, encoding } in &new.new {
+            batch.put(Table::Nodes, hash.as_slice(), encoding.as_ref());
             self.keep(*hash, node.clone());
         }
     }
@@ -147,7 +155,7 @@ mod tests {
             new.collect(trie);
             nodes.store(&new, &mut batch);
             store.commit(batch).expect("in memory");
-            assert!(new.new.iter().all(|(_, node)| Arc::strong_count(node) == 2), "the list and the cache");
+            assert!(new.new.iter().all(|new| Arc::strong_count(&new.node) == 2), "the list and the cache");
         };
         settle(&mut trie);
         drop(trie);

@@ -12,6 +12,7 @@ use theta_core::{
     hash::{Address, EMPTY_CODE_HASH, Hash, U256, keccak},
     stake::{EliteEdgeNode, GuardianPool, StakeHolder, ValidatorPool, reward::RewardDistribution},
     trie::{NodeSource, Trie},
+    workers::{Inline, Workers, each_mut},
 };
 
 use super::{
@@ -34,7 +35,6 @@ pub struct StateView {
     storage: BTreeMap<Address, Storage>,
     records: BTreeMap<Vec<u8>, Cell<Vec<u8>>>,
     journal: Vec<Undo>,
-    new_nodes: NewNodes,
     coinbase: bool,
 }
 
@@ -63,6 +63,16 @@ struct Storage {
     written: bool,
 }
 
+impl Storage {
+    fn root(&mut self, workers: &dyn Workers) -> Result<Hash, StateError> {
+        let slots = std::mem::take(&mut self.slots)
+            .into_iter()
+            .map(|(key, value)| (key.to_vec(), if value.is_zero() { Vec::new() } else { value.to_rlp() }));
+        self.trie.update(slots, workers)?;
+        Ok(self.trie.root())
+    }
+}
+
 #[derive(Clone)]
 enum Undo {
     Account(Address, Option<Cell<Account>>),
@@ -81,7 +91,6 @@ impl StateView {
             storage: BTreeMap::new(),
             records: BTreeMap::new(),
             journal: Vec::new(),
-            new_nodes: NewNodes::default(),
             coinbase: false,
         })
     }
@@ -348,40 +357,47 @@ impl StateView {
 
     /// Puts every change into the tries and gives the root. Changes up to here can no longer be taken back.
     pub fn root(&mut self) -> Result<Hash, StateError> {
-        let mut roots = Vec::new();
-        for (address, storage) in &mut self.storage {
-            for (key, value) in std::mem::take(&mut storage.slots) {
-                let bytes = if value.is_zero() { Vec::new() } else { value.to_rlp() };
-                storage.trie.set(key.as_slice(), bytes)?;
-            }
-            if std::mem::take(&mut storage.written) {
-                roots.push((*address, storage.trie.root()));
-                self.new_nodes.collect(&mut storage.trie);
-            }
-        }
+        self.root_by(&Inline)
+    }
+
+    /// [`Self::root`], with contracts' storages and the parts of large tries spread over workers.
+    pub fn root_by(&mut self, workers: &dyn Workers) -> Result<Hash, StateError> {
+        let mut written: Vec<_> = self
+            .storage
+            .iter_mut()
+            .filter_map(|(address, storage)| {
+                std::mem::take(&mut storage.written).then_some((*address, storage, Ok(Hash::ZERO)))
+            })
+            .collect();
+        // Many small tries, or one large one.
+        let (across, within): (&dyn Workers, &dyn Workers) =
+            if written.len() > 1 { (workers, &Inline) } else { (&Inline, workers) };
+        each_mut(across, &mut written, |(_, storage, root)| *root = storage.root(within));
+        let roots: Vec<_> = written.into_iter().map(|(address, _, root)| (address, root)).collect();
         for (address, root) in roots {
+            let root = root?;
             if let Some(mut account) = self.account(address)?.cloned() {
                 account.root = root;
                 self.store(account);
             }
         }
-        for (address, cell) in std::mem::take(&mut self.accounts) {
-            if let (true, Some(account)) = (cell.changed, cell.value) {
-                self.trie.set(&keys::account(address), account.to_rlp())?;
-            }
-        }
-        for (key, cell) in std::mem::take(&mut self.records) {
-            if cell.changed {
-                self.trie.set(&key, cell.value.unwrap_or_default())?;
-            }
-        }
+        let accounts = std::mem::take(&mut self.accounts).into_iter().filter_map(|(address, cell)| {
+            let account = cell.value.filter(|_| cell.changed)?;
+            Some((keys::account(address), account.to_rlp()))
+        });
+        let records = std::mem::take(&mut self.records)
+            .into_iter()
+            .filter(|(_, cell)| cell.changed)
+            .map(|(key, cell)| (key, cell.value.unwrap_or_default()));
+        self.trie.update(accounts.chain(records), workers)?;
         self.journal.clear();
         Ok(self.trie.root())
     }
 
-    /// Takes the nodes that are new since the view was opened, for the block whose state this has become.
-    pub(crate) fn take_new_nodes(&mut self) -> NewNodes {
-        let mut new = std::mem::take(&mut self.new_nodes);
+    /// The nodes that are new since the view was opened, for the block whose state this has become.
+    pub(crate) fn into_new_nodes(mut self) -> NewNodes {
+        let mut new = NewNodes::default();
+        self.storage.values_mut().for_each(|storage| new.collect(&mut storage.trie));
         new.collect(&mut self.trie);
         new
     }

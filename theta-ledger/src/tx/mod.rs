@@ -266,6 +266,31 @@ impl Transaction {
         if supported { Ok(()) } else { Err(TxError::UnsupportedKind) }
     }
 
+    /// Recovers the signers that [`Self::check`] will ask for, so that it finds them in the cache. Says nothing of whether
+    /// they are right.
+    pub(crate) fn recover(&self, scope: &Scope<'_>) {
+        let of = |input: &TxInput, part: &[u8]| {
+            scope.is_signed(input.address, &input.signature, part);
+        };
+        match self {
+            Self::Coinbase(tx) => of(&tx.proposer, &tx.signed_part()),
+            Self::Slash(tx) => of(&tx.proposer, &tx.signed_part()),
+            Self::Send(tx) => {
+                let part = tx.signed_part();
+                tx.inputs.iter().for_each(|input| of(input, &part));
+            }
+            Self::ReserveFund(tx) => of(&tx.source, &tx.signed_part()),
+            Self::ReleaseFund(tx) => of(&tx.source, &tx.signed_part()),
+            Self::ServicePayment(tx) => tx.recover(scope),
+            Self::SplitRule(tx) => of(&tx.initiator, &tx.signed_part()),
+            Self::SmartContract(tx) => drop(tx.check_signer(scope)),
+            Self::DepositStake(tx) => of(&tx.source, &tx.signed_part()),
+            Self::WithdrawStake(tx) => of(&tx.source, &tx.signed_part()),
+            Self::DepositStakeV2(tx) => of(&tx.source, &tx.signed_part()),
+            Self::StakeRewardDistribution(tx) => of(&tx.holder, &tx.signed_part()),
+        }
+    }
+
     /// The account whose queue it waits in, and its sequence there (`ledger/execution`, getTxInfo). A service payment goes
     /// by its payment sequence; the reference takes the target's sequence, which no rule looks at.
     pub fn sender(&self) -> (Address, u64) {

@@ -102,6 +102,13 @@ impl ServicePayment {
         Ok(())
     }
 
+    /// Recovers both signers into the cache.
+    pub(super) fn recover(&self, scope: &Scope<'_>) {
+        let (payer, payee) = (&self.source, &self.target);
+        scope.is_signed_first(payer.address, &payer.signature, &self.source_part());
+        scope.is_signed_first(payee.address, &payee.signature, &self.signed_part());
+    }
+
     pub(super) fn check(&self, scope: &Scope<'_>, view: &mut StateView) -> Result<(), TxError> {
         if self.source.address == self.target.address {
             return Err(TxError::Payment("payer and payee are the same"));

@@ -71,7 +71,7 @@ impl SmartContract {
         }
     }
 
-    fn check_signer(&self, scope: &Scope<'_>) -> Result<(), TxError> {
+    pub(super) fn check_signer(&self, scope: &Scope<'_>) -> Result<(), TxError> {
         let (from, signature) = (self.from.address, &self.from.signature);
         if scope.is_signed(from, signature, &self.signed_part()) {
             return Ok(());

@@ -30,8 +30,8 @@ impl Nodes {
             trie.set(&hex::decode(key).unwrap(), bytes(value)).unwrap();
         }
         let mut nodes = self.0.lock().unwrap();
-        trie.drain_new(&mut |hash, node| {
-            nodes.insert(hash, node.clone());
+        trie.take_new(&mut |hash, node, _| {
+            nodes.insert(hash, node);
         });
         trie.root()
     }

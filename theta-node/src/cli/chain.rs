@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand};
 use serde_json::json;
-use theta_core::{hash::Hash, spec::ChainSpec, store::Store};
+use theta_core::{hash::Hash, spec::ChainSpec, store::Store, workers::Cores};
 use theta_ledger::{
     chain_file,
     follow::Follower,
@@ -238,7 +238,11 @@ fn verify(watch: &Watch, source: &Source) -> Result<Taken> {
 fn take(watch: &Watch, source: &Source, genesis: &Genesis, store: Arc<dyn Store>) -> Result<Taken> {
     let named = source.spec.as_deref();
     let intake = |spec: ChainSpec| -> Result<Intake, IntakeError> {
-        let ledger = Ledger::builder(spec).store(store.clone()).contracts(contracts()).open(genesis)?;
+        let ledger = Ledger::builder(spec)
+            .store(store.clone())
+            .contracts(contracts())
+            .workers(Arc::new(Cores))
+            .open(genesis)?;
         let watch = watch.clone();
         Ok(Intake::new(Follower::new(ledger).judged_by(Arc::new(Consensus)), move |height| {
             watch.at(|| format!("height {height}"))
