@@ -73,17 +73,17 @@ mod peer {
     use nomt::{KeyReadWrite, Nomt, Options, SessionParams, WitnessMode, hasher::Blake3Hasher};
     use theta_core::hash::keccak;
 
-    pub struct Peer(Nomt<Blake3Hasher>);
+    pub(crate) struct Peer(Nomt<Blake3Hasher>);
 
     impl Peer {
-        pub fn open(folder: &Path) -> Self {
+        pub(crate) fn open(folder: &Path) -> Self {
             let mut options = Options::new();
             options.path(folder.join("nomt"));
             options.hashtable_buckets(1 << 20);
             Self(Nomt::open(options).expect("the peer opens"))
         }
 
-        pub fn update(&self, entries: &[(Vec<u8>, Vec<u8>)]) {
+        pub(crate) fn update(&self, entries: &[(Vec<u8>, Vec<u8>)]) {
             let session =
                 self.0.begin_session(SessionParams::default().witness_mode(WitnessMode::disabled()));
             let mut changes = Vec::with_capacity(entries.len());
@@ -102,15 +102,15 @@ mod peer {
 
 #[cfg(not(feature = "nomt"))]
 mod peer {
-    pub struct Peer;
+    pub(crate) struct Peer;
 
     impl Peer {
-        pub fn open(_: &std::path::Path) -> Self {
+        pub(crate) fn open(_: &std::path::Path) -> Self {
             println!("state/commit: skipped the peer: run with --features theta-benches/nomt");
             Self
         }
 
-        pub fn update(&self, _: &[(Vec<u8>, Vec<u8>)]) {}
+        pub(crate) fn update(&self, _: &[(Vec<u8>, Vec<u8>)]) {}
     }
 }
 

@@ -8,6 +8,10 @@ pub mod state;
 
 use std::time::{Duration, Instant};
 
+/// The node's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Where all inputs come from.
 pub const SEED: u64 = 7;
 

@@ -38,7 +38,9 @@ fn options(table: Table) -> KeyspaceCreateOptions {
             .data_block_compression_policy(CompressionPolicy::disabled())
             .filter_block_pinning_policy(PinningPolicy::all(true))
             .index_block_pinning_policy(PinningPolicy::all(true))
-            .expect_point_read_hits(true),
+            .expect_point_read_hits(true)
+            // Every read looks there first, and a small list is searched in the processor's own caches.
+            .max_memtable_size(16 << 20),
         _ => options,
     }
 }
@@ -118,7 +120,10 @@ impl Store for FjallStore {
 
     fn commit(&self, batch: Batch) -> Result<(), StoreError> {
         let mut out = self.database.batch().durability(Some(PersistMode::SyncData));
-        for (table, key, value) in writes(batch) {
+        // In order, neighbours are inserted beside each other; the later of two with one key stays the later.
+        let mut writes = writes(batch);
+        writes.sort_by(|(a, key, _), (b, other, _)| (a, key).cmp(&(b, other)));
+        for (table, key, value) in writes {
             match value {
                 Some(value) => out.insert(self.table(table), key, value),
                 None => out.remove(self.table(table), key),

@@ -8,8 +8,8 @@ use std::{
 
 use super::{Batch, Rows, Store, StoreError, Table, writes};
 
-/// Trie nodes are asked for by hash, by the million and in no order, which a tree of keys is slow at.
-#[expect(clippy::disallowed_types, reason = "its order is never seen: a scan sorts")]
+/// Trie nodes are asked for by hash, by the million and in no order, which a tree of keys is slow at. The map's own order is
+/// never seen: a scan sorts.
 type Nodes = alloy_primitives::map::HashMap<Vec<u8>, Vec<u8>>;
 
 #[derive(Debug, Default)]

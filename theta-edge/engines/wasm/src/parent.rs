@@ -45,6 +45,8 @@ impl Wasm {
             .args(&self.args)
             // The operator's environment may hold keys; a module's compiler has no business with it.
             .env_clear()
+            // An allocator of the program's own may reserve a gigabyte at once, which would count against the child's limit.
+            .env("MIMALLOC_ARENA_RESERVE", "4096")
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
