@@ -21,6 +21,7 @@ use crate::{
     chain::{self, ContractResult, Place, Status, StoredBlock},
     error::{BlockError, OpenError},
     genesis::Genesis,
+    logs::{self, Bloom, FoundLog, LogFilter},
     state::{
         StateError, StateView,
         nodes::{NewNodes, Nodes},
@@ -533,6 +534,16 @@ impl LedgerReader {
             return Ok(found.result);
         }
         chain::result(self.shared.store.as_ref(), hash)
+    }
+
+    /// Logs of settled blocks in the chain's order, `limit` at most: where that many are given there may be more.
+    pub fn logs(&self, filter: &LogFilter, limit: usize) -> Result<Vec<FoundLog>, StateError> {
+        logs::search(self.shared.store.as_ref(), self.settled().header.height, filter, limit)
+    }
+
+    /// The bloom of a settled block's logs; an empty one where there is no block.
+    pub fn bloom(&self, height: u64) -> Result<Bloom, StateError> {
+        logs::bloom_at(self.shared.store.as_ref(), height)
     }
 
     /// Runs a call as the first of the block on top of `at`, on a view that is then dropped.

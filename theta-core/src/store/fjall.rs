@@ -7,7 +7,7 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use super::{Batch, Rows, Store, StoreError, Table, writes};
 
 /// Format of the tables; another one is refused at open.
-const FORMAT: &str = "theta-store 1";
+const FORMAT: &str = "theta-store 2";
 
 /// A store in a folder. One process at a time.
 #[derive(Clone)]
@@ -127,7 +127,7 @@ mod tests {
     #[test]
     fn another_format_is_refused() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        fs::write(folder.path().join("format"), "theta-store 2").expect("written");
+        fs::write(folder.path().join("format"), "theta-store 1").expect("written");
         assert!(matches!(FjallStore::open(folder.path()), Err(StoreError::Format { .. })));
     }
 }

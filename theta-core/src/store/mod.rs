@@ -57,14 +57,26 @@ pub enum Table {
     Transactions,
     /// Receipts by transaction hash.
     Receipts,
+    /// Bloom and places of a settled block's logs by height, big-endian; blocks without logs have none.
+    Logs,
+    /// Empty rows by address or topic of a log, with the height of its block behind it, big-endian.
+    LogWords,
     /// Marks of the node itself.
     Meta,
 }
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Nodes, Self::Blocks, Self::Heights, Self::Transactions, Self::Receipts, Self::Meta];
+    pub const ALL: [Self; 8] = [
+        Self::Nodes,
+        Self::Blocks,
+        Self::Heights,
+        Self::Transactions,
+        Self::Receipts,
+        Self::Logs,
+        Self::LogWords,
+        Self::Meta,
+    ];
 
     /// Its name on disk.
     pub const fn name(self) -> &'static str {
@@ -74,6 +86,8 @@ impl Table {
             Self::Heights => "heights",
             Self::Transactions => "transactions",
             Self::Receipts => "receipts",
+            Self::Logs => "logs",
+            Self::LogWords => "log_words",
             Self::Meta => "meta",
         }
     }
