@@ -160,6 +160,14 @@ impl Node {
         matches!(self.kind, Kind::Leaf { .. })
     }
 
+    /// The value of a leaf.
+    pub fn leaf(&self) -> Option<&[u8]> {
+        match &self.kind {
+            Kind::Leaf { value, .. } => Some(value),
+            _ => None,
+        }
+    }
+
     /// The same node as it is read from a store: it names its children by hash and holds none of them in memory.
     pub fn shallow(&self) -> Self {
         let kind = match &self.kind {

@@ -49,6 +49,10 @@ pub enum StoreError {
 pub enum Table {
     /// Trie nodes by hash.
     Nodes,
+    /// At how many places kept states have a node, big-endian; rows for more than one only, and where states go away.
+    Counts,
+    /// Hashes of nodes whose places a settled block took away, by height, big-endian; where states go away.
+    Gone,
     /// Blocks by hash.
     Blocks,
     /// Hashes of settled blocks by height, big-endian.
@@ -67,8 +71,10 @@ pub enum Table {
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Nodes,
+        Self::Counts,
+        Self::Gone,
         Self::Blocks,
         Self::Heights,
         Self::Transactions,
@@ -82,6 +88,8 @@ impl Table {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Nodes => "nodes",
+            Self::Counts => "node_counts",
+            Self::Gone => "gone_nodes",
             Self::Blocks => "blocks",
             Self::Heights => "heights",
             Self::Transactions => "transactions",
