@@ -12,6 +12,7 @@ use theta_core::{
 
 use crate::{
     error::OpenError,
+    logs,
     state::StateError,
     tx::{RawTx, Signatures, Transaction, ethereum},
     vm::{BalanceChange, Log, VmOutcome},
@@ -135,6 +136,11 @@ pub(crate) fn put_block(
     for result in results {
         batch.put(Table::Receipts, result.receipt.hash.as_slice(), result.to_rlp());
     }
+    logs::put(batch, height, results, |transaction| {
+        let place = index.get(transaction).copied().unwrap_or_default();
+        let other = index.iter().find(|(hash, at)| **at == place && *hash != transaction);
+        (place, other.map(|(hash, _)| *hash))
+    });
 }
 
 pub(crate) fn put_settled(batch: &mut Batch, hash: &Hash) {
@@ -160,7 +166,7 @@ pub(crate) fn heads(store: &dyn Store) -> Result<Option<(Hash, Hash)>, OpenError
     }
 }
 
-fn read<T: Decode>(store: &dyn Store, table: Table, key: &[u8]) -> Result<Option<T>, StateError> {
+pub(crate) fn read<T: Decode>(store: &dyn Store, table: Table, key: &[u8]) -> Result<Option<T>, StateError> {
     let Some(bytes) = store.get(table, key)? else { return Ok(None) };
     let damaged =
         |source| StateError::Damaged { key: format!("{}/{}", table.name(), hex::encode(key)), source };

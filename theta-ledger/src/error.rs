@@ -2,7 +2,10 @@
 
 use theta_core::{codec::rlp::DecodeError, hash::Hash, sign::SignError, store::StoreError};
 
-use crate::{state::StateError, tx::TxError};
+use crate::{
+    state::{Keep, StateError},
+    tx::TxError,
+};
 
 /// Why a block was not built or applied.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +78,9 @@ pub enum OpenError {
     /// There is no chain in the store.
     #[error("the data folder holds no chain; import one, or name the folder of a node")]
     Empty,
+    /// Too few states would be kept.
+    #[error("the states of {0} blocks are too few to go on from; keep those of {least} or more", least = Keep::LEAST)]
+    KeepsTooFew(u64),
     /// The store is not whole.
     #[error("the store is damaged: {0}")]
     Damaged(&'static str),

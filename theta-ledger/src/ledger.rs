@@ -14,6 +14,7 @@ use theta_core::{
     spec::ChainSpec,
     stake::ValidatorSet,
     store::{Batch, MemStore, Store},
+    trie::{NodeSource, TrieError},
     workers::{Inline, Workers},
 };
 
@@ -22,9 +23,11 @@ use crate::{
     chain::{self, ContractResult, Place, Status, StoredBlock},
     error::{BlockError, OpenError},
     genesis::Genesis,
+    logs::{self, Bloom, FoundLog, LogFilter},
     state::{
-        StateError, StateView,
+        Keep, StateError, StateView,
         nodes::{NewNodes, Nodes},
+        prune::{self, Pruning},
     },
     tx::{RawTx, Scope, Signatures, SmartContract, TxError, ethereum},
     vm::{ContractVm, NoContracts, VmCall, VmEnv, VmOutcome},
@@ -51,6 +54,8 @@ pub struct Head {
 struct Moving {
     layers: BTreeMap<Hash, Layer>,
     settled: Head,
+    /// Height of the oldest kept state.
+    oldest: u64,
 }
 
 /// What writer and readers share.
@@ -62,6 +67,7 @@ struct Shared {
     vm: Arc<dyn ContractVm>,
     workers: Arc<dyn Workers>,
     signatures: Signatures,
+    keep: Keep,
     moving: RwLock<Moving>,
 }
 
@@ -72,6 +78,7 @@ pub struct LedgerBuilder {
     store: Arc<dyn Store>,
     vm: Arc<dyn ContractVm>,
     workers: Arc<dyn Workers>,
+    keep: Keep,
 }
 
 impl std::fmt::Debug for LedgerBuilder {
@@ -94,6 +101,12 @@ impl LedgerBuilder {
     /// Who checks signatures and hashes states. What comes out is the same with any number of threads.
     pub fn workers(self, workers: Arc<dyn Workers>) -> Self {
         Self { workers, ..self }
+    }
+
+    /// Which states are kept: all of them unless told otherwise. A store that kept all is counted through when it is first
+    /// opened to keep fewer, and states that are gone do not come back.
+    pub fn keep(self, keep: Keep) -> Self {
+        Self { keep, ..self }
     }
 
     /// Opens the store, or begins it with this genesis.
@@ -124,8 +137,23 @@ impl LedgerBuilder {
         };
         let (genesis, settled) = (head(genesis)?, head(settled)?);
         let nodes = Arc::new(Nodes::new(self.store.clone()));
+        if let Keep::Blocks(blocks @ ..Keep::LEAST) = self.keep {
+            return Err(OpenError::KeepsTooFew(blocks));
+        }
         // A state that cannot be opened is better found now than at the first block.
-        StateView::open(settled.header.state_root, settled.header.height, nodes.clone())?;
+        let (height, root) = (settled.header.height, settled.header.state_root);
+        StateView::open(root, height, nodes.clone())?;
+        let store = self.store.as_ref();
+        let oldest = match self.keep {
+            Keep::All => {
+                prune::end(store)?;
+                prune::oldest(store)?
+            }
+            Keep::Blocks(blocks) => {
+                let source: Arc<dyn NodeSource> = nodes.clone();
+                prune::begin(store, &source, (height, root), blocks)?
+            }
+        };
         Ok(Ledger {
             built: None,
             shared: Arc::new(Shared {
@@ -136,7 +164,8 @@ impl LedgerBuilder {
                 vm: self.vm,
                 workers: self.workers,
                 signatures: Signatures::default(),
-                moving: RwLock::new(Moving { layers: BTreeMap::new(), settled }),
+                keep: self.keep,
+                moving: RwLock::new(Moving { layers: BTreeMap::new(), settled, oldest }),
             }),
         })
     }
@@ -202,6 +231,7 @@ impl Ledger {
             store: Arc::new(MemStore::default()),
             vm: Arc::new(NoContracts),
             workers: Arc::new(Inline),
+            keep: Keep::default(),
         }
     }
 
@@ -304,9 +334,16 @@ impl Ledger {
             path
         };
         let mut batch = Batch::default();
-        let mut blocks = Vec::new();
+        let mut blocks: Vec<Arc<Block>> = Vec::new();
+        let mut pruning = match shared.keep {
+            Keep::All => None,
+            Keep::Blocks(keep) => Some((Pruning::new(shared.store.as_ref(), shared.nodes.clone()), keep)),
+        };
+        let mut oldest;
         {
             let moving = shared.moving.read();
+            let mut below = moving.settled.header.state_root;
+            oldest = moving.oldest;
             for (place, hash) in path.iter().enumerate() {
                 let layer = &moving.layers[hash];
                 let direct = hash == block || settled_by_child(&moving, &path[place..]);
@@ -316,15 +353,28 @@ impl Ledger {
                     changes_validators: layer.post.changes_validators,
                 };
                 chain::put_block(&mut batch, hash, &stored, &layer.results, &layer.index);
+                let header = &layer.block.header;
+                if let Some((pruning, _)) = &mut pruning {
+                    pruning.settle(header.height, below, header.state_root)?;
+                }
+                below = header.state_root;
                 shared.nodes.store(&layer.new_nodes, &mut batch);
                 blocks.push(layer.block.clone());
             }
         }
+        let newest = &blocks.last().expect("the path is not empty").header;
+        let mut dead = Vec::new();
+        if let Some((pruning, keep)) = pruning {
+            let keep_from = newest.height.saturating_sub(keep).max(oldest);
+            dead = pruning.finish(&mut batch, oldest, keep_from)?;
+            oldest = keep_from;
+        }
         chain::put_settled(&mut batch, block);
         shared.store.commit(batch)?;
+        shared.nodes.forget(&dead);
         let mut moving = shared.moving.write();
-        let newest = blocks.last().expect("the path is not empty");
-        moving.settled = Head { hash: *block, header: Arc::new(newest.header.clone()) };
+        moving.settled = Head { hash: *block, header: Arc::new(newest.clone()) };
+        moving.oldest = oldest;
         self.drop_dead(&mut moving);
         Ok(blocks)
     }
@@ -476,15 +526,29 @@ impl LedgerReader {
 
     fn existing(&self, at: At) -> Result<BlockInfo, StateError> {
         self.block(at)?.ok_or_else(|| match at {
-            At::Height(height) => StateError::Absent { height, oldest: 0 },
+            At::Height(height) => StateError::Absent { height, oldest: self.oldest_state() },
             other => StateError::UnknownBlock(format!("{other:?}")),
         })
     }
 
     /// The state after a block.
     pub fn state(&self, at: At) -> Result<StateView, StateError> {
-        let header = &self.existing(at)?.block.header;
-        StateView::open(header.state_root, header.height, self.shared.nodes.clone())
+        self.open_state(&self.existing(at)?.block.header)
+    }
+
+    fn open_state(&self, header: &Header) -> Result<StateView, StateError> {
+        let (root, height) = (header.state_root, header.height);
+        StateView::open(root, height, self.shared.nodes.clone()).map_err(|error| match error {
+            StateError::Trie(TrieError::Missing(missing)) if missing == root => {
+                StateError::Absent { height, oldest: self.oldest_state() }
+            }
+            other => other,
+        })
+    }
+
+    /// Height of the oldest kept state. Below it there is none, but for the genesis's where a snapshot brought it.
+    pub fn oldest_state(&self) -> u64 {
+        self.shared.moving.read().oldest
     }
 
     /// The state after a block and the context of the block that would come on top of it now.
@@ -504,7 +568,7 @@ impl LedgerReader {
             return Ok(layer.post.clone());
         }
         let header = &info.block.header;
-        let mut view = StateView::open(header.state_root, header.height, self.shared.nodes.clone())?;
+        let mut view = self.open_state(header)?;
         let pool = view.validators()?.unwrap_or_default();
         Ok(PostState {
             root: header.state_root,
@@ -551,6 +615,16 @@ impl LedgerReader {
             return Ok(found.result);
         }
         chain::result(self.shared.store.as_ref(), hash)
+    }
+
+    /// Logs of settled blocks in the chain's order, `limit` at most: where that many are given there may be more.
+    pub fn logs(&self, filter: &LogFilter, limit: usize) -> Result<Vec<FoundLog>, StateError> {
+        logs::search(self.shared.store.as_ref(), self.settled().header.height, filter, limit)
+    }
+
+    /// The bloom of a settled block's logs; an empty one where there is no block.
+    pub fn bloom(&self, height: u64) -> Result<Bloom, StateError> {
+        logs::bloom_at(self.shared.store.as_ref(), height)
     }
 
     /// Runs a call as the first of the block on top of `at`, on a view that is then dropped.

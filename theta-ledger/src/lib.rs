@@ -30,6 +30,7 @@ pub mod error;
 pub mod follow;
 pub mod genesis;
 pub mod ledger;
+pub mod logs;
 pub mod mempool;
 mod records;
 pub mod replay;

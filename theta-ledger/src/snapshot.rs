@@ -33,6 +33,7 @@ use crate::{
         account::HeightList,
         keys,
         nodes::{NewNodes, Nodes},
+        prune,
     },
 };
 
@@ -85,6 +86,7 @@ pub fn import(
     for header in [&loaded.last.checkpoint, &loaded.parent, &loaded.snapshot.header] {
         put(header, Status::TRUSTED);
     }
+    prune::put_oldest(&mut batch, loaded.last.checkpoint.height);
     chain::put_genesis(&mut batch, &genesis.hash());
     chain::put_settled(&mut batch, &loaded.snapshot.hash);
     store.commit(batch)?;

@@ -1,19 +1,19 @@
 //! The default disk store, on fjall: a log-structured store in pure Rust.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use fjall::{
-    Database, Keyspace, KeyspaceCreateOptions, PersistMode,
+    Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable,
     config::{CompressionPolicy, PinningPolicy},
 };
 
-use super::{Batch, Rows, Store, StoreError, Table, writes};
+use super::{Batch, Rows, Store, StoreError, Table, failed, mark_format, writes};
 
 /// Bytes of blocks of the files that are kept in memory.
 const CACHE: u64 = 64 << 20;
 
 /// Format of the tables; another one is refused at open.
-const FORMAT: &str = "theta-store 1";
+const FORMAT: &str = "theta-store 2";
 
 /// A store in a folder. One process at a time.
 #[derive(Clone)]
@@ -45,31 +45,10 @@ fn options(table: Table) -> KeyspaceCreateOptions {
     }
 }
 
-fn failed(folder: &str, error: &dyn std::fmt::Display) -> StoreError {
-    StoreError::Disk { folder: folder.to_owned(), what: error.to_string() }
-}
-
 impl FjallStore {
     /// Opens the store in `folder`, or makes it.
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
-        let name = folder.display().to_string();
-        let io = |error: std::io::Error| failed(&name, &error);
-        fs::create_dir_all(folder).map_err(io)?;
-        let mark = folder.join("format");
-        match fs::read_to_string(&mark) {
-            Ok(found) if found.trim() == FORMAT => {}
-            Ok(found) => {
-                return Err(StoreError::Format {
-                    folder: name,
-                    found: found.trim().to_owned(),
-                    expected: FORMAT.to_owned(),
-                });
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                fs::write(&mark, FORMAT).map_err(io)?
-            }
-            Err(error) => return Err(io(error)),
-        }
+        let name = mark_format(folder, FORMAT)?;
         // Some damage to its journal makes fjall 3.1 panic where it should give an error.
         let open = || Database::builder(folder.join("data")).cache_size(CACHE).open();
         let opened = std::panic::catch_unwind(open).map_err(|_| failed(&name, &"its journal is damaged"))?;
@@ -94,7 +73,9 @@ impl FjallStore {
 
 impl Store for FjallStore {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.table(table).get(key).map_err(|error| self.failed(error))?.map(|value| value.to_vec()))
+        // Without a snapshot fjall shows a batch half written.
+        let found = self.database.snapshot().get(self.table(table), key);
+        Ok(found.map_err(|error| self.failed(error))?.map(|value| value.to_vec()))
     }
 
     fn scan(
@@ -106,7 +87,7 @@ impl Store for FjallStore {
     ) -> Result<Rows, StoreError> {
         let mut rows = Vec::new();
         let from = after.filter(|after| *after >= prefix).unwrap_or(prefix);
-        for row in self.table(table).range(from..) {
+        for row in self.database.snapshot().range(self.table(table), from..) {
             let (key, value) = row.into_inner().map_err(|error| self.failed(error))?;
             if !key.starts_with(prefix) || rows.len() == limit {
                 break;
@@ -135,24 +116,10 @@ impl Store for FjallStore {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::tests::check_disk_store, *};
 
     #[test]
     fn it_is_a_store_and_keeps_what_was_committed() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        {
-            let store = FjallStore::open(folder.path()).expect("opens");
-            super::super::check_store(&store);
-            assert!(matches!(FjallStore::open(folder.path()), Err(StoreError::Locked(_))));
-        }
-        let store = FjallStore::open(folder.path()).expect("opens again");
-        assert_eq!(store.get(Table::Meta, b"a").expect("readable").as_deref(), Some(b"second".as_slice()));
-    }
-
-    #[test]
-    fn another_format_is_refused() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        fs::write(folder.path().join("format"), "theta-store 2").expect("written");
-        assert!(matches!(FjallStore::open(folder.path()), Err(StoreError::Format { .. })));
+        check_disk_store(&|folder| FjallStore::open(folder).map(|store| Box::new(store) as Box<dyn Store>));
     }
 }

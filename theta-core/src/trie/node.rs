@@ -95,6 +95,14 @@ impl Node {
         matches!(self.kind, Kind::Leaf { .. })
     }
 
+    /// The value of a leaf.
+    pub fn leaf(&self) -> Option<&[u8]> {
+        match &self.kind {
+            Kind::Leaf { value, .. } => Some(value),
+            _ => None,
+        }
+    }
+
     /// The node's RLP.
     pub fn encoded(&self) -> Vec<u8> {
         match self.name.get() {

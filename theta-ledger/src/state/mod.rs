@@ -3,10 +3,12 @@
 pub mod account;
 pub mod keys;
 pub mod nodes;
+pub(crate) mod prune;
 mod view;
 
 pub use self::{
     account::{Account, ReservedFund, SplitRule},
+    prune::Keep,
     view::{Checkpoint, StateView},
 };
 use theta_core::{codec::rlp::DecodeError, store::StoreError, trie::TrieError};

@@ -91,6 +91,14 @@ impl Nodes {
         }
     }
 
+    /// Takes nodes that were deleted from the store out of the cache.
+    pub(crate) fn forget(&self, dead: &[Hash]) {
+        for hash in dead {
+            self.branches.remove(hash);
+            self.leaves.remove(hash);
+        }
+    }
+
     /// Adds a block's new nodes to a batch, and to the cache since the next blocks will read them; what they stand in the
     /// place of leaves the cache.
     pub fn store(&self, new: &NewNodes, batch: &mut Batch) {

@@ -12,7 +12,7 @@ use theta_core::{
     hash::{Address, Hash, U256},
     sign::SecretKey,
     spec::ChainSpec,
-    store::{Batch, FjallStore, MemStore, Rows, Store, StoreError, Table},
+    store::{Batch, FjallStore, MemStore, RedbStore, Rows, Store, StoreError, Table},
 };
 use theta_ledger::{
     error::{BlockError, OpenError},
@@ -130,7 +130,8 @@ fn blocks_settle_and_survive_in_memory() {
 #[test]
 fn blocks_settle_and_survive_on_disk() {
     let folder = tempfile::tempdir().unwrap();
-    run_on(Arc::new(FjallStore::open(folder.path()).unwrap()));
+    run_on(Arc::new(FjallStore::open(&folder.path().join("fjall")).unwrap()));
+    run_on(Arc::new(RedbStore::open(&folder.path().join("redb")).unwrap()));
 }
 
 #[test]
@@ -257,8 +258,11 @@ fn theta_js_transactions_on_the_main_network() {
     }
     genesis.header.state_root = trie.root();
     let folder = tempfile::tempdir().unwrap();
-    let stores: [Arc<dyn Store>; 2] =
-        [Arc::new(MemStore::default()), Arc::new(FjallStore::open(folder.path()).unwrap())];
+    let stores: [Arc<dyn Store>; 3] = [
+        Arc::new(MemStore::default()),
+        Arc::new(FjallStore::open(&folder.path().join("fjall")).unwrap()),
+        Arc::new(RedbStore::open(&folder.path().join("redb")).unwrap()),
+    ];
     let mut roots = Vec::new();
     for store in stores {
         let mut ledger = Ledger::builder(ChainSpec::mainnet()).store(store).open(&genesis).unwrap();
@@ -291,7 +295,7 @@ fn theta_js_transactions_on_the_main_network() {
         }
         roots.push(computed);
     }
-    assert_eq!(roots[0], roots[1], "memory and disk agree");
+    assert!(roots.iter().all(|root| *root == roots[0]), "memory and disks agree");
 }
 
 /// Claims an address it has no key of.

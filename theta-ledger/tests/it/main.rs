@@ -6,6 +6,7 @@ mod known;
 mod ledger;
 mod mempool;
 mod nodes;
+mod prune;
 mod replay;
 mod snapshot;
 mod wallets;

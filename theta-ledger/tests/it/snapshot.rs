@@ -17,7 +17,7 @@ use theta_ledger::{
 use super::fixture;
 
 const HEIGHT: u64 = 450;
-const VERSIONS: [u64; 3] = [2, 3, 4];
+pub const VERSIONS: [u64; 3] = [2, 3, 4];
 
 fn file(version: u64) -> Vec<u8> {
     let mut file = Vec::new();
@@ -26,7 +26,7 @@ fn file(version: u64) -> Vec<u8> {
     file
 }
 
-fn genesis() -> Genesis {
+pub fn genesis() -> Genesis {
     Genesis::read(&fixture("privatenet.genesis"), None).unwrap()
 }
 
@@ -36,6 +36,16 @@ fn read(file: &[u8], trusted: Option<Hash>, store: &Arc<dyn Store>) -> Result<Sn
 
 fn empty() -> Arc<dyn Store> {
     Arc::new(MemStore::default())
+}
+
+/// Imports the recorded snapshot, trusting its block where the version asks for it.
+pub fn import_trusted(version: u64, store: &Arc<dyn Store>) -> Snapshot {
+    let file = file(version);
+    let trusted = match read(&file, None, &empty()) {
+        Err(SnapshotError::Untrusted { block, .. }) => Some(block),
+        _ => None,
+    };
+    read(&file, trusted, store).unwrap()
 }
 
 #[test]

@@ -14,10 +14,11 @@ use theta_core::{
 use theta_ledger::{
     Receipt,
     ledger::{At, BlockInfo},
+    logs::{FoundLog, LogFilter, bloom},
     mempool::AdmitError,
     state::{StateError, StateView},
     tx::{RawTx, SmartContract, Transaction, TxError, ethereum},
-    vm::{Log, VmCall, VmOutcome},
+    vm::{VmCall, VmOutcome},
 };
 
 use super::{RpcError, Slots};
@@ -87,23 +88,6 @@ fn read_quantity(value: &Value) -> Result<U256, RpcError> {
 
 fn data(bytes: &[u8]) -> Value {
     Value::String(format!("0x{}", hex::encode(bytes)))
-}
-
-/// Bloom filter of logs (yellow paper 4.3.1): three bits for each address and topic.
-fn bloom<'a>(logs: impl IntoIterator<Item = &'a Log>) -> [u8; 256] {
-    let mut bloom = [0; 256];
-    let mut add = |bytes: &[u8]| {
-        let hash = keccak(bytes);
-        for pair in hash.chunks_exact(2).take(3) {
-            let bit = usize::from(u16::from_be_bytes([pair[0], pair[1]]) & 0x7ff);
-            bloom[255 - bit / 8] |= 1 << (bit % 8);
-        }
-    };
-    for log in logs {
-        add(log.address.as_slice());
-        log.topics.iter().for_each(|topic| add(topic.as_slice()));
-    }
-    bloom
 }
 
 /// A contract transaction where it stands.
@@ -396,7 +380,15 @@ impl EthApi {
                 .iter()
                 .map(|log| {
                     log_index += 1;
-                    log_object(block, &placed, log, log_index - 1)
+                    log_object(&FoundLog {
+                        log: log.clone(),
+                        block: block.hash,
+                        height: block.block.header.height,
+                        transaction: placed.hash,
+                        ethereum: None,
+                        transaction_index: placed.index as u64,
+                        log_index: log_index - 1,
+                    })
                 })
                 .collect();
             let transaction = &placed.transaction;
@@ -551,14 +543,13 @@ impl EthApi {
         let Value::Object(fields) = filter else {
             return Err(RpcError::params("invalid argument 0: the filter is an object"));
         };
-        let filter = LogFilter::read(fields)?;
-        let mut blocks = Vec::new();
-        if let Some(hash) = fields.get("blockHash").filter(|hash| !hash.is_null()) {
+        let (from, to) = if let Some(hash) = fields.get("blockHash").filter(|hash| !hash.is_null()) {
             if fields.contains_key("fromBlock") || fields.contains_key("toBlock") {
                 return Err(RpcError::params("cannot specify both BlockHash and FromBlock/ToBlock"));
             }
             let block = self.node.reader.block(At::Block(parse(hash, 0, "a hash")?))?;
-            blocks.push(block.ok_or_else(|| RpcError::application("unknown block"))?.block.header.height);
+            let height = block.ok_or_else(|| RpcError::application("unknown block"))?.block.header.height;
+            (height, height)
         } else {
             let height = |name: &str| -> Result<u64, RpcError> {
                 Ok(match self.at(fields.get(name).filter(|tag| !tag.is_null()))? {
@@ -566,95 +557,59 @@ impl EthApi {
                     _ => self.settled_height(),
                 })
             };
-            let (from, to) = (height("fromBlock")?, height("toBlock")?.min(self.settled_height()));
-            if to.saturating_sub(from) > LOG_RANGE {
-                return Err(RpcError {
-                    code: -32005,
-                    message: format!(
-                        "block range too large, at most {LOG_RANGE} blocks: narrow fromBlock and toBlock"
-                    ),
-                    data: None,
-                });
-            }
-            blocks.extend(from..=to);
+            (height("fromBlock")?, height("toBlock")?.min(self.settled_height()))
+        };
+        let too_many = |message| Err(RpcError { code: -32005, message, data: None });
+        if to.saturating_sub(from) > LOG_RANGE {
+            return too_many(format!(
+                "block range too large, at most {LOG_RANGE} blocks: narrow fromBlock and toBlock"
+            ));
         }
-        let mut found = Vec::new();
-        for height in blocks {
-            let Some(block) = self.node.reader.block(At::Height(height))? else { continue };
-            let mut log_index = 0;
-            for placed in self.placed(&block)? {
-                for log in placed.receipt.iter().flat_map(|receipt| &receipt.logs) {
-                    if filter.matches(log) {
-                        found.push(log_object(&block, &placed, log, log_index));
-                    }
-                    log_index += 1;
-                }
-            }
-            if found.len() > MAX_LOGS {
-                return Err(RpcError {
-                    code: -32005,
-                    message: format!(
-                        "query returns more than {MAX_LOGS} logs: narrow the range or the filter"
-                    ),
-                    data: None,
-                });
-            }
+        let found = self.node.reader.logs(&read_filter(fields, from, to)?, MAX_LOGS + 1)?;
+        if found.len() > MAX_LOGS {
+            return too_many(format!(
+                "query returns more than {MAX_LOGS} logs: narrow the range or the filter"
+            ));
         }
-        Ok(Value::Array(found))
+        Ok(found.iter().map(log_object).collect())
     }
 }
 
-struct LogFilter {
-    /// Empty for any.
-    addresses: Vec<Address>,
-    /// By position; empty for any.
-    topics: Vec<Vec<Hash>>,
+fn read_filter(fields: &Map<String, Value>, from: u64, to: u64) -> Result<LogFilter, RpcError> {
+    let addresses = match fields.get("address") {
+        None | Some(Value::Null) => Vec::new(),
+        Some(Value::Array(many)) => {
+            many.iter().map(|one| parse(one, 0, "an address")).collect::<Result<_, _>>()?
+        }
+        Some(one) => vec![parse(one, 0, "an address")?],
+    };
+    let position = |value: &Value| -> Result<Vec<Hash>, RpcError> {
+        match value {
+            Value::Null => Ok(Vec::new()),
+            Value::Array(many) => many.iter().map(|one| parse(one, 0, "a topic")).collect(),
+            one => Ok(vec![parse(one, 0, "a topic")?]),
+        }
+    };
+    let topics = match fields.get("topics") {
+        None | Some(Value::Null) => Vec::new(),
+        Some(Value::Array(positions)) => positions.iter().map(position).collect::<Result<_, _>>()?,
+        Some(other) => {
+            return Err(RpcError::params(format!("invalid argument 0: {other} is no list of topics")));
+        }
+    };
+    Ok(LogFilter { from, to, addresses, topics })
 }
 
-impl LogFilter {
-    fn read(fields: &Map<String, Value>) -> Result<Self, RpcError> {
-        let addresses = match fields.get("address") {
-            None | Some(Value::Null) => Vec::new(),
-            Some(Value::Array(many)) => {
-                many.iter().map(|one| parse(one, 0, "an address")).collect::<Result<_, _>>()?
-            }
-            Some(one) => vec![parse(one, 0, "an address")?],
-        };
-        let position = |value: &Value| -> Result<Vec<Hash>, RpcError> {
-            match value {
-                Value::Null => Ok(Vec::new()),
-                Value::Array(many) => many.iter().map(|one| parse(one, 0, "a topic")).collect(),
-                one => Ok(vec![parse(one, 0, "a topic")?]),
-            }
-        };
-        let topics = match fields.get("topics") {
-            None | Some(Value::Null) => Vec::new(),
-            Some(Value::Array(positions)) => positions.iter().map(position).collect::<Result<_, _>>()?,
-            Some(other) => {
-                return Err(RpcError::params(format!("invalid argument 0: {other} is no list of topics")));
-            }
-        };
-        Ok(Self { addresses, topics })
-    }
-
-    fn matches(&self, log: &Log) -> bool {
-        let address = self.addresses.is_empty() || self.addresses.contains(&log.address);
-        address
-            && self.topics.len() <= log.topics.len()
-            && self.topics.iter().zip(&log.topics).all(|(any, topic)| any.is_empty() || any.contains(topic))
-    }
-}
-
-fn log_object(block: &BlockInfo, placed: &Placed, log: &Log, index: usize) -> Value {
+fn log_object(found: &FoundLog) -> Value {
     json!({
-        "address": log.address,
-        "topics": log.topics,
-        "data": data(&log.data),
-        "blockNumber": quantity(U256::from(block.block.header.height)),
-        "blockHash": block.hash,
-        "transactionHash": placed.hash,
-        "transactionIndex": quantity(U256::from(placed.index)),
-        "logIndex": quantity(U256::from(index)),
+        "address": found.log.address,
+        "topics": found.log.topics,
+        "data": data(&found.log.data),
+        "blockNumber": quantity(U256::from(found.height)),
+        "blockHash": found.block,
+        "transactionHash": found.ethereum.unwrap_or(found.transaction),
+        "transactionIndex": quantity(U256::from(found.transaction_index)),
+        "logIndex": quantity(U256::from(found.log_index)),
         "removed": false,
     })
 }
@@ -710,6 +665,8 @@ fn words(error: &AdmitError) -> String {
 
 #[cfg(test)]
 mod tests {
+    use theta_ledger::vm::Log;
+
     use super::*;
 
     #[test]
@@ -721,7 +678,7 @@ mod tests {
         };
         let filter = |topics: Value| {
             let fields = json!({ "topics": topics });
-            LogFilter::read(fields.as_object().expect("an object")).expect("well formed")
+            read_filter(fields.as_object().expect("an object"), 0, 0).expect("well formed")
         };
         let (one, two) = (json!(Hash::repeat_byte(1)), json!(Hash::repeat_byte(2)));
         assert!(filter(json!([])).matches(&log));
@@ -730,7 +687,15 @@ mod tests {
         assert!(filter(json!([[two, one], null])).matches(&log));
         assert!(!filter(json!([two])).matches(&log));
         assert!(!filter(json!([null, null, null])).matches(&log));
-        assert!(LogFilter::read(json!({ "address": "0x12" }).as_object().expect("an object")).is_err());
+        // An empty list is anything too, and what follows it still counts; one position wants one topic.
+        assert!(
+            filter(json!([[one], [], null]))
+                .matches(&Log { topics: vec![Hash::repeat_byte(1); 3], ..log.clone() })
+        );
+        assert!(!filter(json!([[], [one]])).matches(&log) && filter(json!([[], [two]])).matches(&log));
+        assert!(filter(json!([[]])).matches(&log));
+        assert!(!filter(json!([[]])).matches(&Log { topics: vec![], ..log.clone() }));
+        assert!(read_filter(json!({ "address": "0x12" }).as_object().expect("an object"), 0, 0).is_err());
     }
 
     #[test]
