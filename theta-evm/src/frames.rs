@@ -10,8 +10,9 @@ use revm::{
     interpreter::{
         CallInput, CallInputs, CallScheme, CallValue, CreateInputs, CreateScheme, FrameInput, InputsImpl,
         InstructionResult, InstructionTable, Interpreter, InterpreterAction, SharedMemory,
+        instructions::instruction_table,
         interpreter::{EthInterpreter, ExtBytecode},
-        interpreter_types::{Jumps as _, MemoryTr as _, ReturnData as _},
+        interpreter_types::{Jumps as _, LegacyBytecode as _, MemoryTr as _, ReturnData as _},
     },
     primitives::Bytes,
 };
@@ -24,7 +25,7 @@ use theta_ledger::state::{Account, Checkpoint, StateError};
 use crate::{
     halt::Halt,
     machine::Machine,
-    opcodes::{self, BASE, GAS, OPS},
+    opcodes::{self, ETHEREUM_GAS, GAS, OPS},
     precompiles,
 };
 
@@ -41,22 +42,37 @@ pub(crate) struct Ended {
     pub(crate) gas_left: u64,
     /// The contract it made or tried to make.
     pub(crate) created: Option<Address>,
+    /// Gas to be given back at the transaction's end; none by Theta's rules.
+    pub(crate) refund: i64,
 }
 
 impl Ended {
     const fn refused(halt: Halt, gas_left: u64) -> Self {
-        Self { result: Err(halt), output: Bytes::new(), gas_left, created: None }
+        Self { result: Err(halt), output: Bytes::new(), gas_left, created: None, refund: 0 }
+    }
+
+    const fn done(output: Bytes, gas_left: u64) -> Self {
+        Self { result: Ok(()), output, gas_left, created: None, refund: 0 }
     }
 }
 
 struct Frame {
     interpreter: Interpreter,
     /// Where its changes begin.
-    checkpoint: Checkpoint,
+    start: Start,
     /// The contract that it makes.
     creates: Option<Address>,
     /// Where the output of the call it waits for goes.
     output: Range<usize>,
+}
+
+/// Where the changes of a frame begin.
+#[derive(Clone, Copy)]
+struct Start {
+    state: Checkpoint,
+    session: usize,
+    logs: usize,
+    balance_changes: usize,
 }
 
 /// What came of a call or creation at first.
@@ -81,7 +97,7 @@ pub(crate) fn run(machine: &mut Machine<'_>, gas: u64) -> Result<Ended, StateErr
                 gas_limit: gas,
                 reservoir: 0,
                 bytecode_address: to,
-                known_bytecode: (Hash::ZERO, machine.code_of(to)?),
+                known_bytecode: (Hash::ZERO, machine.code_behind(to)?),
                 target_address: to,
                 caller: call.from,
                 value: CallValue::Transfer(call.tfuel),
@@ -92,7 +108,7 @@ pub(crate) fn run(machine: &mut Machine<'_>, gas: u64) -> Result<Ended, StateErr
             machine.call(inputs, call.theta, None, 0)?
         }
     };
-    let table = opcodes::instructions();
+    let table = if machine.ethereum { instruction_table() } else { opcodes::instructions() };
     let mut waiting: Vec<Box<Frame>> = Vec::new();
     loop {
         let mut frame = match entered {
@@ -137,6 +153,7 @@ impl Frame {
         let interpreter = &mut self.interpreter;
         interpreter.memory.free_child_context();
         interpreter.gas.erase_cost(ended.gas_left);
+        interpreter.gas.record_refund(ended.refund);
         let reverted = ended.result == Err(Halt::Reverted);
         let pushed = match (&ended.result, ended.created) {
             (Err(_), _) => U256::ZERO,
@@ -172,36 +189,65 @@ impl<'a> Machine<'a> {
         interpreter: &mut Interpreter,
         table: &InstructionTable<EthInterpreter, Machine<'a>>,
     ) -> Result<Stopped, StateError> {
-        let stopped = loop {
-            let byte = interpreter.bytecode.opcode();
-            if let Some(halt) = OPS[usize::from(byte)].refuse(byte, &interpreter.stack) {
-                return Ok(Stopped::Done(Ended::refused(halt, 0)));
+        let stopped = if self.ethereum {
+            loop {
+                if let Err(stopped) = interpreter.step(table, &ETHEREUM_GAS, self) {
+                    break stopped;
+                }
             }
-            if let Err(stopped) = interpreter.step(table, &GAS, self) {
-                break stopped;
+        } else {
+            loop {
+                let byte = interpreter.bytecode.opcode();
+                if let Some(halt) = OPS[usize::from(byte)].refuse(byte, &interpreter.stack) {
+                    return Ok(Stopped::Done(Ended::refused(halt, 0)));
+                }
+                if let Err(stopped) = interpreter.step(table, &GAS, self) {
+                    break stopped;
+                }
             }
         };
         if let Some(error) = self.error.take() {
             return Err(error);
         }
-        let done =
-            |result, output, gas_left| Stopped::Done(Ended { result, output, gas_left, created: None });
+        let (gas_left, refund) = (interpreter.gas.remaining(), interpreter.gas.refunded());
         Ok(match stopped {
             InstructionResult::Stop | InstructionResult::SelfDestruct => {
-                done(Ok(()), Bytes::new(), interpreter.gas.remaining())
+                Stopped::Done(Ended { refund, ..Ended::done(Bytes::new(), gas_left) })
             }
             InstructionResult::Return | InstructionResult::Revert | InstructionResult::Suspend => {
                 match interpreter.take_next_action() {
                     InterpreterAction::NewFrame(input) => Stopped::At(input),
                     InterpreterAction::Return(returned) => {
-                        let result =
-                            if stopped == InstructionResult::Revert { Err(Halt::Reverted) } else { Ok(()) };
-                        done(result, returned.output, interpreter.gas.remaining())
+                        let reverted = stopped == InstructionResult::Revert;
+                        let result = if reverted { Err(Halt::Reverted) } else { Ok(()) };
+                        Stopped::Done(Ended { result, refund, ..Ended::done(returned.output, gas_left) })
                     }
                 }
             }
-            other => Stopped::Done(Ended::refused(self.halt.take().unwrap_or_else(|| halt(other)), 0)),
+            other => {
+                let halt = self.halt.take().unwrap_or_else(|| halt(other, interpreter));
+                Stopped::Done(Ended::refused(halt, 0))
+            }
         })
+    }
+
+    fn start(&self) -> Start {
+        Start {
+            state: self.view.checkpoint(),
+            session: self.session.checkpoint(),
+            logs: self.logs.len(),
+            balance_changes: self.balance_changes.len(),
+        }
+    }
+
+    /// Takes a frame's changes back. By Theta's rules logs and records of moves stay.
+    fn take_back(&mut self, start: Start) {
+        self.view.revert(start.state);
+        if self.ethereum {
+            self.session.revert(start.session);
+            self.logs.truncate(start.logs);
+            self.balance_changes.truncate(start.balance_changes);
+        }
     }
 
     fn call(
@@ -223,19 +269,14 @@ impl<'a> Machine<'a> {
         if let Err(halt) = self.affords(inputs.caller, value, theta)? {
             return refused(halt);
         }
-        let checkpoint = self.view.checkpoint();
+        let start = self.start();
         let reserved = precompiles::at(inputs.bytecode_address, &self.env.rules.evm);
         if inputs.scheme == CallScheme::Call {
             let target = inputs.target_address;
-            if self.view.account(target)?.is_none() {
+            if !self.ethereum && self.view.account(target)?.is_none() {
                 if reserved.is_none() && value.is_zero() {
                     // Nothing is there and nothing is made, not even for THETA.
-                    return Ok(Entered::Ended(Ended {
-                        result: Ok(()),
-                        output: Bytes::new(),
-                        gas_left: inputs.gas_limit,
-                        created: None,
-                    }));
+                    return Ok(Entered::Ended(Ended::done(Bytes::new(), inputs.gas_limit)));
                 }
                 self.view.store(Account::new(target, 0));
             }
@@ -249,16 +290,21 @@ impl<'a> Machine<'a> {
                 }
                 (CallInput::SharedBuffer(_), None) => Bytes::new(),
             };
-            let answer = reserved.run(self, inputs.caller, &input, inputs.gas_limit)?;
+            let answer = if self.ethereum && inputs.is_static && reserved.changes_state() {
+                Err(Halt::WriteProtection)
+            } else {
+                // By Theta's rules DELEGATECALL spends what the caller of the calling contract has.
+                let spender = if self.ethereum && inputs.scheme == CallScheme::DelegateCall {
+                    inputs.target_address
+                } else {
+                    inputs.caller
+                };
+                reserved.run(self, spender, &input, inputs.gas_limit)?
+            };
             return Ok(Entered::Ended(match answer {
-                Ok((output, used)) => Ended {
-                    result: Ok(()),
-                    output: output.into(),
-                    gas_left: inputs.gas_limit.saturating_sub(used),
-                    created: None,
-                },
+                Ok((output, used)) => Ended::done(output.into(), inputs.gas_limit.saturating_sub(used)),
                 Err(halt) => {
-                    self.view.revert(checkpoint);
+                    self.take_back(start);
                     Ended::refused(halt, 0)
                 }
             }));
@@ -273,7 +319,7 @@ impl<'a> Machine<'a> {
             depth,
         };
         let code = inputs.known_bytecode.1;
-        Ok(running(memory, code, input, inputs.is_static, inputs.gas_limit, checkpoint, None))
+        Ok(self.running(memory, code, input, inputs.is_static, inputs.gas_limit, start, None))
     }
 
     fn create(
@@ -294,6 +340,13 @@ impl<'a> Machine<'a> {
         // Raised before the collision check, and not undone by a failure.
         let mut account = self.account_or_new(creator)?;
         let address = inputs.created_address(account.sequence);
+        if self.ethereum {
+            if account.sequence == u64::MAX {
+                return refused(Halt::Sequence, gas);
+            }
+            // Stays warm where the creation fails.
+            self.session.warm(address);
+        }
         account.sequence = account.sequence.wrapping_add(1);
         self.view.store(account);
         let found = self.view.account(address)?;
@@ -304,9 +357,13 @@ impl<'a> Machine<'a> {
             return refused(Halt::Collision, 0);
         }
         let found = found.map_or(Coins::ZERO, |account| account.balance);
-        let checkpoint = self.view.checkpoint();
-        // Sequence 0, not Ethereum's 1.
+        let start = self.start();
         let mut contract = Account::new(address, 0);
+        if self.ethereum {
+            // EIP-161; by Theta's rules it begins with 0.
+            contract.sequence = 1;
+            self.session.create(address);
+        }
         if self.env.rules.evm.theta_values {
             contract.balance = found;
         }
@@ -322,7 +379,7 @@ impl<'a> Machine<'a> {
         };
         let code = Bytecode::new_legacy(inputs.init_code().clone());
         let memory = Frame::child_memory(parent);
-        Ok(running(memory, code, input, false, gas, checkpoint, Some(address)))
+        Ok(self.running(memory, code, input, false, gas, start, Some(address)))
     }
 
     /// Ends a frame: a creation stores its code, a failure takes everything back.
@@ -332,6 +389,8 @@ impl<'a> Machine<'a> {
             let cost = CODE_BYTE_GAS.saturating_mul(ended.output.len() as u64);
             if ended.output.len() > self.env.rules.evm.code_limit {
                 ended.result = Err(Halt::CodeSize);
+            } else if self.ethereum && ended.output.first() == Some(&0xef) {
+                ended.result = Err(Halt::CodeStart);
             } else if ended.gas_left < cost {
                 ended.result = Err(Halt::CodeStoreOutOfGas);
             } else {
@@ -342,7 +401,8 @@ impl<'a> Machine<'a> {
             }
         }
         if let Err(halt) = &ended.result {
-            self.view.revert(frame.checkpoint);
+            self.take_back(frame.start);
+            ended.refund = 0;
             if *halt != Halt::Reverted {
                 ended.gas_left = 0;
             }
@@ -361,6 +421,21 @@ impl<'a> Machine<'a> {
         })
     }
 
+    fn running(
+        &self,
+        memory: SharedMemory,
+        code: Bytecode,
+        input: InputsImpl,
+        is_static: bool,
+        gas: u64,
+        start: Start,
+        creates: Option<Address>,
+    ) -> Entered {
+        let interpreter =
+            Interpreter::new(memory, ExtBytecode::new(code), input, is_static, self.spec(), gas);
+        Entered::Running(Box::new(Frame { interpreter, start, creates, output: 0..0 }))
+    }
+
     fn transfer(&mut self, from: Address, to: Address, value: U256, theta: U256) -> Result<(), StateError> {
         self.move_tfuel(from, to, value)?;
         if self.env.rules.evm.theta_values {
@@ -370,26 +445,27 @@ impl<'a> Machine<'a> {
     }
 }
 
-fn running(
-    memory: SharedMemory,
-    code: Bytecode,
-    input: InputsImpl,
-    is_static: bool,
-    gas: u64,
-    checkpoint: Checkpoint,
-    creates: Option<Address>,
-) -> Entered {
-    let interpreter = Interpreter::new(memory, ExtBytecode::new(code), input, is_static, BASE, gas);
-    Entered::Running(Box::new(Frame { interpreter, checkpoint, creates, output: 0..0 }))
-}
-
-/// The interpreter's own reasons. What Theta's instructions cannot meet counts as gas that ran out.
-const fn halt(result: InstructionResult) -> Halt {
+/// The interpreter's own reasons. What no instruction can meet counts as gas that ran out.
+fn halt(result: InstructionResult, interpreter: &Interpreter) -> Halt {
+    // The instruction counter stands behind the instruction.
+    let byte = || {
+        let at = interpreter.bytecode.pc().saturating_sub(1);
+        interpreter.bytecode.bytecode_slice().get(at).copied().unwrap_or_default()
+    };
     match result {
         InstructionResult::StateChangeDuringStaticCall | InstructionResult::CallNotAllowedInsideStatic => {
             Halt::WriteProtection
         }
         InstructionResult::OutOfOffset => Halt::ReturnData,
+        InstructionResult::OpcodeNotFound
+        | InstructionResult::InvalidFEOpcode
+        | InstructionResult::NotActivated => Halt::InvalidOpcode(byte()),
+        InstructionResult::StackUnderflow => {
+            Halt::StackUnderflow { have: interpreter.stack.len(), need: opcodes::takes(byte()) }
+        }
+        InstructionResult::StackOverflow => Halt::StackLimit(interpreter.stack.len()),
+        InstructionResult::InvalidJump => Halt::InvalidJump,
+        InstructionResult::CreateInitCodeSizeLimit => Halt::InitCodeSize,
         _ => Halt::OutOfGas,
     }
 }

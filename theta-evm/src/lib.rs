@@ -1,12 +1,14 @@
 //! Theta's contract rules on revm's interpreter.
 //!
-//! [`Evm`] runs contracts for the ledger: it is the [`ContractVm`] of a node. The rules are those of the Go reference at the
-//! height that [`VmEnv::rules`] names: Ethereum's of Petersburg, but for prices, two kinds of coins, accounts that are never
-//! cleared, contracts that end at once, and precompiles for THETA and stakes. Every failure has the reference's text.
+//! [`Evm`] runs contracts for the ledger: it is the [`ContractVm`] of a node. The rules are those of the height that
+//! [`VmEnv::rules`] names ([`theta_core::spec::RuleSet`]). The Go reference's are Ethereum's of Petersburg, but for prices,
+//! two kinds of coins, accounts that are never cleared, contracts that end at once, and precompiles for THETA and stakes;
+//! every failure has the reference's text. Our own networks have Ethereum's rules of Osaka, and the same precompiles.
 //!
 //! Instructions and Ethereum's precompiles are revm's. Calls, creations and all state are ours: coins, slots, existence of
 //! accounts and stake pools change in the ledger's [`StateView`], so that a failed frame takes all of them back at once.
-//! Start at `frames` for calls and creations, at `opcodes` for what differs from Ethereum.
+//! Start at `frames` for calls and creations, at `opcodes` for what differs from Ethereum, at `session` for what only
+//! Ethereum's rules remember.
 //!
 //! ```
 //! use theta_evm::Evm;
@@ -23,6 +25,7 @@ mod halt;
 mod machine;
 mod opcodes;
 mod precompiles;
+mod session;
 #[cfg(feature = "statetest")]
 pub mod statetest;
 
@@ -45,20 +48,24 @@ impl ContractVm for Evm {
         if call.gas_limit > env.rules.tx.max_gas {
             return Ok(refused(Halt::GasLimit));
         }
-        let Some(gas) = call.gas_limit.checked_sub(intrinsic_gas(&call.data, call.to.is_none())) else {
+        let (initial, least) = intrinsic_gas(env.rules, call);
+        if call.gas_limit < least {
             return Ok(refused(Halt::OutOfGas));
-        };
+        }
         let start = view.checkpoint();
         let mut machine = Machine::new(view, env, call);
-        let ended = match frames::run(&mut machine, gas) {
+        let ended = match run(&mut machine, call.gas_limit - initial) {
             Ok(ended) => ended,
             Err(error) => {
                 view.revert(start);
                 return Err(error);
             }
         };
+        let used = call.gas_limit.saturating_sub(ended.gas_left);
+        // EIP-3529, EIP-7623.
+        let refund = u64::try_from(ended.refund).unwrap_or_default().min(used / 5);
         let mut outcome = VmOutcome {
-            gas_used: call.gas_limit.saturating_sub(ended.gas_left),
+            gas_used: (used - refund).max(if machine.ethereum { least } else { 0 }),
             output: ended.output.to_vec(),
             contract: call.to.or(ended.created).unwrap_or_default(),
             ..VmOutcome::default()
@@ -72,4 +79,13 @@ impl ContractVm for Evm {
         }
         Ok(outcome)
     }
+}
+
+/// Runs a transaction's frames, and by Ethereum's rules what comes before and after them.
+fn run(machine: &mut Machine<'_>, gas: u64) -> Result<frames::Ended, StateError> {
+    let back = if machine.ethereum { machine.prepare()? } else { 0 };
+    let mut ended = frames::run(machine, gas)?;
+    ended.refund += back;
+    machine.clear_destroyed()?;
+    Ok(ended)
 }

@@ -21,6 +21,8 @@ use crate::{halt::Halt, machine::Machine};
 
 /// The Ethereum rules that Theta's are closest to.
 pub(crate) const BASE: SpecId = SpecId::PETERSBURG;
+/// The rules of [`theta_core::spec::RuleSet::Ethereum`].
+pub(crate) const ETHEREUM: SpecId = SpecId::OSAKA;
 
 const STACK_LIMIT: usize = 1024;
 const EXISTING_SLOT: u64 = 5_000;
@@ -162,7 +164,14 @@ pub(crate) const fn instructions<'a>() -> InstructionTable<EthInterpreter, Machi
 }
 
 /// What each instruction costs before its operands are looked at.
-pub(crate) const GAS: GasTable = gas_table_spec(BASE);
+pub(crate) static GAS: GasTable = gas_table_spec(BASE);
+/// The same by Ethereum's rules.
+pub(crate) static ETHEREUM_GAS: GasTable = gas_table_spec(ETHEREUM);
+
+/// How many words of the stack the instruction takes.
+pub(crate) fn takes(byte: u8) -> u8 {
+    OPCODE_INFO[usize::from(byte)].as_ref().map_or(0, |info| info.inputs())
+}
 
 /// Fails for a reason that the interpreter has no word for.
 fn fail(context: Context<'_, '_>, halt: Halt) -> InstructionExecResult {

@@ -12,7 +12,7 @@ use theta_core::{
 use crate::{
     chain::ContractResult,
     error::BlockError,
-    staking,
+    history, staking,
     state::{StateView, nodes::NewNodes},
     tx::{Coinbase, RawTx, Scope, TxError, TxInput, TxOutput, Unsigned, expected_rewards},
     vm::VmOutcome,
@@ -85,6 +85,7 @@ pub(crate) fn execute(
     transactions: &[Vec<u8>],
 ) -> Result<Executed, BlockError> {
     let mut execution = Execution::new();
+    history::note(scope, &mut view)?;
     for (index, bytes) in transactions.iter().enumerate() {
         let failed = |source| BlockError::Transaction { index, source };
         let raw = RawTx::decode(bytes.clone()).map_err(|error| failed(error.into()))?;
@@ -106,6 +107,7 @@ pub(crate) fn build(
 ) -> Result<Built, BlockError> {
     let mut execution = Execution::new();
     let mut transactions = Vec::with_capacity(candidates.len() + 1);
+    history::note(scope, &mut view)?;
     let coinbase = coinbase(scope, &mut view, signer)?;
     let failed = |source| BlockError::Transaction { index: 0, source };
     execution.done(&coinbase, run(scope, &mut view, &coinbase).map_err(failed)?);

@@ -173,6 +173,14 @@ impl StateView {
         self.store(account);
     }
 
+    /// Removes an account with its storage, as only Ethereum's rules do.
+    pub fn remove(&mut self, address: Address) {
+        let old = self.storage.remove(&address);
+        self.journal.push(Undo::Storage(address, old));
+        let old = self.accounts.insert(address, Cell { value: None, changed: true });
+        self.journal.push(Undo::Account(address, old));
+    }
+
     // Contracts
 
     /// Code by its hash; nothing for accounts without code.
@@ -366,8 +374,9 @@ impl StateView {
             }
         }
         for (address, cell) in std::mem::take(&mut self.accounts) {
-            if let (true, Some(account)) = (cell.changed, cell.value) {
-                self.trie.set(&keys::account(address), account.to_rlp())?;
+            if cell.changed {
+                let record = cell.value.map(|account| account.to_rlp()).unwrap_or_default();
+                self.trie.set(&keys::account(address), record)?;
             }
         }
         for (key, cell) in std::mem::take(&mut self.records) {
