@@ -48,8 +48,8 @@ impl ContractVm for Evm {
         if call.gas_limit > env.rules.tx.max_gas {
             return Ok(refused(Halt::GasLimit));
         }
-        let (initial, least) = intrinsic_gas(env.rules, call);
-        if call.gas_limit < least {
+        let (initial, floor) = intrinsic_gas(env.rules, call);
+        if call.gas_limit < initial.max(floor) {
             return Ok(refused(Halt::OutOfGas));
         }
         let start = view.checkpoint();
@@ -65,7 +65,7 @@ impl ContractVm for Evm {
         // EIP-3529, EIP-7623.
         let refund = u64::try_from(ended.refund).unwrap_or_default().min(used / 5);
         let mut outcome = VmOutcome {
-            gas_used: (used - refund).max(if machine.ethereum { least } else { 0 }),
+            gas_used: (used - refund).max(floor),
             output: ended.output.to_vec(),
             contract: call.to.or(ended.created).unwrap_or_default(),
             ..VmOutcome::default()

@@ -6,6 +6,7 @@ mod hostile;
 mod known;
 #[path = "../../../theta-ledger/tests/it/nodes.rs"]
 mod nodes;
+mod random;
 mod recorded;
 mod statetests;
 

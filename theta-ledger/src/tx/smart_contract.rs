@@ -88,8 +88,7 @@ pub fn intrinsic_gas(rules: &Rules, call: &VmCall) -> (u64, u64) {
     let length = call.data.len() as u64;
     let zeros = call.data.iter().filter(|byte| **byte == 0).count() as u64;
     if rules.evm.rule_set == RuleSet::Theta {
-        let gas = base + 4 * zeros + 68 * (length - zeros);
-        return (gas, gas);
+        return (base + 4 * zeros + 68 * (length - zeros), 0);
     }
     let tokens = zeros + 4 * (length - zeros);
     let slots: usize = call.access.iter().map(|access| access.slots.len()).sum();
@@ -97,7 +96,7 @@ pub fn intrinsic_gas(rules: &Rules, call: &VmCall) -> (u64, u64) {
     let lists =
         2_400 * call.access.len() as u64 + 1_900 * slots as u64 + 25_000 * call.authorizations.len() as u64;
     let gas = base + 4 * tokens + init + lists;
-    (gas, gas.max(21_000 + 10 * tokens))
+    (gas, 21_000 + 10 * tokens)
 }
 
 impl SmartContract {
@@ -179,7 +178,8 @@ impl SmartContract {
         if self.gas_limit > rules.max_gas {
             return Err(TxError::GasLimit(rules.max_gas));
         }
-        let (_, needed) = intrinsic_gas(scope.rules, &self.call(scope.rules));
+        let (initial, floor) = intrinsic_gas(scope.rules, &self.call(scope.rules));
+        let needed = initial.max(floor);
         if rules.intrinsic_gas_in_limit && needed > self.gas_limit {
             return Err(TxError::IntrinsicGas { limit: self.gas_limit, needed });
         }
