@@ -25,7 +25,7 @@ use theta_ledger::state::{Account, Checkpoint, StateError};
 use crate::{
     halt::Halt,
     machine::Machine,
-    opcodes::{self, ETHEREUM_GAS, GAS, OPS},
+    opcodes::{self, GAS, OPS},
     precompiles,
 };
 
@@ -190,8 +190,9 @@ impl<'a> Machine<'a> {
         table: &InstructionTable<EthInterpreter, Machine<'a>>,
     ) -> Result<Stopped, StateError> {
         let stopped = if self.ethereum {
+            let gas = opcodes::ethereum_gas(self.spec);
             loop {
-                if let Err(stopped) = interpreter.step(table, &ETHEREUM_GAS, self) {
+                if let Err(stopped) = interpreter.step(table, gas, self) {
                     break stopped;
                 }
             }
@@ -270,7 +271,7 @@ impl<'a> Machine<'a> {
             return refused(halt);
         }
         let start = self.start();
-        let reserved = precompiles::at(inputs.bytecode_address, &self.env.rules.evm);
+        let reserved = precompiles::at(inputs.bytecode_address, &self.env.rules.evm, self.spec);
         if inputs.scheme == CallScheme::Call {
             let target = inputs.target_address;
             if !self.ethereum && self.view.account(target)?.is_none() {
@@ -431,8 +432,7 @@ impl<'a> Machine<'a> {
         start: Start,
         creates: Option<Address>,
     ) -> Entered {
-        let interpreter =
-            Interpreter::new(memory, ExtBytecode::new(code), input, is_static, self.spec(), gas);
+        let interpreter = Interpreter::new(memory, ExtBytecode::new(code), input, is_static, self.spec, gas);
         Entered::Running(Box::new(Frame { interpreter, start, creates, output: 0..0 }))
     }
 

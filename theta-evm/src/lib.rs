@@ -29,6 +29,7 @@ mod session;
 #[cfg(feature = "statetest")]
 pub mod statetest;
 
+use revm::primitives::hardfork::SpecId;
 use theta_ledger::{
     state::{StateError, StateView},
     tx::intrinsic_gas,
@@ -43,42 +44,53 @@ pub struct Evm;
 
 impl ContractVm for Evm {
     fn execute(&self, env: &VmEnv<'_>, call: &VmCall, view: &mut StateView) -> Result<VmOutcome, StateError> {
-        // The ledger checks both first, but for transactions of old heights and calls without a transaction.
-        let refused = |halt: Halt| VmOutcome { error: halt.to_string(), ..VmOutcome::default() };
-        if call.gas_limit > env.rules.tx.max_gas {
-            return Ok(refused(Halt::GasLimit));
-        }
-        let (initial, floor) = intrinsic_gas(env.rules, call);
-        if call.gas_limit < initial.max(floor) {
-            return Ok(refused(Halt::OutOfGas));
-        }
-        let start = view.checkpoint();
-        let mut machine = Machine::new(view, env, call);
-        let ended = match run(&mut machine, call.gas_limit - initial) {
-            Ok(ended) => ended,
-            Err(error) => {
-                view.revert(start);
-                return Err(error);
-            }
-        };
-        let used = call.gas_limit.saturating_sub(ended.gas_left);
-        // EIP-3529, EIP-7623.
-        let refund = u64::try_from(ended.refund).unwrap_or_default().min(used / 5);
-        let mut outcome = VmOutcome {
-            gas_used: (used - refund).max(floor),
-            output: ended.output.to_vec(),
-            contract: call.to.or(ended.created).unwrap_or_default(),
-            ..VmOutcome::default()
-        };
-        match ended.result {
-            Ok(()) => {
-                outcome.logs = machine.logs;
-                outcome.balance_changes = machine.balance_changes;
-            }
-            Err(halt) => outcome.error = halt.to_string(),
-        }
-        Ok(outcome)
+        execute(env, call, view, opcodes::spec(env.rules))
     }
+}
+
+/// Runs a call by the rules of a fork that the engine names; one of [`theta_core::spec::RuleSet::Ethereum`] may be older than Osaka.
+fn execute(
+    env: &VmEnv<'_>,
+    call: &VmCall,
+    view: &mut StateView,
+    spec: SpecId,
+) -> Result<VmOutcome, StateError> {
+    // The ledger checks both first, but for transactions of old heights and calls without a transaction.
+    let refused = |halt: Halt| VmOutcome { error: halt.to_string(), ..VmOutcome::default() };
+    if call.gas_limit > env.rules.tx.max_gas {
+        return Ok(refused(Halt::GasLimit));
+    }
+    let (initial, floor) = intrinsic_gas(env.rules, call);
+    let floor = if spec.is_enabled_in(SpecId::PRAGUE) { floor } else { 0 };
+    if call.gas_limit < initial.max(floor) {
+        return Ok(refused(Halt::OutOfGas));
+    }
+    let start = view.checkpoint();
+    let mut machine = Machine::new(view, env, call, spec);
+    let ended = match run(&mut machine, call.gas_limit - initial) {
+        Ok(ended) => ended,
+        Err(error) => {
+            view.revert(start);
+            return Err(error);
+        }
+    };
+    let used = call.gas_limit.saturating_sub(ended.gas_left);
+    // EIP-3529, EIP-7623.
+    let refund = u64::try_from(ended.refund).unwrap_or_default().min(used / 5);
+    let mut outcome = VmOutcome {
+        gas_used: (used - refund).max(floor),
+        output: ended.output.to_vec(),
+        contract: call.to.or(ended.created).unwrap_or_default(),
+        ..VmOutcome::default()
+    };
+    match ended.result {
+        Ok(()) => {
+            outcome.logs = machine.logs;
+            outcome.balance_changes = machine.balance_changes;
+        }
+        Err(halt) => outcome.error = halt.to_string(),
+    }
+    Ok(outcome)
 }
 
 /// Runs a transaction's frames, and by Ethereum's rules what comes before and after them.

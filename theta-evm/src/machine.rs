@@ -27,12 +27,7 @@ use theta_ledger::{
     vm::{BalanceChange, Log, VmCall, VmEnv},
 };
 
-use crate::{
-    halt::Halt,
-    opcodes::{BASE, ETHEREUM},
-    precompiles,
-    session::Session,
-};
+use crate::{halt::Halt, precompiles, session::Session};
 
 const THETA: u8 = 0;
 const TFUEL: u8 = 1;
@@ -46,6 +41,8 @@ pub(crate) struct Machine<'a> {
     pub(crate) call: &'a VmCall,
     /// Whether Ethereum's rules hold, not Theta's.
     pub(crate) ethereum: bool,
+    /// The engine's name for the rules that are closest.
+    pub(crate) spec: SpecId,
     pub(crate) session: Session,
     pub(crate) gas: GasParams,
     /// Why the last instruction failed, where the interpreter has no word for it.
@@ -63,7 +60,7 @@ pub(crate) struct Machine<'a> {
 static CODES: LazyLock<Cache<(Hash, bool), Bytecode>> = LazyLock::new(|| Cache::new(4_096));
 
 impl<'a> Machine<'a> {
-    pub(crate) fn new(view: &'a mut StateView, env: &'a VmEnv<'a>, call: &'a VmCall) -> Self {
+    pub(crate) fn new(view: &'a mut StateView, env: &'a VmEnv<'a>, call: &'a VmCall, spec: SpecId) -> Self {
         let ethereum = env.rules.evm.rule_set == RuleSet::Ethereum;
         Self {
             view,
@@ -71,17 +68,13 @@ impl<'a> Machine<'a> {
             call,
             ethereum,
             session: Session::default(),
-            gas: GasParams::new_spec(if ethereum { ETHEREUM } else { BASE }),
+            spec,
+            gas: GasParams::new_spec(spec),
             halt: None,
             error: None,
             logs: Vec::new(),
             balance_changes: Vec::new(),
         }
-    }
-
-    /// The engine's name for the rules.
-    pub(crate) const fn spec(&self) -> SpecId {
-        if self.ethereum { ETHEREUM } else { BASE }
     }
 
     /// Keeps an error of the state for the frame loop and stops the instruction.
@@ -361,7 +354,7 @@ impl Machine<'_> {
     fn visit(&mut self, address: Address, skip: bool) -> Result<bool, LoadError> {
         if !self.ethereum
             || self.session.is_warm(address)
-            || precompiles::at(address, &self.env.rules.evm).is_some()
+            || precompiles::at(address, &self.env.rules.evm, self.spec).is_some()
         {
             return Ok(false);
         }

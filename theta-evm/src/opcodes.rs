@@ -15,14 +15,25 @@ use revm::{
     },
     primitives::hardfork::SpecId,
 };
-use theta_core::hash::{Address, Hash, U256};
+use theta_core::{
+    hash::{Address, Hash, U256},
+    spec::{RuleSet, Rules},
+};
 
 use crate::{halt::Halt, machine::Machine};
 
 /// The Ethereum rules that Theta's are closest to.
-pub(crate) const BASE: SpecId = SpecId::PETERSBURG;
-/// The rules of [`theta_core::spec::RuleSet::Ethereum`].
-pub(crate) const ETHEREUM: SpecId = SpecId::OSAKA;
+const BASE: SpecId = SpecId::PETERSBURG;
+/// The rules of [`RuleSet::Ethereum`].
+const ETHEREUM: SpecId = SpecId::OSAKA;
+
+/// The engine's name for the rules that are closest to these.
+pub(crate) const fn spec(rules: &Rules) -> SpecId {
+    match rules.evm.rule_set {
+        RuleSet::Theta => BASE,
+        RuleSet::Ethereum => ETHEREUM,
+    }
+}
 
 const STACK_LIMIT: usize = 1024;
 const EXISTING_SLOT: u64 = 5_000;
@@ -165,8 +176,12 @@ pub(crate) const fn instructions<'a>() -> InstructionTable<EthInterpreter, Machi
 
 /// What each instruction costs before its operands are looked at.
 pub(crate) static GAS: GasTable = gas_table_spec(BASE);
-/// The same by Ethereum's rules.
-pub(crate) static ETHEREUM_GAS: GasTable = gas_table_spec(ETHEREUM);
+/// The same by Ethereum's rules; of an older fork for its tests.
+pub(crate) fn ethereum_gas(spec: SpecId) -> &'static GasTable {
+    static NEWEST: GasTable = gas_table_spec(ETHEREUM);
+    static CANCUN: GasTable = gas_table_spec(SpecId::CANCUN);
+    if spec == ETHEREUM { &NEWEST } else { &CANCUN }
+}
 
 /// How many words of the stack the instruction takes.
 pub(crate) fn takes(byte: u8) -> u8 {

@@ -5,8 +5,11 @@
 
 use std::sync::Arc;
 
-use revm::precompile::{
-    Precompile, PrecompileHalt, PrecompileStatus, Precompiles, bn254, hash, identity, modexp, secp256k1,
+use revm::{
+    precompile::{
+        Precompile, PrecompileHalt, PrecompileStatus, Precompiles, bn254, hash, identity, modexp, secp256k1,
+    },
+    primitives::hardfork::SpecId,
 };
 use theta_core::{
     amount::{Coins, TFuelWei, ThetaWei},
@@ -45,9 +48,9 @@ pub(crate) enum Reserved {
 }
 
 /// What stands at an address under these rules.
-pub(crate) fn at(address: Address, rules: &EvmRules) -> Option<Reserved> {
+pub(crate) fn at(address: Address, rules: &EvmRules, spec: SpecId) -> Option<Reserved> {
     if rules.rule_set == RuleSet::Ethereum
-        && let Some(precompile) = Precompiles::osaka().get(&address)
+        && let Some(precompile) = Precompiles::new(spec.into()).get(&address)
     {
         return Some(Reserved::Ethereum(precompile.clone()));
     }

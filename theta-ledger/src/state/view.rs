@@ -230,6 +230,23 @@ impl StateView {
         Ok(())
     }
 
+    /// All words of a contract's storage that are not zero.
+    pub fn slots(&mut self, address: Address) -> Result<BTreeMap<Hash, U256>, StateError> {
+        let storage = self.storage(address)?;
+        let mut bytes = Vec::new();
+        storage.trie.visit(&[], &mut |key, value| {
+            bytes.push((Hash::try_from(key).unwrap_or_default(), value.to_vec()));
+            true
+        })?;
+        let mut slots = BTreeMap::new();
+        for (key, value) in bytes {
+            slots.insert(key, decode::<U256>(key.as_slice(), &value)?);
+        }
+        slots.extend(&storage.slots);
+        slots.retain(|_, value| !value.is_zero());
+        Ok(slots)
+    }
+
     // Other records
 
     /// A record's bytes.
