@@ -27,6 +27,7 @@ use crate::{
     machine::Machine,
     opcodes::{self, GAS, OPS},
     precompiles,
+    trace::Recorder,
 };
 
 /// Frames that may run at once, but for the outermost.
@@ -85,57 +86,58 @@ enum Entered {
 pub(crate) fn run(machine: &mut Machine<'_>, gas: u64) -> Result<Ended, StateError> {
     let call = machine.call;
     let data = Bytes::copy_from_slice(&call.data);
-    let mut entered = match call.to {
-        None => {
-            let inputs = CreateInputs::new(call.from, CreateScheme::Create, call.tfuel, data, gas, 0);
-            machine.create(&inputs, call.theta, None, 0)?
-        }
-        Some(to) => {
-            let inputs = CallInputs {
-                input: CallInput::Bytes(data),
-                return_memory_offset: 0..0,
-                gas_limit: gas,
-                reservoir: 0,
-                bytecode_address: to,
-                known_bytecode: (Hash::ZERO, machine.code_behind(to)?),
-                target_address: to,
-                caller: call.from,
-                value: CallValue::Transfer(call.tfuel),
-                scheme: CallScheme::Call,
-                is_static: false,
-                charged_new_account_state_gas: false,
-            };
-            machine.call(inputs, call.theta, None, 0)?
-        }
+    let first = match call.to {
+        None => FrameInput::Create(Box::new(CreateInputs::new(
+            call.from,
+            CreateScheme::Create,
+            call.tfuel,
+            data,
+            gas,
+            0,
+        ))),
+        Some(to) => FrameInput::Call(Box::new(CallInputs {
+            input: CallInput::Bytes(data),
+            return_memory_offset: 0..0,
+            gas_limit: gas,
+            reservoir: 0,
+            bytecode_address: to,
+            known_bytecode: (Hash::ZERO, machine.code_behind(to)?),
+            target_address: to,
+            caller: call.from,
+            value: CallValue::Transfer(call.tfuel),
+            scheme: CallScheme::Call,
+            is_static: false,
+            charged_new_account_state_gas: false,
+        })),
     };
+    let mut entered = machine.enter(first, call.theta, None, 0)?;
     let table = if machine.ethereum { instruction_table() } else { opcodes::instructions() };
     let mut waiting: Vec<Box<Frame>> = Vec::new();
     loop {
         let mut frame = match entered {
             Entered::Running(frame) => frame,
-            Entered::Ended(ended) => match waiting.pop() {
-                Some(mut frame) => {
-                    frame.resume(ended);
-                    frame
+            Entered::Ended(ended) => {
+                machine.tell(|trace| trace.exit(&ended));
+                match waiting.pop() {
+                    Some(mut frame) => {
+                        frame.resume(ended);
+                        frame
+                    }
+                    None => return Ok(ended),
                 }
-                None => return Ok(ended),
-            },
+            }
         };
         let depth = waiting.len() + 1;
         entered = match machine.step(&mut frame.interpreter, &table)? {
-            Stopped::At(FrameInput::Call(inputs)) => {
-                frame.output = inputs.return_memory_offset.clone();
-                let entered = machine.call(*inputs, U256::ZERO, Some(&mut frame), depth)?;
+            Stopped::At(input) => {
+                frame.output = match &input {
+                    FrameInput::Call(inputs) => inputs.return_memory_offset.clone(),
+                    _ => 0..0,
+                };
+                let entered = machine.enter(input, U256::ZERO, Some(&mut frame), depth)?;
                 waiting.push(frame);
                 entered
             }
-            Stopped::At(FrameInput::Create(inputs)) => {
-                frame.output = 0..0;
-                let entered = machine.create(&inputs, U256::ZERO, Some(&mut frame), depth)?;
-                waiting.push(frame);
-                entered
-            }
-            Stopped::At(FrameInput::Empty) => Entered::Ended(Ended::refused(Halt::OutOfGas, 0)),
             Stopped::Done(ended) => Entered::Ended(machine.leave(&frame, ended)?),
         };
     }
@@ -189,8 +191,8 @@ impl<'a> Machine<'a> {
         interpreter: &mut Interpreter,
         table: &InstructionTable<EthInterpreter, Machine<'a>>,
     ) -> Result<Stopped, StateError> {
-        let stopped = if self.ethereum {
-            let gas = opcodes::ethereum_gas(self.spec);
+        let gas = if self.ethereum { opcodes::ethereum_gas(self.spec) } else { &GAS };
+        let stopped = if self.ethereum && self.recorder.is_none() {
             loop {
                 if let Err(stopped) = interpreter.step(table, gas, self) {
                     break stopped;
@@ -198,11 +200,20 @@ impl<'a> Machine<'a> {
             }
         } else {
             loop {
+                if self.recorder.as_ref().is_some_and(Recorder::is_full) {
+                    return Ok(Stopped::Done(Ended::refused(Halt::OutOfGas, 0)));
+                }
+                self.tell(|trace| trace.before(interpreter));
                 let byte = interpreter.bytecode.opcode();
-                if let Some(halt) = OPS[usize::from(byte)].refuse(byte, &interpreter.stack) {
+                if !self.ethereum
+                    && let Some(halt) = OPS[usize::from(byte)].refuse(byte, &interpreter.stack)
+                {
+                    self.tell(|trace| trace.after(interpreter, Some(&halt)));
                     return Ok(Stopped::Done(Ended::refused(halt, 0)));
                 }
-                if let Err(stopped) = interpreter.step(table, &GAS, self) {
+                let result = interpreter.step(table, gas, self);
+                self.tell(|trace| trace.after(interpreter, None));
+                if let Err(stopped) = result {
                     break stopped;
                 }
             }
@@ -227,6 +238,7 @@ impl<'a> Machine<'a> {
             }
             other => {
                 let halt = self.halt.take().unwrap_or_else(|| halt(other, interpreter));
+                self.tell(|trace| trace.after(interpreter, Some(&halt)));
                 Stopped::Done(Ended::refused(halt, 0))
             }
         })
@@ -248,6 +260,36 @@ impl<'a> Machine<'a> {
             self.session.revert(start.session);
             self.logs.truncate(start.logs);
             self.balance_changes.truncate(start.balance_changes);
+        }
+    }
+
+    /// Begins a call or creation; the trace hears of it.
+    fn enter(
+        &mut self,
+        input: FrameInput,
+        theta: U256,
+        parent: Option<&mut Frame>,
+        depth: usize,
+    ) -> Result<Entered, StateError> {
+        match input {
+            FrameInput::Call(inputs) => {
+                if self.recorder.is_some() {
+                    let (bytes, value) = (bytes_of(&inputs.input, parent.as_deref()), inputs.value.get());
+                    let delegated = inputs.scheme == CallScheme::DelegateCall;
+                    let from = if delegated { inputs.target_address } else { inputs.caller };
+                    let (scheme, to, gas) = (inputs.scheme, inputs.bytecode_address, inputs.gas_limit);
+                    self.tell(|trace| trace.call(scheme, from, to, value, gas, bytes));
+                }
+                self.call(*inputs, theta, parent, depth)
+            }
+            FrameInput::Create(inputs) => {
+                self.tell(|trace| {
+                    let (value, gas, code) = (inputs.value(), inputs.gas_limit(), inputs.init_code().clone());
+                    trace.create(inputs.scheme(), inputs.caller(), value, gas, code);
+                });
+                self.create(&inputs, theta, parent, depth)
+            }
+            FrameInput::Empty => Ok(Entered::Ended(Ended::refused(Halt::OutOfGas, 0))),
         }
     }
 
@@ -284,13 +326,7 @@ impl<'a> Machine<'a> {
             self.transfer(inputs.caller, target, value, theta)?;
         }
         if let Some(reserved) = reserved {
-            let input = match (&inputs.input, &parent) {
-                (CallInput::Bytes(bytes), _) => bytes.clone(),
-                (CallInput::SharedBuffer(range), Some(parent)) => {
-                    Bytes::copy_from_slice(&parent.interpreter.memory.global_slice(range.clone()))
-                }
-                (CallInput::SharedBuffer(_), None) => Bytes::new(),
-            };
+            let input = bytes_of(&inputs.input, parent.as_deref());
             let answer = if self.ethereum && inputs.is_static && reserved.changes_state() {
                 Err(Halt::WriteProtection)
             } else {
@@ -350,6 +386,7 @@ impl<'a> Machine<'a> {
         }
         account.sequence = account.sequence.wrapping_add(1);
         self.view.store(account);
+        self.tell(|trace| trace.makes(address));
         let found = self.view.account(address)?;
         let collides = found.is_some_and(|account| {
             account.sequence != 0 || (account.code_hash != EMPTY_CODE_HASH && account.code_hash != Hash::ZERO)
@@ -442,6 +479,18 @@ impl<'a> Machine<'a> {
             self.move_theta(from, to, theta)?;
         }
         Ok(())
+    }
+}
+
+/// The input of a call, which may lie in the memory of the frame that calls.
+fn bytes_of(input: &CallInput, parent: Option<&Frame>) -> Bytes {
+    match (input, parent) {
+        (CallInput::Bytes(bytes), _) => bytes.clone(),
+        // The interpreter's range of no bytes lies outside the memory.
+        (CallInput::SharedBuffer(range), Some(parent)) if !range.is_empty() => {
+            Bytes::copy_from_slice(&parent.interpreter.memory.global_slice(range.clone()))
+        }
+        (CallInput::SharedBuffer(_), _) => Bytes::new(),
     }
 }
 

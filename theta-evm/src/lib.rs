@@ -20,6 +20,7 @@
 //! engine below, and brings serde_json. Not here: who pays the fee (the ledger) and what a node offers on top (calls
 //! without a transaction, estimates).
 
+pub mod contracts;
 mod frames;
 mod halt;
 mod machine;
@@ -28,6 +29,7 @@ mod precompiles;
 mod session;
 #[cfg(feature = "statetest")]
 pub mod statetest;
+pub mod trace;
 
 use revm::primitives::hardfork::SpecId;
 use theta_ledger::{
@@ -36,7 +38,11 @@ use theta_ledger::{
     vm::{ContractVm, VmCall, VmEnv, VmOutcome},
 };
 
-use self::{halt::Halt, machine::Machine};
+use self::{
+    halt::Halt,
+    machine::Machine,
+    trace::{Recorder, Trace, TraceError, TraceLimits, Traced},
+};
 
 /// Runs contracts by Theta's rules.
 #[derive(Clone, Copy, Debug, Default)]
@@ -44,7 +50,22 @@ pub struct Evm;
 
 impl ContractVm for Evm {
     fn execute(&self, env: &VmEnv<'_>, call: &VmCall, view: &mut StateView) -> Result<VmOutcome, StateError> {
-        execute(env, call, view, opcodes::spec(env.rules))
+        execute(env, call, view, opcodes::spec(env.rules), None).map(|(outcome, _)| outcome)
+    }
+}
+
+impl Evm {
+    /// Runs a call as [`ContractVm::execute`] does and tells what happens. Where the trace grows beyond its limits the call
+    /// is stopped, and the view is as before.
+    pub fn trace(
+        &self,
+        env: &VmEnv<'_>,
+        call: &VmCall,
+        view: &mut StateView,
+        what: Trace,
+        limits: TraceLimits,
+    ) -> Result<(VmOutcome, Traced), TraceError> {
+        trace::trace(env, call, view, what, limits)
     }
 }
 
@@ -54,19 +75,21 @@ fn execute(
     call: &VmCall,
     view: &mut StateView,
     spec: SpecId,
-) -> Result<VmOutcome, StateError> {
+    recorder: Option<Recorder>,
+) -> Result<(VmOutcome, Option<Recorder>), StateError> {
     // The ledger checks both first, but for transactions of old heights and calls without a transaction.
     let refused = |halt: Halt| VmOutcome { error: halt.to_string(), ..VmOutcome::default() };
     if call.gas_limit > env.rules.tx.max_gas {
-        return Ok(refused(Halt::GasLimit));
+        return Ok((refused(Halt::GasLimit), recorder));
     }
     let (initial, floor) = intrinsic_gas(env.rules, call);
     let floor = if spec.is_enabled_in(SpecId::PRAGUE) { floor } else { 0 };
     if call.gas_limit < initial.max(floor) {
-        return Ok(refused(Halt::OutOfGas));
+        return Ok((refused(Halt::OutOfGas), recorder));
     }
     let start = view.checkpoint();
     let mut machine = Machine::new(view, env, call, spec);
+    machine.recorder = recorder;
     let ended = match run(&mut machine, call.gas_limit - initial) {
         Ok(ended) => ended,
         Err(error) => {
@@ -90,7 +113,7 @@ fn execute(
         }
         Err(halt) => outcome.error = halt.to_string(),
     }
-    Ok(outcome)
+    Ok((outcome, machine.recorder))
 }
 
 /// Runs a transaction's frames, and by Ethereum's rules what comes before and after them.

@@ -27,7 +27,7 @@ use theta_ledger::{
     vm::{BalanceChange, Log, VmCall, VmEnv},
 };
 
-use crate::{halt::Halt, precompiles, session::Session};
+use crate::{halt::Halt, precompiles, session::Session, trace::Recorder};
 
 const THETA: u8 = 0;
 const TFUEL: u8 = 1;
@@ -53,6 +53,8 @@ pub(crate) struct Machine<'a> {
     pub(crate) logs: Vec<Log>,
     /// In order; by Theta's rules those of failed inner frames included.
     pub(crate) balance_changes: Vec<BalanceChange>,
+    /// Who is told of everything, if a trace was asked for.
+    pub(crate) recorder: Option<Recorder>,
 }
 
 /// Code with its jump targets found, by hash, and whether a delegation is one. It depends on nothing but the bytes, so all
@@ -74,6 +76,7 @@ impl<'a> Machine<'a> {
             error: None,
             logs: Vec::new(),
             balance_changes: Vec::new(),
+            recorder: None,
         }
     }
 
@@ -176,6 +179,7 @@ impl<'a> Machine<'a> {
     }
 
     fn changed(&mut self, address: Address, coins: Coins, negative: bool) {
+        self.tell(|trace| trace.touch(address));
         let mut record = |token, delta: U256| {
             if !delta.is_zero() {
                 self.balance_changes.push(BalanceChange { address, token, negative, delta });
@@ -188,6 +192,7 @@ impl<'a> Machine<'a> {
     /// By Theta's rules, ends a contract: its TFUEL goes to `heir`, its code is marked dead; THETA, storage and sequence stay.
     pub(crate) fn destroy(&mut self, address: Address, heir: Address) -> Result<(), StateError> {
         let balance = Coins::tfuel(self.balance(address)?.tfuel);
+        self.tell(|trace| trace.destroy(address, heir, balance));
         if !balance.is_zero() {
             self.give(heir, balance)?;
         }
@@ -296,7 +301,9 @@ impl Host for Machine<'_> {
 
     fn log(&mut self, log: RevmLog) {
         let (topics, data) = log.data.split();
-        self.logs.push(Log { address: log.address, topics, data: data.to_vec() });
+        let log = Log { address: log.address, topics, data: data.to_vec() };
+        self.tell(|trace| trace.log(&log));
+        self.logs.push(log);
     }
 
     fn sstore_skip_cold_load(
@@ -396,7 +403,8 @@ impl Machine<'_> {
     /// What is warm before a transaction runs (EIP-2929, 2930, 3651), and delegations (EIP-7702). Gives the gas that comes
     /// back for authorities that were there before.
     pub(crate) fn prepare(&mut self) -> Result<i64, StateError> {
-        let call = self.call;
+        let (call, proposer) = (self.call, self.env.proposer);
+        self.tell(|trace| trace.touch(proposer));
         self.session.warm(call.from);
         self.session.warm(self.env.proposer);
         for access in &call.access {
@@ -422,6 +430,7 @@ impl Machine<'_> {
             return Ok(false);
         }
         let Ok(authority) = authorization.authority() else { return Ok(false) };
+        self.tell(|trace| trace.touch(authority));
         self.session.warm(authority);
         let code = self.code_of(authority)?;
         let existed = self.view.account(authority)?.is_some();
@@ -444,6 +453,7 @@ impl Machine<'_> {
     fn end(&mut self, address: Address, heir: Address) -> Result<SelfDestructResult, StateError> {
         let target_exists = !self.is_empty(heir)?;
         let coins = self.balance(address)?;
+        self.tell(|trace| trace.destroy(address, heir, coins));
         let created = self.session.is_created(address);
         if heir != address {
             self.move_tfuel(address, heir, coins.tfuel.get())?;

@@ -475,7 +475,7 @@ fn run_ours(unit: &TestUnit, test: &Test, spec: SpecId, tx: TxEnv) -> Result<Res
     sender.balance = rest;
     sender.sequence += u64::from(call.to.is_some());
     view.store(sender);
-    let outcome = crate::execute(&env, &call, &mut view, spec)?;
+    let outcome = crate::execute(&env, &call, &mut view, spec, None)?.0;
     let base = if spec != SpecId::PETERSBURG { U256::from(block.basefee) } else { U256::ZERO };
     for (to, coins) in [
         (call.from, fee(call.gas_limit - outcome.gas_used.min(call.gas_limit), price)),
