@@ -122,6 +122,19 @@ export async function ethers({ ethRpc, thetaRpc, ethChainId, accounts }) {
       assert.equal(await provider.getBalance(to), 15n);
     });
 
+    await check("ethers: typed transactions of a development network", async () => {
+      const to = freshAddress();
+      const base = { to, gasLimit: 30_000n, value: 7n };
+      const fees = { maxFeePerGas: 2n * GAS_PRICE, maxPriorityFeePerGas: 1n };
+      const sent = await wallet.sendTransaction({ ...base, type: 2, ...fees });
+      assert.equal((await mined(sent)).gasPrice, GAS_PRICE + 1n);
+      const found = await provider.getTransaction(sent.hash);
+      assert.deepEqual([found.type, found.maxFeePerGas, found.from], [2, 2n * GAS_PRICE, wallet.address]);
+      const listed = await wallet.sendTransaction({ ...base, type: 1, gasPrice: GAS_PRICE, accessList: [] });
+      assert.equal((await mined(listed)).status, 1);
+      assert.equal(await provider.getBalance(to), 14n);
+    });
+
     await check("ethers: refusals have the words that libraries look for", async () => {
       const to = freshAddress();
       const base = { to, gasLimit: 21_000n, gasPrice: GAS_PRICE };
@@ -131,10 +144,6 @@ export async function ethers({ ethRpc, thetaRpc, ethChainId, accounts }) {
       assert.equal(rich.code, "INSUFFICIENT_FUNDS");
       const cheap = await refused(wallet.sendTransaction({ ...base, gasPrice: GAS_PRICE - 1n, value: 1n }));
       assert.match(JSON.stringify(cheap.error ?? cheap.info), /at least 4000000000000 TFuelWei/);
-      const typed = await refused(
-        wallet.sendTransaction({ ...base, gasPrice: undefined, type: 2, maxFeePerGas: GAS_PRICE, maxPriorityFeePerGas: GAS_PRICE }),
-      );
-      assert.match(JSON.stringify(typed.error ?? typed.info), /transaction type not supported/);
       const foreign = await new Wallet(accounts[2].privateKey).signTransaction({ ...base, value: 1n, chainId: 361, nonce: 0 });
       const { error } = await ask(ethRpc, "eth_sendRawTransaction", [foreign]);
       assert.equal(error?.code, -32000);

@@ -10,8 +10,9 @@ use revm::{
     interpreter::{
         CallInput, CallInputs, CallScheme, CallValue, CreateInputs, CreateScheme, FrameInput, InputsImpl,
         InstructionResult, InstructionTable, Interpreter, InterpreterAction, SharedMemory,
+        instructions::instruction_table,
         interpreter::{EthInterpreter, ExtBytecode},
-        interpreter_types::{Jumps as _, MemoryTr as _, ReturnData as _},
+        interpreter_types::{Jumps as _, LegacyBytecode as _, MemoryTr as _, ReturnData as _},
     },
     primitives::Bytes,
 };
@@ -24,8 +25,9 @@ use theta_ledger::state::{Account, Checkpoint, StateError};
 use crate::{
     halt::Halt,
     machine::Machine,
-    opcodes::{self, BASE, GAS, OPS},
+    opcodes::{self, GAS, OPS},
     precompiles,
+    trace::Recorder,
 };
 
 /// Frames that may run at once, but for the outermost.
@@ -41,22 +43,37 @@ pub(crate) struct Ended {
     pub(crate) gas_left: u64,
     /// The contract it made or tried to make.
     pub(crate) created: Option<Address>,
+    /// Gas to be given back at the transaction's end; none by Theta's rules.
+    pub(crate) refund: i64,
 }
 
 impl Ended {
     const fn refused(halt: Halt, gas_left: u64) -> Self {
-        Self { result: Err(halt), output: Bytes::new(), gas_left, created: None }
+        Self { result: Err(halt), output: Bytes::new(), gas_left, created: None, refund: 0 }
+    }
+
+    const fn done(output: Bytes, gas_left: u64) -> Self {
+        Self { result: Ok(()), output, gas_left, created: None, refund: 0 }
     }
 }
 
 struct Frame {
     interpreter: Interpreter,
     /// Where its changes begin.
-    checkpoint: Checkpoint,
+    start: Start,
     /// The contract that it makes.
     creates: Option<Address>,
     /// Where the output of the call it waits for goes.
     output: Range<usize>,
+}
+
+/// Where the changes of a frame begin.
+#[derive(Clone, Copy)]
+struct Start {
+    state: Checkpoint,
+    session: usize,
+    logs: usize,
+    balance_changes: usize,
 }
 
 /// What came of a call or creation at first.
@@ -69,57 +86,58 @@ enum Entered {
 pub(crate) fn run(machine: &mut Machine<'_>, gas: u64) -> Result<Ended, StateError> {
     let call = machine.call;
     let data = Bytes::copy_from_slice(&call.data);
-    let mut entered = match call.to {
-        None => {
-            let inputs = CreateInputs::new(call.from, CreateScheme::Create, call.tfuel, data, gas, 0);
-            machine.create(&inputs, call.theta, None, 0)?
-        }
-        Some(to) => {
-            let inputs = CallInputs {
-                input: CallInput::Bytes(data),
-                return_memory_offset: 0..0,
-                gas_limit: gas,
-                reservoir: 0,
-                bytecode_address: to,
-                known_bytecode: (Hash::ZERO, machine.code_of(to)?),
-                target_address: to,
-                caller: call.from,
-                value: CallValue::Transfer(call.tfuel),
-                scheme: CallScheme::Call,
-                is_static: false,
-                charged_new_account_state_gas: false,
-            };
-            machine.call(inputs, call.theta, None, 0)?
-        }
+    let first = match call.to {
+        None => FrameInput::Create(Box::new(CreateInputs::new(
+            call.from,
+            CreateScheme::Create,
+            call.tfuel,
+            data,
+            gas,
+            0,
+        ))),
+        Some(to) => FrameInput::Call(Box::new(CallInputs {
+            input: CallInput::Bytes(data),
+            return_memory_offset: 0..0,
+            gas_limit: gas,
+            reservoir: 0,
+            bytecode_address: to,
+            known_bytecode: (Hash::ZERO, machine.code_behind(to)?),
+            target_address: to,
+            caller: call.from,
+            value: CallValue::Transfer(call.tfuel),
+            scheme: CallScheme::Call,
+            is_static: false,
+            charged_new_account_state_gas: false,
+        })),
     };
-    let table = opcodes::instructions();
+    let mut entered = machine.enter(first, call.theta, None, 0)?;
+    let table = if machine.ethereum { instruction_table() } else { opcodes::instructions() };
     let mut waiting: Vec<Box<Frame>> = Vec::new();
     loop {
         let mut frame = match entered {
             Entered::Running(frame) => frame,
-            Entered::Ended(ended) => match waiting.pop() {
-                Some(mut frame) => {
-                    frame.resume(ended);
-                    frame
+            Entered::Ended(ended) => {
+                machine.tell(|trace| trace.exit(&ended));
+                match waiting.pop() {
+                    Some(mut frame) => {
+                        frame.resume(ended);
+                        frame
+                    }
+                    None => return Ok(ended),
                 }
-                None => return Ok(ended),
-            },
+            }
         };
         let depth = waiting.len() + 1;
         entered = match machine.step(&mut frame.interpreter, &table)? {
-            Stopped::At(FrameInput::Call(inputs)) => {
-                frame.output = inputs.return_memory_offset.clone();
-                let entered = machine.call(*inputs, U256::ZERO, Some(&mut frame), depth)?;
+            Stopped::At(input) => {
+                frame.output = match &input {
+                    FrameInput::Call(inputs) => inputs.return_memory_offset.clone(),
+                    _ => 0..0,
+                };
+                let entered = machine.enter(input, U256::ZERO, Some(&mut frame), depth)?;
                 waiting.push(frame);
                 entered
             }
-            Stopped::At(FrameInput::Create(inputs)) => {
-                frame.output = 0..0;
-                let entered = machine.create(&inputs, U256::ZERO, Some(&mut frame), depth)?;
-                waiting.push(frame);
-                entered
-            }
-            Stopped::At(FrameInput::Empty) => Entered::Ended(Ended::refused(Halt::OutOfGas, 0)),
             Stopped::Done(ended) => Entered::Ended(machine.leave(&frame, ended)?),
         };
     }
@@ -137,6 +155,7 @@ impl Frame {
         let interpreter = &mut self.interpreter;
         interpreter.memory.free_child_context();
         interpreter.gas.erase_cost(ended.gas_left);
+        interpreter.gas.record_refund(ended.refund);
         let reverted = ended.result == Err(Halt::Reverted);
         let pushed = match (&ended.result, ended.created) {
             (Err(_), _) => U256::ZERO,
@@ -172,36 +191,106 @@ impl<'a> Machine<'a> {
         interpreter: &mut Interpreter,
         table: &InstructionTable<EthInterpreter, Machine<'a>>,
     ) -> Result<Stopped, StateError> {
-        let stopped = loop {
-            let byte = interpreter.bytecode.opcode();
-            if let Some(halt) = OPS[usize::from(byte)].refuse(byte, &interpreter.stack) {
-                return Ok(Stopped::Done(Ended::refused(halt, 0)));
+        let gas = if self.ethereum { opcodes::ethereum_gas(self.spec) } else { &GAS };
+        let stopped = if self.ethereum && self.recorder.is_none() {
+            loop {
+                if let Err(stopped) = interpreter.step(table, gas, self) {
+                    break stopped;
+                }
             }
-            if let Err(stopped) = interpreter.step(table, &GAS, self) {
-                break stopped;
+        } else {
+            loop {
+                if self.recorder.as_ref().is_some_and(Recorder::is_full) {
+                    return Ok(Stopped::Done(Ended::refused(Halt::OutOfGas, 0)));
+                }
+                self.tell(|trace| trace.before(interpreter));
+                let byte = interpreter.bytecode.opcode();
+                if !self.ethereum
+                    && let Some(halt) = OPS[usize::from(byte)].refuse(byte, &interpreter.stack)
+                {
+                    self.tell(|trace| trace.after(interpreter, Some(&halt)));
+                    return Ok(Stopped::Done(Ended::refused(halt, 0)));
+                }
+                let result = interpreter.step(table, gas, self);
+                self.tell(|trace| trace.after(interpreter, None));
+                if let Err(stopped) = result {
+                    break stopped;
+                }
             }
         };
         if let Some(error) = self.error.take() {
             return Err(error);
         }
-        let done =
-            |result, output, gas_left| Stopped::Done(Ended { result, output, gas_left, created: None });
+        let (gas_left, refund) = (interpreter.gas.remaining(), interpreter.gas.refunded());
         Ok(match stopped {
             InstructionResult::Stop | InstructionResult::SelfDestruct => {
-                done(Ok(()), Bytes::new(), interpreter.gas.remaining())
+                Stopped::Done(Ended { refund, ..Ended::done(Bytes::new(), gas_left) })
             }
             InstructionResult::Return | InstructionResult::Revert | InstructionResult::Suspend => {
                 match interpreter.take_next_action() {
                     InterpreterAction::NewFrame(input) => Stopped::At(input),
                     InterpreterAction::Return(returned) => {
-                        let result =
-                            if stopped == InstructionResult::Revert { Err(Halt::Reverted) } else { Ok(()) };
-                        done(result, returned.output, interpreter.gas.remaining())
+                        let reverted = stopped == InstructionResult::Revert;
+                        let result = if reverted { Err(Halt::Reverted) } else { Ok(()) };
+                        Stopped::Done(Ended { result, refund, ..Ended::done(returned.output, gas_left) })
                     }
                 }
             }
-            other => Stopped::Done(Ended::refused(self.halt.take().unwrap_or_else(|| halt(other)), 0)),
+            other => {
+                let halt = self.halt.take().unwrap_or_else(|| halt(other, interpreter));
+                self.tell(|trace| trace.after(interpreter, Some(&halt)));
+                Stopped::Done(Ended::refused(halt, 0))
+            }
         })
+    }
+
+    fn start(&self) -> Start {
+        Start {
+            state: self.view.checkpoint(),
+            session: self.session.checkpoint(),
+            logs: self.logs.len(),
+            balance_changes: self.balance_changes.len(),
+        }
+    }
+
+    /// Takes a frame's changes back. By Theta's rules logs and records of moves stay.
+    fn take_back(&mut self, start: Start) {
+        self.view.revert(start.state);
+        if self.ethereum {
+            self.session.revert(start.session);
+            self.logs.truncate(start.logs);
+            self.balance_changes.truncate(start.balance_changes);
+        }
+    }
+
+    /// Begins a call or creation; the trace hears of it.
+    fn enter(
+        &mut self,
+        input: FrameInput,
+        theta: U256,
+        parent: Option<&mut Frame>,
+        depth: usize,
+    ) -> Result<Entered, StateError> {
+        match input {
+            FrameInput::Call(inputs) => {
+                if self.recorder.is_some() {
+                    let (bytes, value) = (bytes_of(&inputs.input, parent.as_deref()), inputs.value.get());
+                    let delegated = inputs.scheme == CallScheme::DelegateCall;
+                    let from = if delegated { inputs.target_address } else { inputs.caller };
+                    let (scheme, to, gas) = (inputs.scheme, inputs.bytecode_address, inputs.gas_limit);
+                    self.tell(|trace| trace.call(scheme, from, to, value, gas, bytes));
+                }
+                self.call(*inputs, theta, parent, depth)
+            }
+            FrameInput::Create(inputs) => {
+                self.tell(|trace| {
+                    let (value, gas, code) = (inputs.value(), inputs.gas_limit(), inputs.init_code().clone());
+                    trace.create(inputs.scheme(), inputs.caller(), value, gas, code);
+                });
+                self.create(&inputs, theta, parent, depth)
+            }
+            FrameInput::Empty => Ok(Entered::Ended(Ended::refused(Halt::OutOfGas, 0))),
+        }
     }
 
     fn call(
@@ -223,42 +312,36 @@ impl<'a> Machine<'a> {
         if let Err(halt) = self.affords(inputs.caller, value, theta)? {
             return refused(halt);
         }
-        let checkpoint = self.view.checkpoint();
-        let reserved = precompiles::at(inputs.bytecode_address, &self.env.rules.evm);
+        let start = self.start();
+        let reserved = precompiles::at(inputs.bytecode_address, &self.env.rules.evm, self.spec);
         if inputs.scheme == CallScheme::Call {
             let target = inputs.target_address;
-            if self.view.account(target)?.is_none() {
+            if !self.ethereum && self.view.account(target)?.is_none() {
                 if reserved.is_none() && value.is_zero() {
                     // Nothing is there and nothing is made, not even for THETA.
-                    return Ok(Entered::Ended(Ended {
-                        result: Ok(()),
-                        output: Bytes::new(),
-                        gas_left: inputs.gas_limit,
-                        created: None,
-                    }));
+                    return Ok(Entered::Ended(Ended::done(Bytes::new(), inputs.gas_limit)));
                 }
                 self.view.store(Account::new(target, 0));
             }
             self.transfer(inputs.caller, target, value, theta)?;
         }
         if let Some(reserved) = reserved {
-            let input = match (&inputs.input, &parent) {
-                (CallInput::Bytes(bytes), _) => bytes.clone(),
-                (CallInput::SharedBuffer(range), Some(parent)) => {
-                    Bytes::copy_from_slice(&parent.interpreter.memory.global_slice(range.clone()))
-                }
-                (CallInput::SharedBuffer(_), None) => Bytes::new(),
+            let input = bytes_of(&inputs.input, parent.as_deref());
+            let answer = if self.ethereum && inputs.is_static && reserved.changes_state() {
+                Err(Halt::WriteProtection)
+            } else {
+                // By Theta's rules DELEGATECALL spends what the caller of the calling contract has.
+                let spender = if self.ethereum && inputs.scheme == CallScheme::DelegateCall {
+                    inputs.target_address
+                } else {
+                    inputs.caller
+                };
+                reserved.run(self, spender, &input, inputs.gas_limit)?
             };
-            let answer = reserved.run(self, inputs.caller, &input, inputs.gas_limit)?;
             return Ok(Entered::Ended(match answer {
-                Ok((output, used)) => Ended {
-                    result: Ok(()),
-                    output: output.into(),
-                    gas_left: inputs.gas_limit.saturating_sub(used),
-                    created: None,
-                },
+                Ok((output, used)) => Ended::done(output.into(), inputs.gas_limit.saturating_sub(used)),
                 Err(halt) => {
-                    self.view.revert(checkpoint);
+                    self.take_back(start);
                     Ended::refused(halt, 0)
                 }
             }));
@@ -273,7 +356,7 @@ impl<'a> Machine<'a> {
             depth,
         };
         let code = inputs.known_bytecode.1;
-        Ok(running(memory, code, input, inputs.is_static, inputs.gas_limit, checkpoint, None))
+        Ok(self.running(memory, code, input, inputs.is_static, inputs.gas_limit, start, None))
     }
 
     fn create(
@@ -294,8 +377,16 @@ impl<'a> Machine<'a> {
         // Raised before the collision check, and not undone by a failure.
         let mut account = self.account_or_new(creator)?;
         let address = inputs.created_address(account.sequence);
+        if self.ethereum {
+            if account.sequence == u64::MAX {
+                return refused(Halt::Sequence, gas);
+            }
+            // Stays warm where the creation fails.
+            self.session.warm(address);
+        }
         account.sequence = account.sequence.wrapping_add(1);
         self.view.store(account);
+        self.tell(|trace| trace.makes(address));
         let found = self.view.account(address)?;
         let collides = found.is_some_and(|account| {
             account.sequence != 0 || (account.code_hash != EMPTY_CODE_HASH && account.code_hash != Hash::ZERO)
@@ -304,9 +395,13 @@ impl<'a> Machine<'a> {
             return refused(Halt::Collision, 0);
         }
         let found = found.map_or(Coins::ZERO, |account| account.balance);
-        let checkpoint = self.view.checkpoint();
-        // Sequence 0, not Ethereum's 1.
+        let start = self.start();
         let mut contract = Account::new(address, 0);
+        if self.ethereum {
+            // EIP-161; by Theta's rules it begins with 0.
+            contract.sequence = 1;
+            self.session.create(address);
+        }
         if self.env.rules.evm.theta_values {
             contract.balance = found;
         }
@@ -322,7 +417,7 @@ impl<'a> Machine<'a> {
         };
         let code = Bytecode::new_legacy(inputs.init_code().clone());
         let memory = Frame::child_memory(parent);
-        Ok(running(memory, code, input, false, gas, checkpoint, Some(address)))
+        Ok(self.running(memory, code, input, false, gas, start, Some(address)))
     }
 
     /// Ends a frame: a creation stores its code, a failure takes everything back.
@@ -332,6 +427,8 @@ impl<'a> Machine<'a> {
             let cost = CODE_BYTE_GAS.saturating_mul(ended.output.len() as u64);
             if ended.output.len() > self.env.rules.evm.code_limit {
                 ended.result = Err(Halt::CodeSize);
+            } else if self.ethereum && ended.output.first() == Some(&0xef) {
+                ended.result = Err(Halt::CodeStart);
             } else if ended.gas_left < cost {
                 ended.result = Err(Halt::CodeStoreOutOfGas);
             } else {
@@ -342,7 +439,8 @@ impl<'a> Machine<'a> {
             }
         }
         if let Err(halt) = &ended.result {
-            self.view.revert(frame.checkpoint);
+            self.take_back(frame.start);
+            ended.refund = 0;
             if *halt != Halt::Reverted {
                 ended.gas_left = 0;
             }
@@ -361,6 +459,20 @@ impl<'a> Machine<'a> {
         })
     }
 
+    fn running(
+        &self,
+        memory: SharedMemory,
+        code: Bytecode,
+        input: InputsImpl,
+        is_static: bool,
+        gas: u64,
+        start: Start,
+        creates: Option<Address>,
+    ) -> Entered {
+        let interpreter = Interpreter::new(memory, ExtBytecode::new(code), input, is_static, self.spec, gas);
+        Entered::Running(Box::new(Frame { interpreter, start, creates, output: 0..0 }))
+    }
+
     fn transfer(&mut self, from: Address, to: Address, value: U256, theta: U256) -> Result<(), StateError> {
         self.move_tfuel(from, to, value)?;
         if self.env.rules.evm.theta_values {
@@ -370,26 +482,39 @@ impl<'a> Machine<'a> {
     }
 }
 
-fn running(
-    memory: SharedMemory,
-    code: Bytecode,
-    input: InputsImpl,
-    is_static: bool,
-    gas: u64,
-    checkpoint: Checkpoint,
-    creates: Option<Address>,
-) -> Entered {
-    let interpreter = Interpreter::new(memory, ExtBytecode::new(code), input, is_static, BASE, gas);
-    Entered::Running(Box::new(Frame { interpreter, checkpoint, creates, output: 0..0 }))
+/// The input of a call, which may lie in the memory of the frame that calls.
+fn bytes_of(input: &CallInput, parent: Option<&Frame>) -> Bytes {
+    match (input, parent) {
+        (CallInput::Bytes(bytes), _) => bytes.clone(),
+        // The interpreter's range of no bytes lies outside the memory.
+        (CallInput::SharedBuffer(range), Some(parent)) if !range.is_empty() => {
+            Bytes::copy_from_slice(&parent.interpreter.memory.global_slice(range.clone()))
+        }
+        (CallInput::SharedBuffer(_), _) => Bytes::new(),
+    }
 }
 
-/// The interpreter's own reasons. What Theta's instructions cannot meet counts as gas that ran out.
-const fn halt(result: InstructionResult) -> Halt {
+/// The interpreter's own reasons. What no instruction can meet counts as gas that ran out.
+fn halt(result: InstructionResult, interpreter: &Interpreter) -> Halt {
+    // The instruction counter stands behind the instruction.
+    let byte = || {
+        let at = interpreter.bytecode.pc().saturating_sub(1);
+        interpreter.bytecode.bytecode_slice().get(at).copied().unwrap_or_default()
+    };
     match result {
         InstructionResult::StateChangeDuringStaticCall | InstructionResult::CallNotAllowedInsideStatic => {
             Halt::WriteProtection
         }
         InstructionResult::OutOfOffset => Halt::ReturnData,
+        InstructionResult::OpcodeNotFound
+        | InstructionResult::InvalidFEOpcode
+        | InstructionResult::NotActivated => Halt::InvalidOpcode(byte()),
+        InstructionResult::StackUnderflow => {
+            Halt::StackUnderflow { have: interpreter.stack.len(), need: opcodes::takes(byte()) }
+        }
+        InstructionResult::StackOverflow => Halt::StackLimit(interpreter.stack.len()),
+        InstructionResult::InvalidJump => Halt::InvalidJump,
+        InstructionResult::CreateInitCodeSizeLimit => Halt::InitCodeSize,
         _ => Halt::OutOfGas,
     }
 }

@@ -47,6 +47,17 @@ pub(crate) enum Halt {
     Jump { opcode: u8, target: U256 },
     #[error("bad elliptic curve pairing size")]
     PairingSize,
+    // By Ethereum's rules only.
+    #[error("invalid jump destination")]
+    InvalidJump,
+    #[error("max initcode size exceeded")]
+    InitCodeSize,
+    #[error("invalid code: must not begin with 0xef")]
+    CodeStart,
+    #[error("nonce uint64 overflow")]
+    Sequence,
+    #[error("precompile: {0}")]
+    Precompile(String),
     #[error("bn256: malformed point")]
     CurvePoint,
     #[error("bn256: coordinate exceeds modulus")]

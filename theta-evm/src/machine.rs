@@ -1,7 +1,8 @@
 //! What instructions see of the world: the state, the block, the transaction.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, sync::LazyLock};
 
+use quick_cache::sync::Cache;
 use revm::{
     bytecode::Bytecode,
     context_interface::{
@@ -11,53 +12,71 @@ use revm::{
         journaled_state::AccountInfoLoad,
     },
     interpreter::{Host, InstructionResult},
-    primitives::Log as RevmLog,
+    primitives::{Bytes, Log as RevmLog, hardfork::SpecId},
     state::AccountInfo,
 };
 use theta_core::{
     amount::{Coins, TFuelWei, ThetaWei},
-    hash::{Address, EMPTY_CODE_HASH, Hash, U256},
+    hash::{Address, EMPTY_CODE_HASH, Hash, U256, keccak},
+    spec::RuleSet,
 };
 use theta_ledger::{
+    history,
     state::{Account, StateError, StateView, account::DEAD_CODE_HASH},
+    tx::ethereum::Authorization,
     vm::{BalanceChange, Log, VmCall, VmEnv},
 };
 
-use crate::{halt::Halt, opcodes::BASE};
+use crate::{halt::Halt, precompiles, session::Session, trace::Recorder};
 
 const THETA: u8 = 0;
 const TFUEL: u8 = 1;
+/// Of the 25,000 that an authorization costs, for an account that was there (EIP-7702).
+const AUTHORITY_REFUND: i64 = 12_500;
 
 /// One transaction's run. Everything that a failed frame takes back is in the view; what stays is here.
 pub(crate) struct Machine<'a> {
     pub(crate) view: &'a mut StateView,
     pub(crate) env: &'a VmEnv<'a>,
     pub(crate) call: &'a VmCall,
+    /// Whether Ethereum's rules hold, not Theta's.
+    pub(crate) ethereum: bool,
+    /// The engine's name for the rules that are closest.
+    pub(crate) spec: SpecId,
+    pub(crate) session: Session,
     pub(crate) gas: GasParams,
     /// Why the last instruction failed, where the interpreter has no word for it.
     pub(crate) halt: Option<Halt>,
     /// Why the state could not be read during the last instruction.
     pub(crate) error: Option<StateError>,
-    /// In order, those of failed inner frames included.
+    /// In order; by Theta's rules those of failed inner frames included.
     pub(crate) logs: Vec<Log>,
-    /// In order, those of failed inner frames included.
+    /// In order; by Theta's rules those of failed inner frames included.
     pub(crate) balance_changes: Vec<BalanceChange>,
-    /// Code with its jump targets found, by hash.
-    codes: BTreeMap<Hash, Bytecode>,
+    /// Who is told of everything, if a trace was asked for.
+    pub(crate) recorder: Option<Recorder>,
 }
 
+/// Code with its jump targets found, by hash, and whether a delegation is one. It depends on nothing but the bytes, so all
+/// machines of a process share it.
+static CODES: LazyLock<Cache<(Hash, bool), Bytecode>> = LazyLock::new(|| Cache::new(4_096));
+
 impl<'a> Machine<'a> {
-    pub(crate) fn new(view: &'a mut StateView, env: &'a VmEnv<'a>, call: &'a VmCall) -> Self {
+    pub(crate) fn new(view: &'a mut StateView, env: &'a VmEnv<'a>, call: &'a VmCall, spec: SpecId) -> Self {
+        let ethereum = env.rules.evm.rule_set == RuleSet::Ethereum;
         Self {
             view,
             env,
             call,
-            gas: GasParams::new_spec(BASE),
+            ethereum,
+            session: Session::default(),
+            spec,
+            gas: GasParams::new_spec(spec),
             halt: None,
             error: None,
             logs: Vec::new(),
             balance_changes: Vec::new(),
-            codes: BTreeMap::new(),
+            recorder: None,
         }
     }
 
@@ -90,18 +109,37 @@ impl<'a> Machine<'a> {
     }
 
     pub(crate) fn code(&mut self, hash: Hash) -> Result<Bytecode, StateError> {
-        if let Some(code) = self.codes.get(&hash) {
-            return Ok(code.clone());
+        if hash == EMPTY_CODE_HASH {
+            return Ok(Bytecode::default());
         }
-        // Never a delegation, whatever its first bytes are.
-        let code = Bytecode::new_legacy(self.view.code(hash)?.into());
-        self.codes.insert(hash, code.clone());
+        if let Some(code) = CODES.get(&(hash, self.ethereum)) {
+            return Ok(code);
+        }
+        let bytes: Bytes = self.view.code(hash)?.into();
+        let code = match Bytecode::new_raw_checked(bytes.clone()) {
+            Ok(code) if self.ethereum => code,
+            // By Theta's rules never a delegation, whatever its first bytes are.
+            _ => Bytecode::new_legacy(bytes),
+        };
+        CODES.insert((hash, self.ethereum), code.clone());
         Ok(code)
     }
 
     pub(crate) fn code_of(&mut self, address: Address) -> Result<Bytecode, StateError> {
         let hash = self.view.account(address)?.map_or(EMPTY_CODE_HASH, |account| account.code_hash);
         self.code(hash)
+    }
+
+    /// The code that a call of the address runs: by a delegation another's, which is then warm.
+    pub(crate) fn code_behind(&mut self, address: Address) -> Result<Bytecode, StateError> {
+        let code = self.code_of(address)?;
+        match code.eip7702_address() {
+            Some(delegate) => {
+                self.session.warm(delegate);
+                self.code_of(delegate)
+            }
+            None => Ok(code),
+        }
     }
 
     /// Moves TFUEL; the sender has it.
@@ -141,6 +179,7 @@ impl<'a> Machine<'a> {
     }
 
     fn changed(&mut self, address: Address, coins: Coins, negative: bool) {
+        self.tell(|trace| trace.touch(address));
         let mut record = |token, delta: U256| {
             if !delta.is_zero() {
                 self.balance_changes.push(BalanceChange { address, token, negative, delta });
@@ -150,9 +189,10 @@ impl<'a> Machine<'a> {
         record(THETA, coins.theta.get());
     }
 
-    /// Ends a contract: its TFUEL goes to `heir`, its code is marked dead; THETA, storage and sequence stay.
+    /// By Theta's rules, ends a contract: its TFUEL goes to `heir`, its code is marked dead; THETA, storage and sequence stay.
     pub(crate) fn destroy(&mut self, address: Address, heir: Address) -> Result<(), StateError> {
         let balance = Coins::tfuel(self.balance(address)?.tfuel);
+        self.tell(|trace| trace.destroy(address, heir, balance));
         if !balance.is_zero() {
             self.give(heir, balance)?;
         }
@@ -171,27 +211,32 @@ fn stop(result: InstructionResult) -> LoadError {
     LoadError::DBError
 }
 
-/// What Theta's instructions do not have is answered by nothing: they are refused before they run.
+/// What Theta's instructions do not have is asked for by Ethereum's alone.
 impl Host for Machine<'_> {
+    /// Below this price no transaction is taken.
     fn basefee(&self) -> U256 {
-        U256::ZERO
+        U256::from(self.env.rules.tx.min_gas_price)
     }
 
+    /// The least on Ethereum: there are no blobs.
     fn blob_gasprice(&self) -> U256 {
-        U256::ZERO
+        U256::ONE
     }
 
-    /// The transaction's, not a block's.
+    /// By Theta's rules the transaction's. A block has none of its own: the most of a transaction stands for it.
     fn gas_limit(&self) -> U256 {
-        U256::from(self.call.gas_limit)
+        U256::from(if self.ethereum { self.env.rules.tx.max_gas } else { self.call.gas_limit })
     }
 
     fn difficulty(&self) -> U256 {
         U256::ZERO
     }
 
+    /// Keccak-256 of the hash of the block below and the proposer's address: other in each block and known to its proposer
+    /// before.
     fn prevrandao(&self) -> Option<U256> {
-        None
+        let bytes = [self.env.parent.as_slice(), self.env.proposer.as_slice()].concat();
+        Some(keccak(bytes).into())
     }
 
     fn block_number(&self) -> U256 {
@@ -203,7 +248,7 @@ impl Host for Machine<'_> {
     }
 
     fn beneficiary(&self) -> Address {
-        Address::ZERO
+        self.env.proposer
     }
 
     fn slot_num(&self) -> U256 {
@@ -227,7 +272,7 @@ impl Host for Machine<'_> {
     }
 
     fn max_initcode_size(&self) -> usize {
-        usize::MAX
+        self.env.rules.evm.code_limit.saturating_mul(2)
     }
 
     fn gas_params(&self) -> &GasParams {
@@ -238,73 +283,203 @@ impl Host for Machine<'_> {
         false
     }
 
-    fn block_hash(&mut self, _: u64) -> Option<Hash> {
-        None
+    fn block_hash(&mut self, height: u64) -> Option<Hash> {
+        let hash = history::block_hash(self.env, self.view, height);
+        self.park(hash).ok()
     }
 
     fn selfdestruct(
         &mut self,
-        _: Address,
-        _: Address,
-        _: bool,
+        address: Address,
+        heir: Address,
+        skip_cold_load: bool,
     ) -> Result<StateLoad<SelfDestructResult>, LoadError> {
-        Ok(StateLoad::default())
+        let is_cold = self.visit(heir, skip_cold_load)?;
+        let ended = self.end(address, heir);
+        self.park(ended).map(|data| StateLoad::new(data, is_cold)).map_err(stop)
     }
 
     fn log(&mut self, log: RevmLog) {
         let (topics, data) = log.data.split();
-        self.logs.push(Log { address: log.address, topics, data: data.to_vec() });
+        let log = Log { address: log.address, topics, data: data.to_vec() };
+        self.tell(|trace| trace.log(&log));
+        self.logs.push(log);
     }
 
     fn sstore_skip_cold_load(
         &mut self,
-        _: Address,
-        _: U256,
-        _: U256,
-        _: bool,
+        address: Address,
+        key: U256,
+        value: U256,
+        skip_cold_load: bool,
     ) -> Result<StateLoad<SStoreResult>, LoadError> {
-        Ok(StateLoad::default())
+        let is_cold = self.visit_slot(address, key, skip_cold_load)?;
+        let present = self.view.slot(address, Hash::from(key));
+        let present = self.park(present).map_err(stop)?;
+        let original = self.session.original(address, key, present);
+        if present != value {
+            let written = self.view.set_slot(address, Hash::from(key), value);
+            self.park(written).map_err(stop)?;
+        }
+        let data = SStoreResult { original_value: original, present_value: present, new_value: value };
+        Ok(StateLoad::new(data, is_cold))
     }
 
     fn sload_skip_cold_load(
         &mut self,
         address: Address,
         key: U256,
-        _: bool,
+        skip_cold_load: bool,
     ) -> Result<StateLoad<U256>, LoadError> {
+        let is_cold = self.visit_slot(address, key, skip_cold_load)?;
         let value = self.view.slot(address, Hash::from(key));
-        self.park(value).map(|value| StateLoad::new(value, false)).map_err(stop)
+        self.park(value).map(|value| StateLoad::new(value, is_cold)).map_err(stop)
     }
 
-    fn tstore(&mut self, _: Address, _: U256, _: U256) {}
+    fn tstore(&mut self, address: Address, key: U256, value: U256) {
+        self.session.set_transient(address, key, value);
+    }
 
-    fn tload(&mut self, _: Address, _: U256) -> U256 {
-        U256::ZERO
+    fn tload(&mut self, address: Address, key: U256) -> U256 {
+        self.session.transient(address, key)
     }
 
     fn load_account_info_skip_cold_load(
         &mut self,
         address: Address,
         load_code: bool,
-        _: bool,
+        skip_cold_load: bool,
     ) -> Result<AccountInfoLoad<'_>, LoadError> {
+        let is_cold = self.visit(address, skip_cold_load)?;
         let loaded = self.load(address, load_code);
-        self.park(loaded).map_err(stop)
+        self.park(loaded).map(|loaded| AccountInfoLoad { is_cold, ..loaded }).map_err(stop)
     }
 }
 
 impl Machine<'_> {
+    /// Whether the account was cold; it is not from now on. By Theta's rules nothing is.
+    fn visit(&mut self, address: Address, skip: bool) -> Result<bool, LoadError> {
+        if !self.ethereum
+            || self.session.is_warm(address)
+            || precompiles::at(address, &self.env.rules.evm, self.spec).is_some()
+        {
+            return Ok(false);
+        }
+        if skip {
+            return Err(LoadError::ColdLoadSkipped);
+        }
+        self.session.warm(address);
+        Ok(true)
+    }
+
+    fn visit_slot(&mut self, address: Address, key: U256, skip: bool) -> Result<bool, LoadError> {
+        if !self.ethereum || self.session.is_warm_slot(address, key) {
+            return Ok(false);
+        }
+        if skip {
+            return Err(LoadError::ColdLoadSkipped);
+        }
+        self.session.warm_slot(address, key);
+        Ok(true)
+    }
+
     fn load(&mut self, address: Address, code: bool) -> Result<AccountInfoLoad<'static>, StateError> {
         let is_empty = self.is_empty(address)?;
         let code = if code { Some(self.code_of(address)?) } else { None };
         let account = self.view.account(address)?;
         let info = AccountInfo {
             balance: account.map_or(U256::ZERO, |account| account.balance.tfuel.get()),
-            nonce: account.map_or(0, |account| account.sequence),
+            // No instruction shows it, but EXTCODEHASH of Ethereum looks here whether anything is there: THETA counts.
+            nonce: u64::from(!is_empty),
             code_hash: account.map_or(Hash::ZERO, |account| account.code_hash),
             code,
             ..AccountInfo::default()
         };
         Ok(AccountInfoLoad { account: Cow::Owned(info), is_cold: false, is_empty })
+    }
+
+    // By Ethereum's rules
+
+    /// What is warm before a transaction runs (EIP-2929, 2930, 3651), and delegations (EIP-7702). Gives the gas that comes
+    /// back for authorities that were there before.
+    pub(crate) fn prepare(&mut self) -> Result<i64, StateError> {
+        let (call, proposer) = (self.call, self.env.proposer);
+        self.tell(|trace| trace.touch(proposer));
+        self.session.warm(call.from);
+        self.session.warm(self.env.proposer);
+        for access in &call.access {
+            self.session.warm(access.address);
+            access.slots.iter().for_each(|slot| self.session.warm_slot(access.address, (*slot).into()));
+        }
+        let mut refund = 0;
+        for authorization in &call.authorizations {
+            if self.delegate(authorization)? {
+                refund += AUTHORITY_REFUND;
+            }
+        }
+        if let Some(to) = call.to {
+            self.session.warm(to);
+        }
+        Ok(refund)
+    }
+
+    /// Carries out an authorization, if it holds; whether its account was there.
+    fn delegate(&mut self, authorization: &Authorization) -> Result<bool, StateError> {
+        let for_us = authorization.chain_id.is_zero() || authorization.chain_id == self.env.chain_id;
+        if !for_us || authorization.nonce == u64::MAX {
+            return Ok(false);
+        }
+        let Ok(authority) = authorization.authority() else { return Ok(false) };
+        self.tell(|trace| trace.touch(authority));
+        self.session.warm(authority);
+        let code = self.code_of(authority)?;
+        let existed = self.view.account(authority)?.is_some();
+        let mut account = self.account_or_new(authority)?;
+        if (!code.is_empty() && !code.is_eip7702()) || account.sequence != authorization.nonce {
+            return Ok(false);
+        }
+        account.code_hash = if authorization.address.is_zero() {
+            EMPTY_CODE_HASH
+        } else {
+            self.view.store_code(Bytecode::new_eip7702(authorization.address).original_bytes().to_vec())
+        };
+        account.sequence += 1;
+        self.view.store(account);
+        Ok(existed)
+    }
+
+    /// SELFDESTRUCT (EIP-6780): all coins go to the heir, and a contract of this transaction is removed at its end. One that
+    /// names itself then loses its TFUEL and keeps its THETA.
+    fn end(&mut self, address: Address, heir: Address) -> Result<SelfDestructResult, StateError> {
+        let target_exists = !self.is_empty(heir)?;
+        let coins = self.balance(address)?;
+        self.tell(|trace| trace.destroy(address, heir, coins));
+        let created = self.session.is_created(address);
+        if heir != address {
+            self.move_tfuel(address, heir, coins.tfuel.get())?;
+            self.move_theta(address, heir, coins.theta.get())?;
+        } else if created && !coins.tfuel.is_zero() {
+            self.take(address, Coins::tfuel(coins.tfuel))?;
+        }
+        let previously_destroyed = self.session.is_destroyed(address);
+        if created {
+            self.session.destroy(address);
+        }
+        Ok(SelfDestructResult { had_value: !coins.is_zero(), target_exists, previously_destroyed })
+    }
+
+    /// Removes the contracts that the transaction made and ended. THETA that such a one got since stays at its address.
+    pub(crate) fn clear_destroyed(&mut self) -> Result<(), StateError> {
+        for address in self.session.take_destroyed() {
+            let coins = self.balance(address)?;
+            if !coins.tfuel.is_zero() {
+                self.take(address, Coins::tfuel(coins.tfuel))?;
+            }
+            self.view.remove(address);
+            if !coins.theta.is_zero() {
+                self.view.store(Account { balance: Coins::theta(coins.theta), ..Account::new(address, 0) });
+            }
+        }
+        Ok(())
     }
 }

@@ -15,12 +15,25 @@ use revm::{
     },
     primitives::hardfork::SpecId,
 };
-use theta_core::hash::{Address, Hash, U256};
+use theta_core::{
+    hash::{Address, Hash, U256},
+    spec::{RuleSet, Rules},
+};
 
 use crate::{halt::Halt, machine::Machine};
 
 /// The Ethereum rules that Theta's are closest to.
-pub(crate) const BASE: SpecId = SpecId::PETERSBURG;
+const BASE: SpecId = SpecId::PETERSBURG;
+/// The rules of [`RuleSet::Ethereum`].
+const ETHEREUM: SpecId = SpecId::OSAKA;
+
+/// The engine's name for the rules that are closest to these.
+pub(crate) const fn spec(rules: &Rules) -> SpecId {
+    match rules.evm.rule_set {
+        RuleSet::Theta => BASE,
+        RuleSet::Ethereum => ETHEREUM,
+    }
+}
 
 const STACK_LIMIT: usize = 1024;
 const EXISTING_SLOT: u64 = 5_000;
@@ -162,7 +175,18 @@ pub(crate) const fn instructions<'a>() -> InstructionTable<EthInterpreter, Machi
 }
 
 /// What each instruction costs before its operands are looked at.
-pub(crate) const GAS: GasTable = gas_table_spec(BASE);
+pub(crate) static GAS: GasTable = gas_table_spec(BASE);
+/// The same by Ethereum's rules; of an older fork for its tests.
+pub(crate) fn ethereum_gas(spec: SpecId) -> &'static GasTable {
+    static NEWEST: GasTable = gas_table_spec(ETHEREUM);
+    static CANCUN: GasTable = gas_table_spec(SpecId::CANCUN);
+    if spec == ETHEREUM { &NEWEST } else { &CANCUN }
+}
+
+/// How many words of the stack the instruction takes.
+pub(crate) fn takes(byte: u8) -> u8 {
+    OPCODE_INFO[usize::from(byte)].as_ref().map_or(0, |info| info.inputs())
+}
 
 /// Fails for a reason that the interpreter has no word for.
 fn fail(context: Context<'_, '_>, halt: Halt) -> InstructionExecResult {

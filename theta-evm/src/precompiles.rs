@@ -1,16 +1,20 @@
-//! Contracts that are part of the rules: Ethereum's 1 to 8, and Theta's 201 to 207.
+//! Contracts that are part of the rules: Ethereum's, and Theta's 201 to 207.
 //!
-//! An error takes all gas of the call. Whether the call is static is not looked at, also by those that change state.
+//! An error takes all gas of the call. By Theta's rules it is not looked at whether the call is static, also not by those
+//! that change state.
 
 use std::sync::Arc;
 
-use revm::precompile::{
-    Precompile, PrecompileHalt, PrecompileStatus, bn254, hash, identity, modexp, secp256k1,
+use revm::{
+    precompile::{
+        Precompile, PrecompileHalt, PrecompileStatus, Precompiles, bn254, hash, identity, modexp, secp256k1,
+    },
+    primitives::hardfork::SpecId,
 };
 use theta_core::{
     amount::{Coins, TFuelWei, ThetaWei},
     hash::{Address, U256},
-    spec::EvmRules,
+    spec::{EvmRules, RuleSet},
     store::StoreError,
 };
 use theta_ledger::{
@@ -44,7 +48,12 @@ pub(crate) enum Reserved {
 }
 
 /// What stands at an address under these rules.
-pub(crate) fn at(address: Address, rules: &EvmRules) -> Option<Reserved> {
+pub(crate) fn at(address: Address, rules: &EvmRules, spec: SpecId) -> Option<Reserved> {
+    if rules.rule_set == RuleSet::Ethereum
+        && let Some(precompile) = Precompiles::new(spec.into()).get(&address)
+    {
+        return Some(Reserved::Ethereum(precompile.clone()));
+    }
     let (zeros, last) = address.split_at(19);
     if zeros.iter().any(|byte| *byte != 0) {
         return None;
@@ -74,7 +83,12 @@ pub(crate) fn at(address: Address, rules: &EvmRules) -> Option<Reserved> {
 type Answer = Result<(Vec<u8>, u64), Halt>;
 
 impl Reserved {
-    /// Runs it. `caller` is who spends: for a DELEGATECALL the caller of the calling contract.
+    /// Whether it moves coins or stakes.
+    pub(crate) const fn changes_state(&self) -> bool {
+        !matches!(self, Self::Ethereum(_) | Self::ThetaBalance | Self::ThetaStake)
+    }
+
+    /// Runs it. `caller` is who spends.
     pub(crate) fn run(
         &self,
         machine: &mut Machine<'_>,
@@ -83,7 +97,7 @@ impl Reserved {
         gas: u64,
     ) -> Result<Answer, StateError> {
         if let Self::Ethereum(precompile) = self {
-            return Ok(ethereum(precompile, input, gas));
+            return Ok(ethereum(precompile, input, gas, machine.ethereum));
         }
         let price = match self {
             Self::ThetaBalance => 4,
@@ -119,11 +133,13 @@ impl Reserved {
     }
 }
 
-fn ethereum(precompile: &Precompile, input: &[u8], gas: u64) -> Answer {
+fn ethereum(precompile: &Precompile, input: &[u8], gas: u64, newest: bool) -> Answer {
     // A fatal error of a precompile without state cannot be.
     let Ok(output) = precompile.execute(input, gas, 0) else { return Err(Halt::OutOfGas) };
     match output.status {
         PrecompileStatus::Success => Ok((output.bytes.to_vec(), output.gas_used)),
+        PrecompileStatus::Halt(PrecompileHalt::OutOfGas) => Err(Halt::OutOfGas),
+        PrecompileStatus::Halt(reason) if newest => Err(Halt::Precompile(reason.to_string())),
         PrecompileStatus::Halt(PrecompileHalt::Bn254PairLength) => Err(Halt::PairingSize),
         PrecompileStatus::Halt(PrecompileHalt::Bn254AffineGFailedToCreate) => Err(Halt::CurvePoint),
         PrecompileStatus::Halt(PrecompileHalt::Bn254FieldPointNotAMember) => Err(coordinate(input)),

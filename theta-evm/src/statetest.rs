@@ -1,38 +1,50 @@
-//! Ethereum's state tests (`GeneralStateTests` of ethereum/tests and ethereum/legacytests) on revm as it is.
+//! Ethereum's state tests (`GeneralStateTests` of ethereum/tests and ethereum/legacytests): on revm as it is, and on our
+//! own machine.
 //!
-//! The files show that the engine below our rules does what Ethereum's forks ask: [`run`] executes every case of a file or
-//! folder with revm's own handler at the fork that the case names, and compares the state root, by the trie of theta-core,
-//! and the hash of the logs. A transaction that has to be refused has to leave the state as it was.
+//! [`Engine::Stock`] shows that the engine below our rules does what Ethereum's forks ask: revm's own handler runs every
+//! case at the fork that the case names. [`Engine::Ethereum`] runs the cases of Osaka and Cancun, and [`Engine::Theta`] those of
+//! Constantinople, on the machine that runs our blocks, with Ethereum's fees around it. Either way the state root, by the
+//! trie of theta-core, and the hash of the logs have to be those of the file. A transaction that has to be refused has to
+//! leave the state as it was.
+//!
+//! Our rules differ from Ethereum's on purpose. A case that comes out otherwise is skipped with the rule as its reason where
+//! it uses what that rule changes, and has failed where it uses nothing of the kind.
 //!
 //! A [`Report`] displays as one line a case, `ok|FAIL|skip FILE::TEST::FORK::INDEX [reason]`, and
 //! `N passed, M failed, K skipped` at the end.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     fs::File,
     io::Read as _,
-    num::NonZeroUsize,
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
 };
 
 use revm::{
-    Context, ExecuteCommitEvm as _, MainBuilder as _, MainContext as _,
-    context::CfgEnv,
+    Context, ExecuteCommitEvm as _, InspectCommitEvm as _, Inspector, MainBuilder as _, MainContext as _,
+    bytecode::opcode as op,
+    context::{BlockEnv, CfgEnv, TxEnv, either::Either},
     database::{CacheState, State},
-    primitives::hardfork::SpecId,
+    interpreter::{
+        CallInputs, CallOutcome, CreateInputs, CreateOutcome, Interpreter, interpreter_types::Jumps as _,
+    },
+    primitives::{TxKind, hardfork::SpecId},
     statetest_types::{SpecName, Test, TestUnit},
 };
 use theta_core::{
+    amount::{Coins, TFuelWei},
     codec::rlp::{Encode, encode_list},
-    hash::{Hash, keccak},
+    hash::{Address, EMPTY_CODE_HASH, EMPTY_ROOT, Hash, U256, keccak},
+    spec::{ChainSpec, Rules},
     trie::{NoNodes, NodeSource, Trie, TrieError},
 };
-use theta_ledger::vm::Log;
+use theta_ledger::{
+    state::{Account, StateError, StateView},
+    tx::ethereum::{Access, Authorization},
+    vm::{Log, VmCall, VmEnv},
+};
 
 /// Longest file that is read.
 const MAX_FILE: u64 = 64 << 20;
@@ -51,6 +63,17 @@ pub enum StateTestError {
     /// There are more files, or folders in folders, than a run takes.
     #[error("{0} holds too many files")]
     TooMany(PathBuf),
+}
+
+/// What runs the cases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// revm with its own handler, at any fork.
+    Stock,
+    /// Our machine by Theta's rules: cases of Constantinople, with and without EIP-1283.
+    Theta,
+    /// Our machine by Ethereum's rules: cases of Cancun and Osaka.
+    Ethereum,
 }
 
 /// What came of a case.
@@ -125,30 +148,12 @@ impl fmt::Display for Report {
     }
 }
 
-/// Runs every case of a file, or of all `.json` files in and below a folder, on this many threads.
-pub fn run(path: &Path, threads: NonZeroUsize) -> Result<Report, StateTestError> {
+/// A file, or all `.json` files in and below a folder, in the order of their names.
+pub fn files(path: &Path) -> Result<Vec<PathBuf>, StateTestError> {
     let mut files = Vec::new();
     list(path, MAX_DEPTH, &mut files)?;
     files.sort_unstable();
-    let next = AtomicUsize::new(0);
-    let done = Mutex::new(BTreeMap::new());
-    std::thread::scope(|scope| {
-        for _ in 0..threads.get().min(files.len()) {
-            scope.spawn(|| {
-                while let Some((index, file)) = take(&next, &files) {
-                    let cases = run_file(file);
-                    done.lock().expect("no thread panics while it inserts").insert(index, cases);
-                }
-            });
-        }
-    });
-    let done = done.into_inner().expect("no thread panics while it inserts");
-    Ok(Report { cases: done.into_values().flatten().collect() })
-}
-
-fn take<'a>(next: &AtomicUsize, files: &'a [PathBuf]) -> Option<(usize, &'a PathBuf)> {
-    let index = next.fetch_add(1, Ordering::Relaxed);
-    files.get(index).map(|file| (index, file))
+    Ok(files)
 }
 
 fn list(path: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), StateTestError> {
@@ -172,7 +177,8 @@ fn list(path: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), State
     Ok(())
 }
 
-fn run_file(path: &Path) -> Vec<Case> {
+/// Runs every case of a file. One that cannot be read is one failed case.
+pub fn run(path: &Path, engine: Engine) -> Vec<Case> {
     let file = path.display();
     let whole = |reason| vec![Case { name: format!("{file}"), verdict: Verdict::Failed(reason) }];
     let mut bytes = Vec::new();
@@ -187,7 +193,7 @@ fn run_file(path: &Path) -> Vec<Case> {
     };
     let mut all = Vec::new();
     for (name, test) in tests {
-        let cases = run_test(test)
+        let cases = run_test(test, engine)
             .unwrap_or_else(|error| vec![(String::new(), Verdict::Skipped(format!("not read: {error}")))]);
         all.extend(
             cases.into_iter().map(|(case, verdict)| Case { name: format!("{file}::{name}{case}"), verdict }),
@@ -197,18 +203,21 @@ fn run_file(path: &Path) -> Vec<Case> {
 }
 
 /// The cases of one test: `::FORK::INDEX`, and what came of each.
-fn run_test(test: serde_json::Value) -> Result<Vec<(String, Verdict)>, serde_json::Error> {
+fn run_test(test: serde_json::Value, engine: Engine) -> Result<Vec<(String, Verdict)>, serde_json::Error> {
     let unit: TestUnit = serde_json::from_value(test)?;
     let mut cases = Vec::new();
     for (fork, tests) in &unit.post {
         for (index, test) in tests.iter().enumerate() {
-            let verdict = match spec_of(fork) {
-                None => Verdict::Skipped(format!("revm has no rules of {fork:?}")),
-                Some(spec) => match run_case(&unit, test, spec) {
-                    Ok(()) => Verdict::Passed,
-                    Err(_) if has_storage_alone(&unit) => Verdict::Skipped(STORAGE_ALONE.to_owned()),
-                    Err(reason) => Verdict::Failed(reason),
-                },
+            let verdict = match (engine, spec_of(fork)) {
+                (Engine::Stock, Some(spec)) => stock(&unit, test, spec),
+                (Engine::Theta, _)
+                    if matches!(fork, SpecName::Constantinople | SpecName::ConstantinopleFix) =>
+                {
+                    ours(&unit, test, SpecId::PETERSBURG)
+                }
+                (Engine::Ethereum, Some(spec @ (SpecId::CANCUN | SpecId::OSAKA))) => ours(&unit, test, spec),
+                (Engine::Stock, None) => Verdict::Skipped(format!("revm has no rules of {fork:?}")),
+                _ => Verdict::Skipped("another fork".to_owned()),
             };
             cases.push((format!("::{fork:?}::{index}"), verdict));
         }
@@ -246,23 +255,40 @@ const fn max_blobs(spec: SpecId) -> u64 {
 }
 
 /// Why a case that differs is not held against the engine.
-const STORAGE_ALONE: &str = "begins with storage but neither code nor nonce, which no chain holds (EIP-7610)";
+const STORAGE_ALONE: &str =
+    "makes a contract where storage was but neither code nor nonce, as on no chain (EIP-7610)";
 
-fn has_storage_alone(unit: &TestUnit) -> bool {
-    unit.pre.values().any(|account| {
+/// Addresses with storage, but neither nonce nor code.
+fn storage_alone(unit: &TestUnit) -> BTreeSet<Address> {
+    let alone = unit.pre.iter().filter(|(_, account)| {
         account.nonce == 0
             && account.code.is_empty()
             && account.storage.values().any(|value| !value.is_zero())
-    })
+    });
+    alone.map(|(address, _)| *address).collect()
 }
 
-fn run_case(unit: &TestUnit, test: &Test, spec: SpecId) -> Result<(), String> {
-    check_ranges(unit, test)?;
+fn configuration(unit: &TestUnit, spec: SpecId) -> (CfgEnv, BlockEnv) {
     let mut cfg = CfgEnv::default();
     cfg.chain_id = unit.env.current_chain_id.and_then(|id| u64::try_from(id).ok()).unwrap_or(1);
     cfg.set_spec_and_mainnet_gas_params(spec);
     cfg.set_max_blobs_per_tx(max_blobs(spec));
     let block = unit.block_env(&mut cfg);
+    (cfg, block)
+}
+
+fn stock(unit: &TestUnit, test: &Test, spec: SpecId) -> Verdict {
+    let Err(reason) = run_stock(unit, test, spec) else { return Verdict::Passed };
+    let alone = storage_alone(unit);
+    if !alone.is_empty() && look(unit, test, spec).created.intersection(&alone).next().is_some() {
+        return Verdict::Skipped(STORAGE_ALONE.to_owned());
+    }
+    Verdict::Failed(reason)
+}
+
+fn run_stock(unit: &TestUnit, test: &Test, spec: SpecId) -> Result<(), String> {
+    check_ranges(unit, test)?;
+    let (cfg, block) = configuration(unit, spec);
     let mut state = State::builder().with_cached_prestate(unit.state()).with_bundle_update().build();
     let result = match test.tx_env(unit) {
         Err(error) => Err(error.to_string()),
@@ -287,12 +313,231 @@ fn run_case(unit: &TestUnit, test: &Test, spec: SpecId) -> Result<(), String> {
             Log { address: log.address, topics, data: data.into() }
         })
         .collect();
-    let hash = logs_hash(&logs);
+    compare(test, &logs, cached(&state.cache))
+}
+
+fn compare(test: &Test, logs: &[Log], accounts: impl Iterator<Item = Record>) -> Result<(), String> {
+    let hash = logs_hash(logs);
     if hash != test.logs {
         return Err(format!("logs {hash}, expected {}", test.logs));
     }
-    let root = state_root(&state.cache).map_err(|error| error.to_string())?;
+    let root = state_root(accounts).map_err(|error| error.to_string())?;
     if root == test.hash { Ok(()) } else { Err(format!("state {root}, expected {}", test.hash)) }
+}
+
+/// What a transaction uses, seen on revm as it is.
+#[derive(Default)]
+struct Seen {
+    instructions: BTreeSet<u8>,
+    called: BTreeSet<Address>,
+    created: BTreeSet<Address>,
+}
+
+impl<C> Inspector<C> for Seen {
+    fn step(&mut self, interpreter: &mut Interpreter, _: &mut C) {
+        self.instructions.insert(interpreter.bytecode.opcode());
+    }
+
+    fn call(&mut self, _: &mut C, inputs: &mut CallInputs) -> Option<CallOutcome> {
+        self.called.insert(inputs.bytecode_address);
+        None
+    }
+
+    fn create_end(&mut self, _: &mut C, _: &CreateInputs, outcome: &mut CreateOutcome) {
+        self.created.extend(outcome.address);
+    }
+}
+
+fn look(unit: &TestUnit, test: &Test, spec: SpecId) -> Seen {
+    let mut seen = Seen::default();
+    let (cfg, block) = configuration(unit, spec);
+    let mut state = State::builder().with_cached_prestate(unit.state()).with_bundle_update().build();
+    if let Ok(tx) = test.tx_env(unit) {
+        let context = Context::mainnet().with_block(block).with_cfg(cfg).with_db(&mut state);
+        // A refused transaction has used nothing.
+        let _ = context.build_mainnet_with_inspector(&mut seen).inspect_tx_commit(tx);
+    }
+    seen
+}
+
+/// A case on our machine.
+fn ours(unit: &TestUnit, test: &Test, spec: SpecId) -> Verdict {
+    if let Err(reason) = check_ranges(unit, test) {
+        return Verdict::Failed(reason);
+    }
+    let Ok(tx) = test.tx_env(unit) else { return Verdict::Skipped(REFUSED.to_owned()) };
+    if test.expect_exception.is_some() {
+        return Verdict::Skipped(REFUSED.to_owned());
+    }
+    if !tx.blob_hashes.is_empty() {
+        return Verdict::Skipped("by rule: there are no blobs".to_owned());
+    }
+    match run_ours(unit, test, spec, tx) {
+        Err(error) => Verdict::Failed(error.to_string()),
+        Ok(Ok(())) => Verdict::Passed,
+        Ok(Err(reason)) => match deviation(unit, test, spec, &reason) {
+            Some(rule) => Verdict::Skipped(format!("by rule: {rule}")),
+            None => Verdict::Failed(reason),
+        },
+    }
+}
+
+const REFUSED: &str = "a transaction that has to be refused: the ledger does that before the machine";
+
+/// The rule by which a case that came out otherwise may do so: the first that changes something it uses.
+fn deviation(unit: &TestUnit, test: &Test, spec: SpecId, reason: &str) -> Option<&'static str> {
+    let seen = look(unit, test, spec);
+    let uses = |instructions: &[u8]| instructions.iter().any(|byte| seen.instructions.contains(byte));
+    let created = !seen.created.is_empty() || uses(&[op::CREATE, op::CREATE2]);
+    let alone = storage_alone(unit);
+    let empty = unit
+        .pre
+        .values()
+        .any(|account| account.nonce == 0 && account.code.is_empty() && account.balance.is_zero());
+    let own = |address: &Address| {
+        address.as_slice() <= Address::with_last_byte(207).as_slice()
+            && *address >= Address::with_last_byte(201)
+    };
+    let logged = reason.starts_with("logs") && uses(&[op::LOG0, op::LOG1, op::LOG2, op::LOG3, op::LOG4]);
+    let theta = spec == SpecId::PETERSBURG;
+    let rules = [
+        (
+            theta && uses(&[op::BLOCKHASH, op::COINBASE, op::DIFFICULTY]),
+            "BLOCKHASH, COINBASE and DIFFICULTY fail",
+        ),
+        (theta && uses(&[op::GASLIMIT]), "GASLIMIT is the transaction's"),
+        (theta && uses(&[op::CHAINID, op::SELFBALANCE]), "CHAINID and SELFBALANCE are instructions"),
+        (theta && uses(&[op::SELFDESTRUCT]), "SELFDESTRUCT takes effect at once, and the record stays"),
+        (theta && logged, "logs of failed frames stay"),
+        (theta && uses(&[op::EXTCODEHASH]), "EXTCODEHASH of an empty account is that of no code"),
+        (theta && created, "a contract begins with sequence 0"),
+        (theta && uses(&[op::SSTORE]), "SSTORE is priced by the present value, and no gas comes back"),
+        (!theta && uses(&[op::BLOCKHASH]), "BLOCKHASH is the chain's own"),
+        (!theta && uses(&[op::DIFFICULTY]), "PREVRANDAO is made of the block below and the proposer"),
+        (!seen.created.is_disjoint(&alone), STORAGE_ALONE),
+        (empty, "an empty record that was there is not cleared"),
+        (seen.called.iter().any(own), "201 to 207 are precompiles"),
+        (
+            theta
+                && seen
+                    .called
+                    .iter()
+                    .any(|address| address.as_slice() < Address::with_last_byte(9).as_slice()),
+            "a call makes a record of a precompile",
+        ),
+    ];
+    rules.into_iter().find_map(|(holds, rule)| holds.then_some(rule))
+}
+
+/// Runs a transaction on our machine, with Ethereum's fees around it.
+fn run_ours(unit: &TestUnit, test: &Test, spec: SpecId, tx: TxEnv) -> Result<Result<(), String>, StateError> {
+    let (cfg, block) = configuration(unit, spec);
+    let mut rules: Rules = if spec != SpecId::PETERSBURG {
+        ChainSpec::devnet().rules(u64::MAX).clone()
+    } else {
+        ChainSpec::privatenet().rules(u64::MAX).clone()
+    };
+    rules.tx.max_gas = block.gas_limit;
+    rules.tx.min_gas_price = block.basefee;
+    rules.evm.code_limit = 24_576;
+    rules.evm.cheap_curves = spec != SpecId::PETERSBURG;
+    let price = U256::from(match tx.gas_priority_fee {
+        Some(tip) => tip.saturating_add(block.basefee.into()).min(tx.gas_price),
+        None => tx.gas_price,
+    });
+    let call = call(&tx, price);
+    let height = u64::try_from(block.number).unwrap_or(u64::MAX);
+    let env = VmEnv {
+        rules: &rules,
+        chain_id: U256::from(cfg.chain_id),
+        height,
+        timestamp: block.timestamp,
+        parent: unit.env.previous_hash.unwrap_or_default(),
+        proposer: block.beneficiary,
+    };
+    let mut view = StateView::open(EMPTY_ROOT, height.saturating_sub(1), Arc::new(NoNodes))?;
+    for (address, info) in &unit.pre {
+        let mut account = Account::new(*address, 0);
+        account.sequence = info.nonce;
+        account.balance = Coins::tfuel(TFuelWei::from_u256(info.balance));
+        account.code_hash = view.store_code(info.code.to_vec());
+        view.store(account);
+        for (key, value) in info.storage.iter().filter(|(_, value)| !value.is_zero()) {
+            view.set_slot(*address, Hash::from(*key), *value)?;
+        }
+    }
+    let fee =
+        |gas: u64, price: U256| Coins::tfuel(TFuelWei::from_u256(price.saturating_mul(U256::from(gas))));
+    let mut sender = view.load_or_new(call.from)?;
+    let Some(rest) = sender.balance.checked_sub(fee(call.gas_limit, price)) else {
+        return Ok(Err("the sender cannot pay".to_owned()));
+    };
+    sender.balance = rest;
+    sender.sequence += u64::from(call.to.is_some());
+    view.store(sender);
+    let outcome = crate::execute(&env, &call, &mut view, spec, None)?.0;
+    let base = if spec != SpecId::PETERSBURG { U256::from(block.basefee) } else { U256::ZERO };
+    for (to, coins) in [
+        (call.from, fee(call.gas_limit - outcome.gas_used.min(call.gas_limit), price)),
+        (block.beneficiary, fee(outcome.gas_used, price.saturating_sub(base))),
+    ] {
+        if !coins.is_zero() {
+            let mut account = view.account(to)?.cloned().unwrap_or_else(|| Account::new(to, 0));
+            account.balance = account.balance.checked_add(coins).unwrap_or(account.balance);
+            view.store(account);
+        }
+    }
+    view.root()?;
+    let keys = view.records_with(b"ls/a/")?;
+    let mut records = Vec::new();
+    for address in keys.keys().map(|key| Address::from_slice(&key[5..])) {
+        let Some(account) = view.account(address)?.cloned() else { continue };
+        let record = Record {
+            address,
+            nonce: account.sequence,
+            balance: account.balance.tfuel.get(),
+            code: account.code_hash,
+            slots: view.slots(address)?.into_iter().map(|(key, value)| (key.into(), value)).collect(),
+        };
+        let is_empty = record.nonce == 0 && record.balance.is_zero() && record.code == EMPTY_CODE_HASH;
+        if !is_empty || unit.pre.contains_key(&address) {
+            records.push(record);
+        }
+    }
+    Ok(compare(test, &outcome.logs, records.into_iter()))
+}
+
+fn call(tx: &TxEnv, price: U256) -> VmCall {
+    let access = tx
+        .access_list
+        .0
+        .iter()
+        .map(|item| Access { address: item.address, slots: item.storage_keys.clone() });
+    let authorizations = tx.authorization_list.iter().filter_map(|entry| match entry {
+        Either::Left(signed) => Some(Authorization {
+            chain_id: *signed.chain_id(),
+            address: *signed.address(),
+            nonce: signed.nonce(),
+            parity: signed.y_parity(),
+            r: signed.r(),
+            s: signed.s(),
+        }),
+        Either::Right(_) => None,
+    });
+    VmCall {
+        from: tx.caller,
+        to: match tx.kind {
+            TxKind::Call(to) => Some(to),
+            TxKind::Create => None,
+        },
+        tfuel: tx.value,
+        theta: U256::ZERO,
+        gas_limit: tx.gas_limit,
+        gas_price: price,
+        data: tx.data.to_vec(),
+        access: access.collect(),
+        authorizations: authorizations.collect(),
+    }
 }
 
 /// What the reader of the files takes for granted, and would panic without.
@@ -318,25 +563,42 @@ fn logs_hash(logs: &[Log]) -> Hash {
     keccak(out)
 }
 
+/// An account as Ethereum's state holds it.
+struct Record {
+    address: Address,
+    nonce: u64,
+    balance: U256,
+    code: Hash,
+    slots: Vec<(U256, U256)>,
+}
+
+fn cached(cache: &CacheState) -> impl Iterator<Item = Record> {
+    cache.trie_account().into_iter().map(|(address, account)| Record {
+        address,
+        nonce: account.info.nonce,
+        balance: account.info.balance,
+        code: account.info.code_hash,
+        slots: account.storage.iter().map(|(key, value)| (*key, *value)).collect(),
+    })
+}
+
 /// Ethereum's state root: keys are hashed, accounts are nonce, balance, root of the storage and hash of the code.
-fn state_root(cache: &CacheState) -> Result<Hash, TrieError> {
+fn state_root(accounts: impl Iterator<Item = Record>) -> Result<Hash, TrieError> {
     let source: Arc<dyn NodeSource> = Arc::new(NoNodes);
     let mut state = Trie::empty(source.clone());
-    for (address, account) in cache.trie_account() {
+    for account in accounts {
         let mut storage = Trie::empty(source.clone());
-        for (key, value) in &account.storage {
-            if !value.is_zero() {
-                storage.set(keccak(key.to_be_bytes::<32>()).as_slice(), value.to_rlp())?;
-            }
+        for (key, value) in account.slots.iter().filter(|(_, value)| !value.is_zero()) {
+            storage.set(keccak(key.to_be_bytes::<32>()).as_slice(), value.to_rlp())?;
         }
         let mut record = Vec::new();
         encode_list(&mut record, |out| {
-            account.info.nonce.encode(out);
-            account.info.balance.encode(out);
+            account.nonce.encode(out);
+            account.balance.encode(out);
             storage.root().encode(out);
-            account.info.code_hash.encode(out);
+            account.code.encode(out);
         });
-        state.set(keccak(address).as_slice(), record)?;
+        state.set(keccak(account.address).as_slice(), record)?;
     }
     Ok(state.root())
 }

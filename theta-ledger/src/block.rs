@@ -13,7 +13,7 @@ use theta_core::{
 use crate::{
     chain::ContractResult,
     error::BlockError,
-    staking,
+    history, staking,
     state::{StateView, nodes::NewNodes},
     tx::{Coinbase, RawTx, Scope, TxError, TxInput, TxOutput, Unsigned, expected_rewards},
     vm::VmOutcome,
@@ -101,6 +101,7 @@ pub(crate) fn execute(
         *raw = Some(decoded);
     });
     let mut execution = Execution::new();
+    history::note(scope, &mut view)?;
     for (index, raw) in read.into_iter().filter_map(|(_, raw)| raw).enumerate() {
         let failed = |source| BlockError::Transaction { index, source };
         let raw = raw.map_err(|error| failed(error.into()))?;
@@ -123,6 +124,7 @@ pub(crate) fn build(
 ) -> Result<Built, BlockError> {
     let mut execution = Execution::new();
     let mut transactions = Vec::with_capacity(candidates.len() + 1);
+    history::note(scope, &mut view)?;
     let coinbase = coinbase(scope, &mut view, signer)?;
     let failed = |source| BlockError::Transaction { index: 0, source };
     execution.done(&coinbase, run(scope, &mut view, &coinbase).map_err(failed)?);

@@ -11,7 +11,7 @@ use theta_core::{
     block::Header,
     bls::{self, PublicKey},
     codec::rlp::{Decode, Encode},
-    hash::{Address, Hash},
+    hash::{Address, Hash, keccak},
     rlp_list,
     spec::ChainSpec,
     stake::ValidatorPool,
@@ -245,6 +245,7 @@ pub struct GenesisBuilder {
     chain: String,
     timestamp: u64,
     accounts: BTreeMap<Address, Coins>,
+    contracts: BTreeMap<Address, Vec<u8>>,
     pool: ValidatorPool,
     keys: BTreeMap<Address, ValidatorKey>,
 }
@@ -256,6 +257,7 @@ impl GenesisBuilder {
             chain: spec.chain.clone(),
             timestamp,
             accounts: BTreeMap::new(),
+            contracts: BTreeMap::new(),
             pool: ValidatorPool::default(),
             keys: BTreeMap::new(),
         }
@@ -264,6 +266,13 @@ impl GenesisBuilder {
     /// Gives an account coins; a later call for the same account replaces them.
     pub fn account(mut self, address: Address, coins: Coins) -> Self {
         self.accounts.insert(address, coins);
+        self
+    }
+
+    /// Puts a contract at an address, as a creation leaves it.
+    pub fn contract(mut self, address: Address, code: Vec<u8>) -> Self {
+        self.contracts.insert(address, code);
+        self.accounts.entry(address).or_default();
         self
     }
 
@@ -285,7 +294,12 @@ impl GenesisBuilder {
     pub fn build(self) -> Genesis {
         let mut entries = BTreeMap::new();
         for (address, balance) in self.accounts {
-            let account = Account { balance, ..Account::new(address, 0) };
+            let mut account = Account { balance, ..Account::new(address, 0) };
+            if let Some(code) = self.contracts.get(&address) {
+                account.sequence = 1;
+                account.code_hash = keccak(code);
+                entries.insert(keys::code(account.code_hash), code.clone());
+            }
             entries.insert(keys::account(address), account.to_rlp());
         }
         entries.insert(keys::VALIDATORS.to_vec(), self.pool.to_rlp());

@@ -640,14 +640,7 @@ impl LedgerReader {
         context: &BlockContext,
         call: &VmCall,
     ) -> Result<VmOutcome, StateError> {
-        let height = context.height();
-        let timestamp = theta_core::amount::from_big(&context.parent.timestamp).unwrap_or_default();
-        let env = VmEnv {
-            rules: self.shared.spec.rules(height),
-            chain_id: self.shared.spec.ethereum_chain_id(height),
-            height,
-            timestamp,
-        };
+        let env = VmEnv::new(&self.shared.spec, context);
         self.shared.vm.execute(&env, call, view)
     }
 

@@ -29,6 +29,7 @@ pub mod chain_file;
 pub mod error;
 pub mod follow;
 pub mod genesis;
+pub mod history;
 pub mod ledger;
 pub mod logs;
 pub mod mempool;

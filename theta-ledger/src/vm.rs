@@ -1,12 +1,17 @@
 //! The contract port: how the ledger has contracts run without knowing a machine.
 
 use theta_core::{
+    amount::from_big,
+    context::BlockContext,
     hash::{Address, Hash, U256},
     rlp_list,
-    spec::Rules,
+    spec::{ChainSpec, RuleSet, Rules},
 };
 
-use crate::state::{StateError, StateView};
+use crate::{
+    state::{StateError, StateView},
+    tx::ethereum::{Access, Authorization},
+};
 
 /// What contracts may know of the block they run in.
 #[derive(Clone, Copy, Debug)]
@@ -17,8 +22,32 @@ pub struct VmEnv<'a> {
     pub chain_id: U256,
     /// Height of the block.
     pub height: u64,
-    /// Seconds since 1970: the parent's under today's rules.
+    /// Seconds since 1970: the parent's, by Ethereum's rules the block's own.
     pub timestamp: U256,
+    /// Hash of the block below. Only Ethereum's rules show it, and the proposer, to contracts.
+    pub parent: Hash,
+    /// Who proposes the block.
+    pub proposer: Address,
+}
+
+impl<'a> VmEnv<'a> {
+    /// The environment of a chain's block.
+    pub fn new(spec: &'a ChainSpec, block: &BlockContext) -> Self {
+        let height = block.height();
+        let rules = spec.rules(height);
+        let timestamp = match rules.evm.rule_set {
+            RuleSet::Theta => &block.parent.timestamp,
+            RuleSet::Ethereum => &block.timestamp,
+        };
+        Self {
+            rules,
+            chain_id: spec.ethereum_chain_id(height),
+            height,
+            timestamp: from_big(timestamp).unwrap_or(U256::MAX),
+            parent: block.parent_hash,
+            proposer: block.proposer,
+        }
+    }
 }
 
 /// A call or, without `to`, a creation.
@@ -38,6 +67,10 @@ pub struct VmCall {
     pub gas_price: U256,
     /// Input, or code that makes a contract.
     pub data: Vec<u8>,
+    /// What it says it will touch; only Ethereum's rules look at it, and at the next.
+    pub access: Vec<Access>,
+    /// Accounts that take on a contract's code before the call (EIP-7702).
+    pub authorizations: Vec<Authorization>,
 }
 
 /// What a contract said to the world.

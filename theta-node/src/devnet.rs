@@ -136,6 +136,9 @@ fn bls_key(key: &SecretKey) -> Result<bls::SecretKey> {
 
 fn make_genesis(config: &DevnetConfig, accounts: &[DevAccount], validators: &[SecretKey]) -> Result<Genesis> {
     let mut builder = GenesisBuilder::new(&config.spec, now_millis() / 1000);
+    for contract in theta_evm::contracts::ALL {
+        builder = builder.contract(contract.address, contract.code());
+    }
     for account in accounts {
         builder = builder.account(account.key.address(), account.coins);
     }

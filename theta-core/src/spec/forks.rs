@@ -1,6 +1,6 @@
 //! The forks and, for each, the whole of what it changes.
 
-use super::{ConsensusRules, EvmRules, HeaderRules, Pace, Rules, StakeRules, TxRules};
+use super::{ConsensusRules, EvmRules, HeaderRules, Pace, RuleSet, Rules, StakeRules, TxRules};
 use crate::{amount::TFuelWei, stake::reward::RewardRule};
 
 /// A change of rules. In the order in which they apply where heights are equal.
@@ -167,6 +167,10 @@ impl Fork {
             Self::Improved => {
                 rules.tx.low_s = true;
                 rules.tx.no_trailing_bytes = true;
+                rules.tx.typed_transactions = true;
+                // EIP-7825.
+                rules.tx.max_gas = 1 << 24;
+                rules.evm.rule_set = RuleSet::Ethereum;
                 rules.stake.validator_keys = true;
                 rules.consensus = ConsensusRules { pace: Pace::Responsive, checkpoint_interval: 10 };
             }
@@ -187,6 +191,7 @@ pub(super) fn oldest() -> Rules {
             intrinsic_gas_in_limit: false,
             theta_in_contracts: false,
             ethereum_signatures: false,
+            typed_transactions: false,
             second_wrapper: false,
             chain_id_offset: false,
             subchain_ids: false,
@@ -203,6 +208,7 @@ pub(super) fn oldest() -> Rules {
             validator_keys: false,
         },
         evm: EvmRules {
+            rule_set: RuleSet::Theta,
             cheap_curves: false,
             theta_values: false,
             stake_precompiles: false,

@@ -51,6 +51,8 @@ pub struct TxRules {
     pub theta_in_contracts: bool,
     /// Wallet signatures by the Ethereum rule are accepted on contract transactions.
     pub ethereum_signatures: bool,
+    /// Ethereum's typed transactions are accepted: EIP-2930, EIP-1559 and EIP-7702.
+    pub typed_transactions: bool,
     /// The second wrapper of sign bytes is accepted.
     pub second_wrapper: bool,
     /// 360 is added to the base chain id for Ethereum.
@@ -83,10 +85,23 @@ pub struct StakeRules {
     pub validator_keys: bool,
 }
 
+/// Whose rules contracts run by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RuleSet {
+    /// The reference's: Petersburg with other prices, accounts that are never cleared, no refunds.
+    Theta,
+    /// Ethereum's of the fork Osaka, with THETA and Theta's precompiles beside them. The least gas price is the base fee;
+    /// nobody gets it.
+    Ethereum,
+}
+
 /// How contracts run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EvmRules {
+    /// Whose rules.
+    pub rule_set: RuleSet,
     /// Cheaper curve operations in precompiles 6 to 8.
     pub cheap_curves: bool,
     /// THETA can be sent with a call and by precompile 203, and a creation keeps the balances it finds.

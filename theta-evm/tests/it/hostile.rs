@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use theta_core::{
     amount::{Coins, TFuelWei, ThetaWei},
-    hash::{Address, U256},
+    hash::{Address, Hash, U256},
     spec::{ChainSpec, Fork, Rules},
 };
 use theta_evm::Evm;
@@ -36,7 +36,14 @@ fn state(code: &str) -> StateView {
 }
 
 fn execute(rules: &Rules, call: &VmCall, view: &mut StateView) -> VmOutcome {
-    let env = VmEnv { rules, chain_id: U256::from(366), height: 30_000_000, timestamp: U256::from(1) };
+    let env = VmEnv {
+        rules,
+        chain_id: U256::from(366),
+        height: 30_000_000,
+        timestamp: U256::from(1),
+        parent: Hash::ZERO,
+        proposer: Address::ZERO,
+    };
     Evm.execute(&env, call, view).unwrap()
 }
 

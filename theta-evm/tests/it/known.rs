@@ -51,6 +51,8 @@ fn case(case: &Value) -> Result<(), String> {
         chain_id: spec.ethereum_chain_id(height),
         height,
         timestamp: U256::from(case["parent_timestamp"].as_u64().unwrap()),
+        parent: Hash::ZERO,
+        proposer: Address::ZERO,
     };
     let tx = &case["tx"];
     let call = VmCall {
@@ -61,6 +63,7 @@ fn case(case: &Value) -> Result<(), String> {
         gas_limit: tx["gas_limit"].as_u64().unwrap(),
         gas_price: number(&tx["gas_price"]),
         data: bytes(&tx["data"]),
+        ..VmCall::default()
     };
     let outcome = Evm.execute(&env, &call, &mut view).unwrap();
     let want = &case["result"];
@@ -121,7 +124,14 @@ fn precompiles() {
             data: bytes(&case["input"]),
             ..VmCall::default()
         };
-        let env = VmEnv { rules, chain_id: U256::from(366), height: 30_000_000, timestamp: U256::from(1) };
+        let env = VmEnv {
+            rules,
+            chain_id: U256::from(366),
+            height: 30_000_000,
+            timestamp: U256::from(1),
+            parent: Hash::ZERO,
+            proposer: Address::ZERO,
+        };
         let outcome = Evm.execute(&env, &call, &mut view).unwrap();
         assert_eq!(outcome.error, "", "{source} {name}");
         assert_eq!(hex::encode(&outcome.output), text(&case["expected"]), "{source} {name}");

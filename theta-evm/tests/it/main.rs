@@ -1,13 +1,19 @@
 //! Contracts against recordings of the reference (`tests/fixtures`), and against hostile programs.
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub, reason = "a malformed fixture is a failed test")]
 
+mod contracts;
+mod devnet;
 mod files;
 mod hostile;
 mod known;
 #[path = "../../../theta-ledger/tests/it/nodes.rs"]
 mod nodes;
+mod random;
 mod recorded;
+mod rows;
 mod statetests;
+mod traces;
+mod world;
 
 use serde_json::Value;
 use theta_core::hash::{Address, Hash};

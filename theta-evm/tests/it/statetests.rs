@@ -1,15 +1,32 @@
 //! Ethereum's state tests on the engine below our rules.
 
-use std::{num::NonZeroUsize, path::Path};
+use std::{
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
-use theta_evm::statetest::{Report, Verdict, run};
+use theta_evm::statetest::{Case, Engine, Report, Verdict, files, run};
 
-fn threads() -> NonZeroUsize {
-    std::thread::available_parallelism().unwrap()
+fn run_all(path: &Path, engine: Engine) -> Report {
+    let files = files(path).unwrap();
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut cases: Vec<Case> = Vec::new();
+        while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
+            cases.extend(run(file, engine));
+        }
+        cases
+    };
+    let threads = std::thread::available_parallelism().unwrap().get();
+    let cases = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
+    });
+    Report { cases }
 }
 
-fn run_and_show(path: &Path) -> Report {
-    let report = run(path, threads()).unwrap();
+fn run_and_show(path: &Path, engine: Engine) -> Report {
+    let report = run_all(path, engine);
     for case in report.cases.iter().filter(|case| matches!(case.verdict, Verdict::Failed(_))).take(100) {
         println!("{case}");
     }
@@ -27,11 +44,16 @@ fn run_and_show(path: &Path) -> Report {
     report
 }
 
-/// All files of a folder that the variable `THETA_STATETESTS` names.
+/// All files of a folder that the variable `THETA_STATETESTS` names, on the engine that `THETA_STATETESTS_ENGINE` does.
 #[test]
 fn every_case_of_a_folder_passes() {
     let Some(folder) = std::env::var_os("THETA_STATETESTS") else { return };
-    let report = run_and_show(Path::new(&folder));
+    let engine = match std::env::var("THETA_STATETESTS_ENGINE").as_deref() {
+        Ok("theta") => Engine::Theta,
+        Ok("ethereum") => Engine::Ethereum,
+        _ => Engine::Stock,
+    };
+    let report = run_and_show(Path::new(&folder), engine);
     assert_eq!(report.counts().1, 0);
 }
 
@@ -39,7 +61,7 @@ fn every_case_of_a_folder_passes() {
 #[test]
 fn recorded_cases_pass_and_what_is_skipped_has_a_reason() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/statetests");
-    let report = run_and_show(&folder);
+    let report = run_and_show(&folder, Engine::Stock);
     assert_eq!(report.counts(), (23, 0, 10));
     let text = report.to_string();
     assert!(text.ends_with("23 passed, 0 failed, 10 skipped"), "{text}");
@@ -60,7 +82,7 @@ fn what_differs_fails() {
         change(&mut unit);
         let file = folder.join("changed.json");
         std::fs::write(&file, serde_json::json!({ name.as_str(): unit }).to_string()).unwrap();
-        run(&file, threads()).unwrap().cases.remove(0).to_string()
+        run(&file, Engine::Stock).remove(0).to_string()
     };
     let word = format!("0x{}", "11".repeat(32));
     assert!(differs(&|_| {}).starts_with("ok "));
@@ -78,7 +100,7 @@ fn what_differs_fails() {
     let fee = differs(&|unit| unit["transaction"]["maxPriorityFeePerGas"] = word.as_str().into());
     assert!(fee.contains("[a fee above 128 bits]"), "{fee}");
     std::fs::write(folder.join("changed.json"), "{").unwrap();
-    let broken = run(&folder, threads()).unwrap();
+    let broken = run_all(&folder, Engine::Stock);
     assert_eq!(broken.counts(), (0, 1, 0));
     std::fs::remove_dir_all(folder).unwrap();
 }

@@ -182,6 +182,14 @@ impl StateView {
         self.store(account);
     }
 
+    /// Removes an account with its storage, as only Ethereum's rules do.
+    pub fn remove(&mut self, address: Address) {
+        let old = self.storage.remove(&address);
+        self.journal.push(Undo::Storage(address, old));
+        let old = self.accounts.insert(address, Cell { value: None, changed: true });
+        self.journal.push(Undo::Account(address, old));
+    }
+
     // Contracts
 
     /// Code by its hash; nothing for accounts without code.
@@ -229,6 +237,23 @@ impl StateView {
         let old = storage.slots.insert(key, value);
         self.journal.push(Undo::Slot { address, key, old, written });
         Ok(())
+    }
+
+    /// All words of a contract's storage that are not zero.
+    pub fn slots(&mut self, address: Address) -> Result<BTreeMap<Hash, U256>, StateError> {
+        let storage = self.storage(address)?;
+        let mut bytes = Vec::new();
+        storage.trie.visit(&[], &mut |key, value| {
+            bytes.push((Hash::try_from(key).unwrap_or_default(), value.to_vec()));
+            true
+        })?;
+        let mut slots = BTreeMap::new();
+        for (key, value) in bytes {
+            slots.insert(key, decode::<U256>(key.as_slice(), &value)?);
+        }
+        slots.extend(&storage.slots);
+        slots.retain(|_, value| !value.is_zero());
+        Ok(slots)
     }
 
     // Other records
@@ -381,10 +406,12 @@ impl StateView {
                 self.store(account);
             }
         }
-        let accounts = std::mem::take(&mut self.accounts).into_iter().filter_map(|(address, cell)| {
-            let account = cell.value.filter(|_| cell.changed)?;
-            Some((keys::account(address), account.to_rlp()))
-        });
+        let accounts = std::mem::take(&mut self.accounts).into_iter().filter(|(_, cell)| cell.changed).map(
+            |(address, cell)| {
+                let record = cell.value.map(|account| account.to_rlp()).unwrap_or_default();
+                (keys::account(address), record)
+            },
+        );
         let records = std::mem::take(&mut self.records)
             .into_iter()
             .filter(|(_, cell)| cell.changed)

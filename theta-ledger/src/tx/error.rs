@@ -38,6 +38,17 @@ pub enum TxError {
         "ETH Signature verification failed: it is neither the sender's native signature nor its EIP-155 one for chain id {0}"
     )]
     EthereumSignature(String),
+    /// A typed transaction where the chain takes none.
+    #[error(
+        "transaction type not supported: type {0} cannot be put on this chain, send a legacy transaction with chain id"
+    )]
+    Typed(u8),
+    /// A typed transaction that breaks its form's own rules.
+    #[error("invalid typed transaction: {0}")]
+    TypedForm(&'static str),
+    /// Longer code that makes a contract than the chain takes.
+    #[error("max initcode size exceeded: at most {0} bytes")]
+    InitCode(usize),
     /// Out of order.
     #[error("ValidateInputAdvanced: Got {got}, expected {expected}. (acc.seq={})", expected.wrapping_sub(1))]
     Sequence {

@@ -1,9 +1,11 @@
 //! Transactions of Ethereum wallets, and their way to kind 7 and back (`ledger/types/eth_tx_utils.go`; `ledger.md` 3.13).
 //!
-//! [`WalletTx`] reads, signs and writes the legacy, access-list and dynamic-fee forms. Only a legacy transaction can be
-//! carried by the chain: a node recomputes its EIP-155 hash from the native fields, and the other forms hash differently.
+//! [`WalletTx`] reads, signs and writes the legacy, access-list, dynamic-fee and delegating forms. A node recomputes the
+//! hash that the wallet signed from the native fields. For a legacy transaction these are all; what a typed one says
+//! besides stands in one more field of kind 7 ([`Typed`]), where the chain's rules allow it.
 
 use num_bigint::BigUint;
+use serde::{Serialize, Serializer};
 use theta_core::{
     codec::rlp::{Decode, DecodeError, Encode, Fault, Reader, encode_list, encode_string},
     hash::{Address, Hash, U256, keccak},
@@ -20,10 +22,8 @@ pub enum EthereumError {
     /// Not the bytes of a transaction.
     #[error("malformed Ethereum transaction: {0}")]
     Decode(#[from] DecodeError),
-    /// A form that the chain cannot carry, or that nobody knows.
-    #[error(
-        "transaction type not supported: type {0} cannot be put on this chain, send a legacy transaction with chain id"
-    )]
+    /// A form that no chain of ours carries.
+    #[error("transaction type not supported: type {0} is none of 0, 1, 2 and 4")]
     Type(u8),
     /// The signature is not valid.
     #[error("invalid sender: {0}")]
@@ -41,32 +41,160 @@ pub struct Access {
 
 rlp_list!(Access { address, slots });
 
-/// What a transaction pays for gas, which is also its form.
+/// An account's consent to carry a contract's code (EIP-7702).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Pricing {
-    /// The form of EIP-155: one price.
-    Legacy(BigUint),
-    /// The form of EIP-2930: one price and an access list.
-    AccessList(BigUint, Vec<Access>),
-    /// The form of EIP-1559: tip, limit, and an access list.
+pub struct Authorization {
+    /// The chain it is for, or 0 for any.
+    pub chain_id: U256,
+    /// Whose code; the zero address ends the delegation.
+    pub address: Address,
+    /// The sequence that the account must have.
+    pub nonce: u64,
+    /// Parity of the signature's point.
+    pub parity: u8,
+    /// `r` of the signature.
+    pub r: U256,
+    /// `s` of the signature.
+    pub s: U256,
+}
+
+rlp_list!(Authorization { chain_id, address, nonce, parity, r, s });
+
+impl Authorization {
+    /// What the account signs.
+    pub fn signing_hash(&self) -> Hash {
+        let mut out = vec![0x05];
+        encode_list(&mut out, |out| {
+            self.chain_id.encode(out);
+            self.address.encode(out);
+            self.nonce.encode(out);
+        });
+        keccak(out)
+    }
+
+    /// Who signed; low `s` only.
+    pub fn authority(&self) -> Result<Address, SignError> {
+        if self.parity > 1 {
+            return Err(SignError::Form);
+        }
+        let signature = WalletSignature { r: self.r, s: self.s, parity: self.parity };
+        signature.stored().recover_ethereum(&self.signing_hash())
+    }
+
+    /// Signs it.
+    pub fn sign(mut self, signer: &dyn Signer) -> Result<Self, SignError> {
+        (self.r, self.s, self.parity) = signer.sign(&self.signing_hash())?.r_s_v()?;
+        Ok(self)
+    }
+}
+
+/// What a typed transaction says besides the fields of kind 7. On the wire a list that begins with the form's number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Typed {
+    /// Form 1, EIP-2930.
+    AccessList(Vec<Access>),
+    /// Form 2, EIP-1559; `gas_price` is the most in all.
     DynamicFee {
-        /// Most for the proposer, for a unit of gas.
+        /// Most above the least price, for a unit of gas.
         tip: BigUint,
-        /// Most in all, for a unit of gas.
-        limit: BigUint,
         /// The access list.
         access: Vec<Access>,
     },
+    /// Form 4, EIP-7702; priced as form 2.
+    Delegating {
+        /// Most above the least price, for a unit of gas.
+        tip: BigUint,
+        /// The access list.
+        access: Vec<Access>,
+        /// Who takes on which code.
+        authorizations: Vec<Authorization>,
+    },
 }
 
-impl Pricing {
-    /// The byte in front of the bytes, 0 for the legacy form, which has none.
+impl Typed {
+    /// The byte in front of the wallet's bytes.
     pub const fn kind(&self) -> u8 {
         match self {
-            Self::Legacy(_) => 0,
-            Self::AccessList(..) => 1,
+            Self::AccessList(_) => 1,
             Self::DynamicFee { .. } => 2,
+            Self::Delegating { .. } => 4,
         }
+    }
+
+    /// The tip of forms that have one.
+    pub const fn tip(&self) -> Option<&BigUint> {
+        match self {
+            Self::AccessList(_) => None,
+            Self::DynamicFee { tip, .. } | Self::Delegating { tip, .. } => Some(tip),
+        }
+    }
+
+    /// The access list.
+    pub fn access(&self) -> &[Access] {
+        match self {
+            Self::AccessList(access) | Self::DynamicFee { access, .. } | Self::Delegating { access, .. } => {
+                access
+            }
+        }
+    }
+
+    /// The authorizations of form 4.
+    pub fn authorizations(&self) -> &[Authorization] {
+        match self {
+            Self::Delegating { authorizations, .. } => authorizations,
+            _ => &[],
+        }
+    }
+
+    /// The rules of the form alone.
+    pub(super) fn check(&self, limit: &BigUint, creates: bool) -> Result<(), &'static str> {
+        if self.tip().is_some_and(|tip| tip > limit) {
+            return Err("max priority fee per gas higher than max fee per gas");
+        }
+        match self {
+            Self::Delegating { authorizations, .. } if authorizations.is_empty() => {
+                Err("empty authorization list")
+            }
+            Self::Delegating { .. } if creates => Err("an authorizing transaction cannot make a contract"),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Encode for Typed {
+    fn encode(&self, out: &mut Vec<u8>) {
+        encode_list(out, |out| {
+            self.kind().encode(out);
+            if let Some(tip) = self.tip() {
+                tip.encode(out);
+            }
+            self.access().to_vec().encode(out);
+            if let Self::Delegating { authorizations, .. } = self {
+                authorizations.encode(out);
+            }
+        });
+    }
+}
+
+impl Decode for Typed {
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let mut list = input.list()?;
+        let at = list.clone();
+        let typed = match list.read::<u8>()? {
+            1 => Self::AccessList(list.read()?),
+            2 => Self::DynamicFee { tip: list.read()?, access: list.read()? },
+            4 => Self::Delegating { tip: list.read()?, access: list.read()?, authorizations: list.read()? },
+            _ => return Err(at.error(Fault::Value("no such form of transaction"))),
+        };
+        list.finish()?;
+        Ok(typed)
+    }
+}
+
+impl Serialize for Typed {
+    /// The wire form in hex: wallets read their own bytes elsewhere.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&format!("0x{}", hex::encode(self.to_rlp())))
     }
 }
 
@@ -77,8 +205,10 @@ pub struct WalletTx {
     pub chain_id: BigUint,
     /// One below the native sequence.
     pub nonce: u64,
-    /// Price and form.
-    pub pricing: Pricing,
+    /// Most in all for a unit of gas.
+    pub gas_price: BigUint,
+    /// The form, where it is not the legacy one of EIP-155.
+    pub typed: Option<Typed>,
     /// Most gas that may be used.
     pub gas: u64,
     /// The contract called, or none for a creation.
@@ -125,40 +255,39 @@ fn decode_to(input: &mut Reader<'_>) -> Result<Option<Address>, DecodeError> {
 }
 
 impl WalletTx {
+    /// The byte in front of the bytes, 0 for the legacy form, which has none.
+    pub const fn kind(&self) -> u8 {
+        match &self.typed {
+            None => 0,
+            Some(typed) => typed.kind(),
+        }
+    }
+
     fn encode_fields(&self, out: &mut Vec<u8>) {
-        let access = match &self.pricing {
-            Pricing::Legacy(price) => {
-                self.nonce.encode(out);
-                price.encode(out);
-                None
-            }
-            Pricing::AccessList(price, access) => {
-                self.chain_id.encode(out);
-                self.nonce.encode(out);
-                price.encode(out);
-                Some(access)
-            }
-            Pricing::DynamicFee { tip, limit, access } => {
-                self.chain_id.encode(out);
-                self.nonce.encode(out);
-                tip.encode(out);
-                limit.encode(out);
-                Some(access)
-            }
-        };
+        if self.typed.is_some() {
+            self.chain_id.encode(out);
+        }
+        self.nonce.encode(out);
+        if let Some(tip) = self.typed.as_ref().and_then(Typed::tip) {
+            tip.encode(out);
+        }
+        self.gas_price.encode(out);
         self.gas.encode(out);
         encode_to(self.to, out);
         self.value.encode(out);
         encode_string(&self.data, out);
-        if let Some(access) = access {
-            access.encode(out);
+        if let Some(typed) = &self.typed {
+            typed.access().to_vec().encode(out);
+        }
+        if let Some(Typed::Delegating { authorizations, .. }) = &self.typed {
+            authorizations.encode(out);
         }
     }
 
     fn framed(&self, last: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.data.len() + 128);
-        if self.pricing.kind() != 0 {
-            out.push(self.pricing.kind());
+        if self.kind() != 0 {
+            out.push(self.kind());
         }
         encode_list(&mut out, |out| {
             self.encode_fields(out);
@@ -170,7 +299,7 @@ impl WalletTx {
     /// What the wallet signs.
     pub fn signing_hash(&self) -> Hash {
         keccak(self.framed(|out| {
-            if self.pricing.kind() == 0 {
+            if self.kind() == 0 {
                 self.chain_id.encode(out);
                 out.extend([0x80, 0x80]);
             }
@@ -180,7 +309,7 @@ impl WalletTx {
     /// The signed bytes.
     pub fn encode(&self, signature: &WalletSignature) -> Vec<u8> {
         self.framed(|out| {
-            match self.pricing.kind() {
+            match self.kind() {
                 0 => (&self.chain_id * 2_u8 + 35_u8 + signature.parity).encode(out),
                 _ => signature.parity.encode(out),
             }
@@ -200,10 +329,10 @@ impl WalletTx {
         signature.stored().recover_ethereum(&self.signing_hash())
     }
 
-    /// Reads signed bytes of any of the three forms.
+    /// Reads signed bytes of any of the four forms.
     pub fn decode(bytes: &[u8]) -> Result<(Self, WalletSignature), EthereumError> {
         let (kind, body) = match bytes.first() {
-            Some(kind @ (1 | 2)) => (*kind, &bytes[1..]),
+            Some(kind @ (1 | 2 | 4)) => (*kind, &bytes[1..]),
             Some(kind @ 0..=0x7f) => return Err(EthereumError::Type(*kind)),
             _ => (0, bytes),
         };
@@ -212,12 +341,16 @@ impl WalletTx {
         reader.finish()?;
         let chain_id = if kind == 0 { BigUint::ZERO } else { list.read()? };
         let nonce = list.read()?;
-        let (tip, limit) =
-            if kind == 2 { (list.read()?, list.read()?) } else { (BigUint::ZERO, list.read()?) };
-        let gas = list.read()?;
+        let tip = if kind >= 2 { list.read()? } else { BigUint::ZERO };
+        let (gas_price, gas) = (list.read()?, list.read()?);
         let to = decode_to(&mut list)?;
         let (value, data) = (list.read()?, list.read()?);
-        let access = if kind == 0 { Vec::new() } else { list.read()? };
+        let typed = match kind {
+            0 => None,
+            1 => Some(Typed::AccessList(list.read()?)),
+            2 => Some(Typed::DynamicFee { tip, access: list.read()? }),
+            _ => Some(Typed::Delegating { tip, access: list.read()?, authorizations: list.read()? }),
+        };
         let v: BigUint = list.read()?;
         let (r, s) = (U256::decode(&mut list)?, U256::decode(&mut list)?);
         list.finish()?;
@@ -225,12 +358,10 @@ impl WalletTx {
             0 => split_v(&v).ok_or(SignError::Form)?,
             _ => (chain_id, u8::try_from(&v).ok().filter(|v| *v < 2).ok_or(SignError::Form)?),
         };
-        let pricing = match kind {
-            0 => Pricing::Legacy(limit),
-            1 => Pricing::AccessList(limit, access),
-            _ => Pricing::DynamicFee { tip, limit, access },
-        };
-        Ok((Self { chain_id, nonce, pricing, gas, to, value, data }, WalletSignature { r, s, parity }))
+        Ok((
+            Self { chain_id, nonce, gas_price, typed, gas, to, value, data },
+            WalletSignature { r, s, parity },
+        ))
     }
 }
 
@@ -248,12 +379,13 @@ fn split_v(v: &BigUint) -> Option<(BigUint, u8)> {
 }
 
 impl SmartContract {
-    /// The legacy transaction that a wallet would have made.
-    fn wallet(&self, chain_id: U256) -> WalletTx {
+    /// The transaction that a wallet would have made.
+    pub fn wallet(&self, chain_id: U256) -> WalletTx {
         WalletTx {
             chain_id: theta_core::amount::to_big(chain_id),
             nonce: self.from.sequence.wrapping_sub(1),
-            pricing: Pricing::Legacy(self.gas_price.clone()),
+            gas_price: self.gas_price.clone(),
+            typed: self.typed.clone(),
             gas: self.gas_limit,
             to: self.callee(),
             value: self.from.coins.tfuel.clone(),
@@ -277,6 +409,10 @@ pub fn ethereum_hash(transaction: &SmartContract, chain_id: U256, signatures: &S
         return None;
     }
     let (r, s, v) = signature.r_s_v().ok()?;
+    if transaction.typed.is_some() {
+        let parity = v.checked_sub(27).filter(|parity| *parity < 2)?;
+        return Some(keccak(wallet.encode(&WalletSignature { r, s, parity })));
+    }
     // The reference adds the stored byte as it is, so an alias of 27 or 28 gives a hash of its own.
     let v = &wallet.chain_id * 2_u8 + 8_u8 + v;
     Some(keccak(wallet.framed(|out| {
@@ -286,16 +422,12 @@ pub fn ethereum_hash(transaction: &SmartContract, chain_id: U256, signatures: &S
     })))
 }
 
-/// Reads a wallet's signed legacy transaction and makes the native one of it. Whether it was signed for this chain shows
-/// when the ledger checks it.
+/// Reads a wallet's signed transaction and makes the native one of it. Whether it was signed for this chain, and whether
+/// the chain takes its form, shows when the ledger checks it.
 pub fn translate(bytes: &[u8]) -> Result<RawTx, EthereumError> {
     let (wallet, signature) = WalletTx::decode(bytes)?;
     let from = wallet.sender(&signature)?;
-    let WalletTx { nonce, pricing, gas, to, value, data, .. } = wallet;
-    let gas_price = match pricing {
-        Pricing::Legacy(price) => price,
-        other => return Err(EthereumError::Type(other.kind())),
-    };
+    let WalletTx { nonce, gas_price, typed, gas, to, value, data, .. } = wallet;
     let transaction = SmartContract {
         from: TxInput {
             address: from,
@@ -307,6 +439,7 @@ pub fn translate(bytes: &[u8]) -> Result<RawTx, EthereumError> {
         gas_limit: gas,
         gas_price,
         data,
+        typed,
     };
     Ok(RawTx::new(transaction.into()))
 }

@@ -327,7 +327,7 @@ impl Transaction {
         match self {
             Self::Coinbase(_) | Self::Slash(_) => BigUint::ZERO,
             Self::Send(tx) => per(&tx.fee, (tx.inputs.len() + tx.outputs.len()).max(2) as u64 * regular / 2),
-            Self::SmartContract(tx) => tx.gas_price.clone(),
+            Self::SmartContract(tx) => tx.effective_price(rules),
             Self::ReserveFund(tx) => per(&tx.fee, regular),
             Self::ReleaseFund(tx) => per(&tx.fee, regular),
             Self::ServicePayment(tx) => per(&tx.fee, regular),

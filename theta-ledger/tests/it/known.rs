@@ -336,6 +336,7 @@ fn json_forms_and_trailing_bytes() {
         gas_limit: 123,
         gas_price: BigUint::from(4_000_000_000_000_u64),
         data: vec![1, 2, 255],
+        typed: None,
     };
     assert_eq!(serde_json::to_value(&contract).unwrap(), printed("smart_contract_json"));
     assert_eq!(quirks["trailing_bytes_accepted"], true);

@@ -12,7 +12,7 @@ use theta_core::{
 use theta_ledger::tx::{
     Body, DepositStake, DepositStakeV2, Purpose, RawTx, Send, Signatures, SmartContract,
     StakeRewardDistribution, Transaction, TxCoins, TxInput, TxOutput, Unsigned, WithdrawStake,
-    ethereum::{self, Access, EthereumError, Pricing, WalletTx},
+    ethereum::{self, Access, Typed, WalletTx},
 };
 
 use super::{bytes, hash, json, text};
@@ -98,6 +98,7 @@ fn theta_js_transactions() {
                     gas_limit: fields["gasLimit"].as_u64().unwrap(),
                     gas_price: big(&fields["gasPrice"]),
                     data: bytes(&fields["data"]),
+                    typed: None,
                 },
             ),
             "DepositStakeTx" => {
@@ -185,14 +186,11 @@ fn wallet(case: &Value) -> WalletTx {
     WalletTx {
         chain_id: big(&case["chainId"]),
         nonce: fields["nonce"].as_u64().unwrap(),
-        pricing: match case["type"].as_u64() {
-            Some(0) => Pricing::Legacy(big(&fields["gasPrice"])),
-            Some(1) => Pricing::AccessList(big(&fields["gasPrice"]), access()),
-            _ => Pricing::DynamicFee {
-                tip: big(&fields["maxPriorityFeePerGas"]),
-                limit: big(&fields["maxFeePerGas"]),
-                access: access(),
-            },
+        gas_price: big(if case["type"] == 2 { &fields["maxFeePerGas"] } else { &fields["gasPrice"] }),
+        typed: match case["type"].as_u64() {
+            Some(0) => None,
+            Some(1) => Some(Typed::AccessList(access())),
+            _ => Some(Typed::DynamicFee { tip: big(&fields["maxPriorityFeePerGas"]), access: access() }),
         },
         gas: big(&fields["gasLimit"]).try_into().unwrap(),
         to: fields["to"].as_str().map(|to| to.parse().unwrap()),
@@ -217,13 +215,6 @@ fn ethereum_wallets() {
         }
         let key: SecretKey = text(&case["privateKey"]).parse().unwrap();
         assert_eq!(wallet(case).sign(&key).unwrap(), raw, "{id}");
-        if case["type"] != 0 {
-            let kind = case["type"].as_u64().unwrap() as u8;
-            assert_eq!(ethereum::translate(&raw), Err(EthereumError::Type(kind)));
-            typed += 1;
-            continue;
-        }
-        legacy += 1;
         let theta = ethereum::translate(&raw).unwrap();
         let Transaction::SmartContract(transaction) = &theta.transaction else { panic!("another kind") };
         let chain_id = U256::from(case["chainId"].as_u64().unwrap());
@@ -231,6 +222,15 @@ fn ethereum_wallets() {
             ethereum::ethereum_hash(transaction, chain_id, &Signatures::default()),
             Some(hash(&case["txHash"]))
         );
+        let again = RawTx::decode(theta.bytes.clone()).unwrap();
+        assert_eq!(again, theta, "{id}");
+        // With one more field at the end for typed transactions, the wallet's bytes come out again.
+        assert_eq!(transaction.wallet(chain_id).encode(&signature), raw, "{id}");
+        if case["type"] != 0 {
+            typed += 1;
+            continue;
+        }
+        legacy += 1;
         assert_eq!(theta.bytes, bytes(&case["theta"]["rawTx"]), "{id}");
         assert_eq!(theta.hash, hash(&case["theta"]["txHash"]));
     }

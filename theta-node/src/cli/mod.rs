@@ -18,6 +18,7 @@ mod input;
 mod replay;
 mod snapshot;
 mod spec;
+mod statetest;
 mod work;
 
 use std::{process::ExitCode, sync::Arc};
@@ -64,6 +65,11 @@ enum Command {
     /// The rules of chains.
     #[command(subcommand)]
     Spec(spec::Command),
+    /// Run Ethereum's state tests and count what passed, failed and was skipped, by reason.
+    #[command(
+        after_help = "Example:\n  theta statetest tests/GeneralStateTests\n  theta statetest --rules theta legacytests/Constantinople/GeneralStateTests --json"
+    )]
+    Statetest(statetest::Args),
 }
 
 /// Runs the program with the process's arguments.
@@ -88,6 +94,7 @@ pub fn main() -> ExitCode {
             Command::Chain(command) => chain::run(command).await,
             Command::Replay(args) => replay::run(args).await,
             Command::Spec(command) => spec::run(command),
+            Command::Statetest(args) => statetest::run(args).await,
         }
     });
     match result {

@@ -3,8 +3,10 @@
 //! One hash names a transaction: the Ethereum hash where an Ethereum wallet signed it, the native hash otherwise; both are
 //! accepted. A transaction's index is its place among all of its block's transactions; blocks list and count contract
 //! transactions only. `latest`, `safe` and `finalized` are the newest settled block, `pending` the highest executed one.
-//! No block has a base fee, so clients send legacy transactions, the only ones the chain can carry.
+//! No block shows a base fee, so clients send legacy transactions unless they are told to: the main network's rules carry no
+//! others. A development network's do.
 
+use num_bigint::BigUint;
 use serde_json::{Map, Value, json};
 use theta_core::{
     amount::from_big,
@@ -17,7 +19,10 @@ use theta_ledger::{
     logs::{FoundLog, LogFilter, bloom},
     mempool::AdmitError,
     state::{StateError, StateView},
-    tx::{RawTx, SmartContract, Transaction, TxError, ethereum},
+    tx::{
+        RawTx, SmartContract, Transaction, TxError,
+        ethereum::{self, Access, Authorization, Typed},
+    },
     vm::{VmCall, VmOutcome},
 };
 
@@ -315,8 +320,10 @@ impl EthApi {
         let height = block.map_or_else(|| self.settled_height() + 1, |block| block.block.header.height);
         let chain_id = self.node.reader.spec().ethereum_chain_id(height);
         let (r, s, v) = transaction.from.signature.r_s_v().unwrap_or_default();
-        // A wallet expects the v of EIP-155; a native signature has none, and says its parity.
-        let v = if placed.signed_by_ethereum {
+        // A wallet expects the v of EIP-155; a native signature has none, and a typed one's is its parity.
+        let v = if transaction.typed.is_some() {
+            U256::from(v.wrapping_sub(27))
+        } else if placed.signed_by_ethereum {
             chain_id * U256::from(2) + U256::from(8_u64 + u64::from(v))
         } else {
             U256::from(v)
@@ -327,13 +334,13 @@ impl EthApi {
             ("blockNumber", block.map_or(Value::Null, |_| quantity(U256::from(height)))),
             ("transactionIndex", block.map_or(Value::Null, |_| quantity(U256::from(placed.index)))),
             ("hash", json!(placed.hash)),
-            ("type", json!("0x0")),
+            ("type", quantity(U256::from(transaction.typed.as_ref().map_or(0, Typed::kind)))),
             ("chainId", quantity(chain_id)),
             ("from", json!(transaction.from.address)),
             ("to", transaction.callee().map_or(Value::Null, |to| json!(to))),
             ("nonce", quantity(U256::from(transaction.from.sequence.wrapping_sub(1)))),
             ("gas", quantity(U256::from(transaction.gas_limit))),
-            ("gasPrice", quantity(from_big(&transaction.gas_price).unwrap_or(U256::MAX))),
+            ("gasPrice", price(&transaction.effective_price(self.node.reader.spec().rules(height)))),
             ("value", quantity(from_big(&transaction.from.coins.tfuel).unwrap_or(U256::MAX))),
             ("input", data(&transaction.data)),
             ("v", quantity(v)),
@@ -341,6 +348,28 @@ impl EthApi {
             ("s", quantity(s)),
         ] {
             object.insert(key.to_owned(), value);
+        }
+        if let Some(typed) = &transaction.typed {
+            object.insert("yParity".to_owned(), quantity(v));
+            let entry = |access: &Access| json!({ "address": access.address, "storageKeys": access.slots });
+            object.insert("accessList".to_owned(), typed.access().iter().map(entry).collect());
+            if let Some(tip) = typed.tip() {
+                object.insert("maxFeePerGas".to_owned(), price(&transaction.gas_price));
+                object.insert("maxPriorityFeePerGas".to_owned(), price(tip));
+            }
+            if let Typed::Delegating { authorizations, .. } = typed {
+                let entry = |authorization: &Authorization| {
+                    json!({
+                        "chainId": quantity(authorization.chain_id),
+                        "address": authorization.address,
+                        "nonce": quantity(U256::from(authorization.nonce)),
+                        "yParity": quantity(U256::from(authorization.parity)),
+                        "r": quantity(authorization.r),
+                        "s": quantity(authorization.s),
+                    })
+                };
+                object.insert("authorizationList".to_owned(), authorizations.iter().map(entry).collect());
+            }
         }
         Value::Object(object)
     }
@@ -472,6 +501,8 @@ impl EthApi {
                 Some(input) => parse::<Bytes>(input, 0, "bytes")?.to_vec(),
                 None => Vec::new(),
             },
+            access: field("accessList").map(read_access).transpose()?.unwrap_or_default(),
+            authorizations: Vec::new(),
         })
     }
 
@@ -482,8 +513,8 @@ impl EthApi {
             Ok(self.node.reader.call_on(&mut view.clone(), context, &call)?)
         };
         let most = succeeded(run(call.gas_limit)?)?;
-        // No gas is ever paid back, so what was used is the least that can be enough; more is needed where a call
-        // keeps a part of its gas from those it calls.
+        // What was used is the least that can be enough; more is needed where a call keeps a part of its gas from those
+        // it calls, and where gas is paid back.
         let (mut low, mut high) = (most.gas_used.saturating_sub(1), call.gas_limit);
         if run(most.gas_used)?.error.is_empty() {
             high = most.gas_used;
@@ -598,6 +629,23 @@ fn read_filter(fields: &Map<String, Value>, from: u64, to: u64) -> Result<LogFil
         }
     };
     Ok(LogFilter { from, to, addresses, topics })
+}
+
+fn price(wei: &BigUint) -> Value {
+    quantity(from_big(wei).unwrap_or(U256::MAX))
+}
+
+fn read_access(list: &Value) -> Result<Vec<Access>, RpcError> {
+    let wrong =
+        || RpcError::params("invalid argument 0: an access list is an array of address and storageKeys");
+    let entry = |entry: &Value| {
+        let keys = entry["storageKeys"].as_array().ok_or_else(wrong)?;
+        Ok(Access {
+            address: parse(&entry["address"], 0, "an address")?,
+            slots: keys.iter().map(|key| parse(key, 0, "a word")).collect::<Result<_, _>>()?,
+        })
+    };
+    list.as_array().ok_or_else(wrong)?.iter().map(entry).collect()
 }
 
 fn log_object(found: &FoundLog) -> Value {

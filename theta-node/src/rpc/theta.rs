@@ -559,13 +559,14 @@ impl ThetaApi {
             return Err(RpcError::application("Failed to parse SmartContractTx"));
         };
         let SmartContract { gas_limit, .. } = transaction;
-        let most = self.node.reader.spec().rules(u64::MAX).tx.max_gas;
+        let rules = self.node.reader.spec().rules(u64::MAX);
+        let most = rules.tx.max_gas;
         if *gas_limit > most {
             return Err(RpcError::application(format!(
                 "Invalid gas limit. Gas limit needs to be at most {most}"
             )));
         }
-        let outcome = self.node.reader.call(At::Tip, &transaction.call())?;
+        let outcome = self.node.reader.call(At::Tip, &transaction.call(rules))?;
         done(rpc::CallResult {
             vm_return: hex::encode(&outcome.output),
             contract_address: outcome.contract,

@@ -1,0 +1,109 @@
+//! What Ethereum's rules remember within one transaction besides the state: what is warm, transient storage, which
+//! contracts it made and ended. A failed frame takes it back like the state's changes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use theta_core::hash::{Address, U256};
+
+type Slot = (Address, U256);
+
+/// One transaction's memory.
+#[derive(Debug, Default)]
+pub(crate) struct Session {
+    accounts: BTreeSet<Address>,
+    slots: BTreeSet<Slot>,
+    transient: BTreeMap<Slot, U256>,
+    /// Values from before the transaction, of slots that it wrote. Not taken back: they do not change.
+    originals: BTreeMap<Slot, U256>,
+    created: BTreeSet<Address>,
+    destroyed: BTreeSet<Address>,
+    journal: Vec<Undo>,
+}
+
+#[derive(Debug)]
+enum Undo {
+    Account(Address),
+    Slot(Slot),
+    Transient(Slot, U256),
+    Created(Address),
+    Destroyed(Address),
+}
+
+impl Session {
+    /// A place to come back to.
+    pub(crate) const fn checkpoint(&self) -> usize {
+        self.journal.len()
+    }
+
+    /// Takes back what came since.
+    pub(crate) fn revert(&mut self, to: usize) {
+        for undo in self.journal.drain(to.min(self.journal.len())..).rev() {
+            match undo {
+                Undo::Account(address) => drop(self.accounts.remove(&address)),
+                Undo::Slot(slot) => drop(self.slots.remove(&slot)),
+                Undo::Transient(slot, value) => drop(self.transient.insert(slot, value)),
+                Undo::Created(address) => drop(self.created.remove(&address)),
+                Undo::Destroyed(address) => drop(self.destroyed.remove(&address)),
+            }
+        }
+    }
+
+    pub(crate) fn is_warm(&self, address: Address) -> bool {
+        self.accounts.contains(&address)
+    }
+
+    pub(crate) fn warm(&mut self, address: Address) {
+        if self.accounts.insert(address) {
+            self.journal.push(Undo::Account(address));
+        }
+    }
+
+    pub(crate) fn is_warm_slot(&self, address: Address, key: U256) -> bool {
+        self.slots.contains(&(address, key))
+    }
+
+    pub(crate) fn warm_slot(&mut self, address: Address, key: U256) {
+        if self.slots.insert((address, key)) {
+            self.journal.push(Undo::Slot((address, key)));
+        }
+    }
+
+    /// The value from before the transaction; `present` is it where the slot was not written yet.
+    pub(crate) fn original(&mut self, address: Address, key: U256, present: U256) -> U256 {
+        *self.originals.entry((address, key)).or_insert(present)
+    }
+
+    pub(crate) fn transient(&self, address: Address, key: U256) -> U256 {
+        self.transient.get(&(address, key)).copied().unwrap_or_default()
+    }
+
+    pub(crate) fn set_transient(&mut self, address: Address, key: U256, value: U256) {
+        let old = self.transient.insert((address, key), value).unwrap_or_default();
+        self.journal.push(Undo::Transient((address, key), old));
+    }
+
+    pub(crate) fn is_created(&self, address: Address) -> bool {
+        self.created.contains(&address)
+    }
+
+    pub(crate) fn create(&mut self, address: Address) {
+        if self.created.insert(address) {
+            self.journal.push(Undo::Created(address));
+        }
+    }
+
+    pub(crate) fn is_destroyed(&self, address: Address) -> bool {
+        self.destroyed.contains(&address)
+    }
+
+    pub(crate) fn destroy(&mut self, address: Address) {
+        if self.destroyed.insert(address) {
+            self.journal.push(Undo::Destroyed(address));
+        }
+    }
+
+    /// The contracts that the transaction both made and ended, ascending.
+    pub(crate) fn take_destroyed(&mut self) -> BTreeSet<Address> {
+        std::mem::take(&mut self.destroyed)
+    }
+}
