@@ -283,11 +283,16 @@ impl Screen {
             return Err(AdmitError::Known);
         }
         let raw = RawTx::decode(bytes).map_err(TxError::from)?;
-        if matches!(raw.transaction, Transaction::Coinbase(_) | Transaction::Slash(_)) {
-            return Err(TxError::Unauthorized.into());
-        }
         let height = self.base.context.height();
         let rules = self.reader.spec().rules(height);
+        let nobodys = match raw.transaction {
+            Transaction::Coinbase(_) => true,
+            Transaction::Slash(_) => !rules.tx.slash_overspending,
+            _ => false,
+        };
+        if nobodys {
+            return Err(TxError::Unauthorized.into());
+        }
         if rules.tx.no_trailing_bytes && raw.trailing > 0 {
             return Err(TxError::Trailing(raw.trailing).into());
         }

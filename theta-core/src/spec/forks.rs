@@ -165,6 +165,7 @@ impl Fork {
             }
             Self::ShortLock => rules.stake.lock_blocks = 1_000,
             Self::Improved => {
+                rules.tx.slash_overspending = true;
                 rules.tx.low_s = true;
                 rules.tx.no_trailing_bytes = true;
                 rules.tx.typed_transactions = true;
@@ -195,6 +196,7 @@ pub(super) fn oldest() -> Rules {
             second_wrapper: false,
             chain_id_offset: false,
             subchain_ids: false,
+            slash_overspending: false,
             low_s: false,
             no_trailing_bytes: false,
         },

@@ -59,6 +59,8 @@ pub struct TxRules {
     pub chain_id_offset: bool,
     /// A chain named `tsub` and a number has that number as its id for Ethereum.
     pub subchain_ids: bool,
+    /// Whoever proves that a payer signed away more than its fund holds has the fund dissolved and its collateral burned.
+    pub slash_overspending: bool,
     /// Signatures with high `s` are refused.
     pub low_s: bool,
     /// Bytes behind a transaction are refused; else ignored.

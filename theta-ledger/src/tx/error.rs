@@ -123,6 +123,9 @@ pub enum TxError {
     /// The payment's form is wrong.
     #[error("invalid service payment: {0}")]
     Payment(&'static str),
+    /// The proof does not show that a payer signed away more than its fund holds.
+    #[error("invalid proof of overspending: {0}")]
+    Overspending(&'static str),
     /// The rule belongs to somebody else.
     #[error("Unauthorized to update the split rule of this resource")]
     SplitOwner,

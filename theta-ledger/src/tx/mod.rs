@@ -43,7 +43,7 @@ pub use self::{
     send::Send,
     service_payment::ServicePayment,
     sign::{Signatures, Unsigned, sign_bytes},
-    slash::Slash,
+    slash::{MAX_PROOF_PAYMENTS, OverspendingProof, Slash},
     smart_contract::{SmartContract, intrinsic_gas},
     split_rule::SetSplitRule,
     withdraw_stake::WithdrawStake,
@@ -223,7 +223,7 @@ macro_rules! transactions {
 transactions! {
     /// Pays the block's rewards.
     Coinbase(Coinbase),
-    /// Punishes an overspending payer; never valid under today's rules.
+    /// Punishes an overspending payer; never valid under the reference's rules.
     Slash(Slash),
     /// Moves coins.
     Send(Send),
@@ -260,7 +260,7 @@ impl Transaction {
         let supported = match self {
             Self::SmartContract(_) => rules.tx.contracts,
             Self::StakeRewardDistribution(_) => rules.stake.elite_edge,
-            Self::Slash(_) => false,
+            Self::Slash(_) => rules.tx.slash_overspending,
             _ => true,
         };
         if supported { Ok(()) } else { Err(TxError::UnsupportedKind) }
@@ -316,6 +316,7 @@ impl Transaction {
         match self {
             Self::Send(tx) => tx.inputs.iter().map(|input| input.address).collect(),
             Self::ServicePayment(tx) => vec![tx.source.address, tx.target.address],
+            Self::Slash(tx) => vec![tx.proposer.address, tx.slashed_address],
             _ => vec![self.sender().0],
         }
     }
@@ -325,7 +326,10 @@ impl Transaction {
         let per = |fee: &TxCoins, gas: u64| &fee.tfuel / gas;
         let regular = rules.tx.regular_gas;
         match self {
-            Self::Coinbase(_) | Self::Slash(_) => BigUint::ZERO,
+            Self::Coinbase(_) => BigUint::ZERO,
+            // It pays nothing and takes a payer's collateral: nobody makes many, and none of them should wait.
+            Self::Slash(_) if rules.tx.slash_overspending => BigUint::from(u128::MAX),
+            Self::Slash(_) => BigUint::ZERO,
             Self::Send(tx) => per(&tx.fee, (tx.inputs.len() + tx.outputs.len()).max(2) as u64 * regular / 2),
             Self::SmartContract(tx) => tx.effective_price(rules),
             Self::ReserveFund(tx) => per(&tx.fee, regular),

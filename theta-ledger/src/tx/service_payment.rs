@@ -102,11 +102,15 @@ impl ServicePayment {
         Ok(())
     }
 
+    /// Whether its payer signed it.
+    pub(super) fn is_payers(&self, scope: &Scope<'_>) -> bool {
+        scope.is_signed_first(self.source.address, &self.source.signature, &self.source_part())
+    }
+
     /// Recovers both signers into the cache.
     pub(super) fn recover(&self, scope: &Scope<'_>) {
-        let (payer, payee) = (&self.source, &self.target);
-        scope.is_signed_first(payer.address, &payer.signature, &self.source_part());
-        scope.is_signed_first(payee.address, &payee.signature, &self.signed_part());
+        self.is_payers(scope);
+        scope.is_signed_first(self.target.address, &self.target.signature, &self.signed_part());
     }
 
     pub(super) fn check(&self, scope: &Scope<'_>, view: &mut StateView) -> Result<(), TxError> {
@@ -117,7 +121,7 @@ impl ServicePayment {
         if self.source.coins.theta != BigUint::ZERO {
             return Err(TxError::Payment("only TFuel can be paid"));
         }
-        if !scope.is_signed_first(self.source.address, &self.source.signature, &self.source_part()) {
+        if !self.is_payers(scope) {
             return Err(TxError::Payment("the payer did not sign it"));
         }
         if !scope.is_signed_first(self.target.address, &self.target.signature, &self.signed_part()) {

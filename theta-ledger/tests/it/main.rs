@@ -8,6 +8,7 @@ mod mempool;
 mod nodes;
 mod prune;
 mod replay;
+mod slash;
 mod snapshot;
 mod wallets;
 
