@@ -7,9 +7,9 @@ use std::{
 
 use theta_core::{
     BigUint,
-    block::{Block, Bloom, CommitCertificate, Extension, Header, transactions_root},
+    block::{Block, CommitCertificate, Extension, Header, transactions_root},
     context::{BlockContext, Body, Finality, PostState},
-    hash::{Address, EMPTY_ROOT, Hash, U256},
+    hash::{Address, Hash, U256},
     sign::Signature,
     spec::{ChainSpec, Pace},
     stake::ValidatorSet,
@@ -820,8 +820,8 @@ impl Engine {
             parent,
             certificate: self.lock.certificate.clone(),
             transactions_root: transactions_root(&body.transactions),
-            receipts_root: EMPTY_ROOT,
-            bloom: Bloom::ZERO,
+            receipts_root: body.receipts_root,
+            bloom: body.bloom,
             state_root: body.state_root,
             timestamp: building.timestamp,
             proposer: me,

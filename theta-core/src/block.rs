@@ -92,9 +92,10 @@ pub struct Header {
     pub certificate: CommitCertificate,
     /// Root over the transactions; see [`transactions_root`].
     pub transactions_root: Hash,
-    /// The empty root under today's rules; never checked by the reference.
+    /// Root over the receipts of contract transactions, where the rules commit headers to them; else the empty root, which
+    /// nobody checks.
     pub receipts_root: Hash,
-    /// Zero under today's rules; never checked by the reference.
+    /// Ethereum's filter over the logs, where the rules commit headers to it; else zero, which nobody checks.
     pub bloom: Bloom,
     /// State root after this block.
     pub state_root: Hash,

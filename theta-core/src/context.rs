@@ -5,8 +5,8 @@ use std::sync::Arc;
 use num_bigint::BigUint;
 
 use crate::{
-    block::{Block, Extension, Header, transactions_root},
-    hash::{Address, EMPTY_ROOT, Hash},
+    block::{Block, Bloom, Extension, Header, transactions_root},
+    hash::{Address, Hash},
     spec::HeaderRules,
     stake::ValidatorSet,
     vote::{EliteVotes, GuardianVotes},
@@ -64,7 +64,8 @@ impl BlockContext {
             height: self.height(),
             parent: self.parent_hash,
             transactions_root: transactions_root(&body.transactions),
-            receipts_root: EMPTY_ROOT,
+            receipts_root: body.receipts_root,
+            bloom: body.bloom,
             state_root: body.state_root,
             timestamp: self.timestamp.clone(),
             proposer: self.proposer,
@@ -102,6 +103,10 @@ pub struct Body {
     pub transactions: Vec<Vec<u8>>,
     /// State root after them.
     pub state_root: Hash,
+    /// Root over their receipts, and bloom of their logs, where headers commit to them; else the empty root and zero.
+    pub receipts_root: Hash,
+    /// See `receipts_root`.
+    pub bloom: Bloom,
 }
 
 /// How sure a block is.

@@ -3,17 +3,22 @@
 use std::sync::Arc;
 
 use theta_core::{
+    block::Bloom,
+    codec::rlp::Encode,
     context::{BlockContext, Body},
-    hash::Hash,
+    hash::{EMPTY_ROOT, Hash},
     sign::Signer,
     stake::ValidatorSet,
+    trie::list_root,
     workers::{Workers, each_mut},
 };
 
 use crate::{
     chain::ContractResult,
     error::BlockError,
-    history, staking,
+    history,
+    logs::bloom,
+    staking,
     state::{StateView, nodes::NewNodes},
     tx::{Coinbase, RawTx, Scope, TxError, TxInput, TxOutput, Unsigned, expected_rewards},
     vm::VmOutcome,
@@ -27,6 +32,8 @@ pub const MAX_BLOCK_TXS: usize = 512;
 #[derive(Clone)]
 pub(crate) struct Executed {
     pub(crate) root: Hash,
+    /// Receipts root and bloom, where headers commit to them.
+    pub(crate) receipts: Option<(Hash, Bloom)>,
     pub(crate) results: Vec<ContractResult>,
     pub(crate) new_nodes: NewNodes,
     pub(crate) validators: Arc<ValidatorSet>,
@@ -74,8 +81,14 @@ impl Execution {
         staking::end_of_block(&mut view, scope.rules).map_err(BlockError::End)?;
         let pool = view.validators()?.unwrap_or_default();
         let root = view.root_by(workers)?;
+        let receipts = scope.rules.commits_receipts.then(|| {
+            let rows: Vec<_> = self.results.iter().map(|result| result.receipt.to_rlp()).collect();
+            let logs = self.results.iter().flat_map(|result| &result.receipt.logs);
+            (list_root(&rows), Bloom::new(bloom(logs)))
+        });
         Ok(Executed {
             root,
+            receipts,
             results: self.results,
             new_nodes: view.into_new_nodes(),
             validators: Arc::new(ValidatorSet::of_pool(&pool)),
@@ -149,7 +162,8 @@ pub(crate) fn build(
         }
     }
     let executed = execution.finish(scope, view, workers)?;
-    Ok((Body { transactions, state_root: executed.root }, executed, left_out))
+    let (receipts_root, bloom) = executed.receipts.unwrap_or((EMPTY_ROOT, Bloom::ZERO));
+    Ok((Body { transactions, state_root: executed.root, receipts_root, bloom }, executed, left_out))
 }
 
 fn coinbase(scope: &Scope<'_>, view: &mut StateView, signer: &dyn Signer) -> Result<RawTx, BlockError> {

@@ -35,6 +35,14 @@ pub enum BlockError {
         /// By execution.
         computed: Hash,
     },
+    /// The receipts of the block are others.
+    #[error("header says receipts root {header}, or a bloom that is not theirs; execution gave {computed}")]
+    Receipts {
+        /// In the header.
+        header: Hash,
+        /// By execution.
+        computed: Hash,
+    },
     /// The block's end could not be carried out.
     #[error("end of the block failed: {0}")]
     End(TxError),
@@ -51,7 +59,7 @@ impl BlockError {
     pub fn condemns_block(&self) -> bool {
         match self {
             Self::Transaction { source, .. } | Self::End(source) => source.state_error().is_none(),
-            Self::TransactionsRoot { .. } | Self::StateRoot { .. } => true,
+            Self::TransactionsRoot { .. } | Self::StateRoot { .. } | Self::Receipts { .. } => true,
             Self::Coinbase(_) | Self::State(_) => false,
         }
     }

@@ -287,6 +287,11 @@ impl Ledger {
         if executed.root != header.state_root {
             return Err(BlockError::StateRoot { header: header.state_root, computed: executed.root });
         }
+        if let Some((computed, bloom)) = executed.receipts
+            && (computed, bloom) != (header.receipts_root, header.bloom)
+        {
+            return Err(BlockError::Receipts { header: header.receipts_root, computed });
+        }
         let post = PostState {
             root: executed.root,
             validators: executed.validators,

@@ -7,9 +7,9 @@ use std::{
 
 use theta_core::{
     amount::ThetaWei,
-    block::Block,
+    block::{Block, Bloom},
     context::{BlockContext, Body, PostState},
-    hash::{Address, Hash, keccak_parts},
+    hash::{Address, EMPTY_ROOT, Hash, keccak_parts},
     stake::{Validator, ValidatorSet},
 };
 
@@ -112,7 +112,7 @@ impl Ledger {
         let mut transactions = vec![[b"c".as_slice(), &context.height().to_be_bytes()].concat()];
         transactions.extend(self.candidates(&context.parent_hash, context.freeze_stakes));
         let state_root = Self::apply(parent, &transactions).root;
-        Some(Body { transactions, state_root })
+        Some(Body { transactions, state_root, receipts_root: EMPTY_ROOT, bloom: Bloom::ZERO })
     }
 
     pub(super) fn execute(&mut self, hash: Hash, block: &Arc<Block>) -> Option<PostState> {

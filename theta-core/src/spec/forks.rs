@@ -165,6 +165,7 @@ impl Fork {
             }
             Self::ShortLock => rules.stake.lock_blocks = 1_000,
             Self::Improved => {
+                rules.commits_receipts = true;
                 rules.tx.slash_overspending = true;
                 rules.tx.low_s = true;
                 rules.tx.no_trailing_bytes = true;
@@ -182,6 +183,7 @@ impl Fork {
 pub(super) fn oldest() -> Rules {
     Rules {
         header: HeaderRules::Twelve,
+        commits_receipts: false,
         tx: TxRules {
             contracts: false,
             min_fee: TFuelWei::wei(1_000_000_000_000_u64),

@@ -140,6 +140,8 @@ pub enum Pace {
 pub struct Rules {
     /// Fields of headers.
     pub header: HeaderRules,
+    /// Headers commit to receipts: receipts root and bloom are those of the block and checked.
+    pub commits_receipts: bool,
     /// Transactions.
     pub tx: TxRules,
     /// Stakes and rewards.

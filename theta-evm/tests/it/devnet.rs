@@ -6,13 +6,17 @@ use num_bigint::BigUint;
 use revm::bytecode::opcode as op;
 use theta_core::{
     amount::{Coins, TFuelWei, ThetaWei},
-    context::Body,
-    hash::{Address, Hash, U256, keccak},
+    block::{Block, Bloom},
+    codec::rlp::Encode,
+    context::BlockContext,
+    hash::{Address, EMPTY_ROOT, Hash, U256, keccak},
     sign::SecretKey,
     spec::ChainSpec,
+    trie::list_root,
 };
 use theta_evm::Evm;
 use theta_ledger::{
+    error::BlockError,
     genesis::{Genesis, GenesisBuilder},
     history,
     ledger::{At, Ledger},
@@ -38,6 +42,8 @@ fn rich() -> Coins {
 struct Chain {
     ledger: Ledger,
     tip: Hash,
+    /// Context of the tip.
+    built: Option<BlockContext>,
 }
 
 impl Chain {
@@ -49,7 +55,7 @@ impl Chain {
             .validator(key(9).address(), key(9).address(), ThetaWei::whole(5_000_000))
             .build();
         let ledger = Ledger::builder(spec).contracts(Arc::new(Evm)).open(&genesis).unwrap();
-        let mut chain = Self { ledger, tip: genesis.hash() };
+        let mut chain = Self { ledger, tip: genesis.hash(), built: None };
         // Contracts are there from height 2 on.
         assert!(chain.extend(&[]).is_empty());
         chain
@@ -63,9 +69,9 @@ impl Chain {
         context.timestamp += 7_u8;
         let candidates: Vec<_> = candidates.iter().cloned().map(Arc::new).collect();
         let (body, left_out) = self.ledger.build_block(&context, &candidates, &key(9)).unwrap();
-        let Body { transactions, state_root } = body;
+        self.built = Some(context.clone());
         let rules = reader.spec().rules(context.height()).header;
-        let mut block = context.block(rules, Body { transactions, state_root });
+        let mut block = context.block(rules, body);
         block.header.sign(&key(9)).unwrap();
         let hash = block.header.hash();
         self.ledger.apply_block(&context, hash, Arc::new(block)).unwrap();
@@ -286,4 +292,42 @@ fn hashes_of_blocks_are_in_the_state() {
             assert_eq!((outcome.error.as_str(), outcome.output), ("", hash.to_vec()));
         }
     }
+}
+
+#[test]
+fn headers_commit_to_receipts_and_logs() {
+    let code = Code::default().number(7).log();
+    let mut chain = Chain::new(ChainSpec::devnet(), &code.0);
+    let (_, raw) = signed(&wallet(0, None));
+    assert!(chain.extend(std::slice::from_ref(&raw)).is_empty());
+    let reader = chain.ledger.reader();
+    let block: Block = (*reader.block(At::Block(chain.tip)).unwrap().unwrap().block).clone();
+    let receipt = reader.result(&raw.hash).unwrap().unwrap().receipt;
+    assert_eq!(receipt.logs.len(), 1);
+    assert_eq!(block.header.receipts_root, list_root(&[receipt.to_rlp()]));
+    assert_eq!(block.header.bloom, Bloom::new(theta_ledger::logs::bloom(&receipt.logs)));
+    assert_ne!(block.header.bloom, Bloom::ZERO);
+    let context = chain.built.clone().unwrap();
+    let mut refused = |change: &dyn Fn(&mut Block)| {
+        let mut forged = block.clone();
+        change(&mut forged);
+        forged.header.sign(&key(9)).unwrap();
+        let applied = chain.ledger.apply_block(&context, forged.header.hash(), Arc::new(forged));
+        let error = applied.unwrap_err();
+        assert!(matches!(error, BlockError::Receipts { .. }) && error.condemns_block(), "{error}");
+    };
+    refused(&|block| block.header.receipts_root = EMPTY_ROOT);
+    refused(&|block| block.header.bloom = Bloom::ZERO);
+    refused(&|block| block.header.bloom.0[17] ^= 4);
+
+    // The main network's headers say nothing of receipts, and nobody looks.
+    let mut chain = Chain::new(ChainSpec::privatenet(), &code.0);
+    assert!(chain.extend(&[signed(&wallet(0, None)).1]).is_empty());
+    let block = chain.ledger.reader().block(At::Block(chain.tip)).unwrap().unwrap().block;
+    assert_eq!((block.header.receipts_root, block.header.bloom), (EMPTY_ROOT, Bloom::ZERO));
+    let mut odd = (*block).clone();
+    odd.header.bloom = Bloom::repeat_byte(1);
+    odd.header.sign(&key(9)).unwrap();
+    let context = chain.built.clone().unwrap();
+    assert!(chain.ledger.apply_block(&context, odd.header.hash(), Arc::new(odd)).is_ok());
 }

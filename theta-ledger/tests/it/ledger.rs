@@ -7,9 +7,9 @@ use std::sync::{
 
 use theta_core::{
     amount::{Coins, TFuelWei, ThetaWei},
-    block::Block,
+    block::{Block, Bloom},
     context::{BlockContext, Body, Finality},
-    hash::{Address, Hash, U256},
+    hash::{Address, EMPTY_ROOT, Hash, U256},
     sign::SecretKey,
     spec::ChainSpec,
     store::{Batch, FjallStore, MemStore, RedbStore, Rows, Store, StoreError, Table},
@@ -69,7 +69,7 @@ fn sealed(
     transactions: Vec<Vec<u8>>,
     state_root: Hash,
 ) -> Arc<Block> {
-    let body = Body { transactions, state_root };
+    let body = Body { transactions, state_root, receipts_root: EMPTY_ROOT, bloom: Bloom::ZERO };
     let mut block = context.block(reader.spec().rules(context.height()).header, body);
     block.header.sign(&key(9)).unwrap();
     Arc::new(block)
