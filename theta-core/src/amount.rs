@@ -278,6 +278,32 @@ mod tests {
         assert!(matches!(huge.parse::<ThetaWei>(), Err(AmountError::TooLarge(_))));
     }
 
+    /// Amounts that went through floating point elsewhere.
+    #[test]
+    fn no_amount_is_guessed() {
+        for (text, wei) in [
+            ("0.07", 70_000_000_000_000_000),
+            ("0.1", 100_000_000_000_000_000),
+            ("1.1", 1_100_000_000_000_000_000),
+            ("0.00000012", 120_000_000_000),
+            ("123456.789123456789123456", 123_456_789_123_456_789_123_456),
+            (".5", 500_000_000_000_000_000),
+            ("5.", 5_000_000_000_000_000_000),
+            ("70000000000000000wei", 70_000_000_000_000_000),
+            ("1WEI", 1_u128),
+        ] {
+            assert_eq!(text.parse(), Ok(TFuelWei::wei(wei)), "{text}");
+            assert_eq!(text.parse(), Ok(ThetaWei::wei(wei)), "{text}");
+        }
+        for text in
+            ["1e3", "1,5", "+1", "-1", "1_000", " 1", "1 ", "1.5wei", "-1wei", "+1wei", "1.2.3", "1.-5"]
+        {
+            assert!(matches!(text.parse::<TFuelWei>(), Err(AmountError::Format(_))), "{text}");
+        }
+        // Below one wei the caller decides what is cut off.
+        assert!(matches!("0.0000000000000000019".parse::<TFuelWei>(), Err(AmountError::TooFine(_))));
+    }
+
     #[test]
     fn coins_compare_by_component() {
         let a = Coins { theta: ThetaWei::wei(1), tfuel: TFuelWei::ZERO };

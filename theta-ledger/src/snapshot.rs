@@ -448,7 +448,7 @@ fn account(key: &[u8], value: &[u8]) -> Result<Account, StateError> {
 }
 
 /// Writes a snapshot of a settled block, of which the block two above is settled too. Version 2 or 3 needs the states of
-/// all blocks at which the validators changed.
+/// the genesis and of all blocks at which the validators changed; version 4 does with those of a ledger that keeps few.
 pub fn export(
     reader: &LedgerReader,
     height: u64,
@@ -486,16 +486,17 @@ pub fn export(
     export.record(&Version::new(version))?;
     export.record(&last)?;
     export.record(&Metadata { proofs, tail })?;
-    let (genesis, parent, newest) = (state(0)?, state(height - 1)?, state(height)?);
+    let (parent, newest) = (state(height - 1)?, state(height)?);
     let checkpoint = if at_checkpoint == height { None } else { Some(state(at_checkpoint)?) };
     match version {
         2 => {
-            export.section(&genesis, false)?;
+            export.section(&state(0)?, false)?;
             for view in checkpoint.iter().chain([&parent, &newest]) {
                 export.section(view, true)?;
             }
         }
         3 => {
+            let genesis = state(0)?;
             export.nodes(genesis.trie(), None)?;
             if let Some(view) = &checkpoint {
                 export.nodes(view.trie(), Some(genesis.trie()))?;
@@ -612,5 +613,60 @@ impl<W: Write> Export<'_, W> {
             self.nodes(&Trie::open(root, newest.nodes().clone())?, None)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+    use theta_core::store::MemStore;
+
+    use super::*;
+
+    /// Files of the reference's exporters from a chain of two blocks (`ledger.json`, group `snapshots`). Nobody voted
+    /// there, so what is held against them is all but the votes.
+    #[test]
+    fn files_of_the_reference_are_read_and_hold_the_states_they_name() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/ledger.json");
+        let fixture: Value =
+            serde_json::from_slice(&std::fs::read(path).expect("a fixture")).expect("well formed");
+        let cases = fixture["snapshots"].as_array().expect("a list");
+        assert_eq!(cases.len(), 3);
+        for case in cases {
+            let text = |key: &str| hex::decode(case[key].as_str().expect("a text")).expect("hexadecimal");
+            let (file, version) = (text("file_hex"), case["version"].as_u64().expect("a number"));
+            let mut records = Records::new(file.as_slice());
+            assert_eq!(version_of(&mut records).expect("a version"), version);
+            let record = records.require("a checkpoint").expect("there");
+            let last: LastCheckpoint = record.decode().expect("a checkpoint");
+            let metadata_record = records.require("headers").expect("there");
+            let metadata: Metadata = metadata_record.decode().expect("headers");
+            let mut head = Vec::new();
+            for part in [Version::new(version).to_rlp(), last.to_rlp(), metadata.to_rlp()] {
+                write_record(&mut head, &part).expect("memory takes it");
+            }
+            assert!(file.starts_with(&head), "what was read is what was written");
+            let block = &metadata.tail.second;
+            assert_eq!(block.hash().as_slice(), text("snapshot_block_hash"));
+            check_checkpoint(&record, &last, block).expect("linked");
+            assert_eq!(metadata.tail.first.0.hash(), block.parent);
+            assert_eq!(metadata.tail.third.0.parent, block.hash());
+            let proven = proven_set(&metadata_record, &metadata.tail.first).expect("a proof");
+            let store: Arc<dyn Store> = Arc::new(MemStore::default());
+            let mut import = Import { store: &store, nodes: Arc::new(Nodes::new(store.clone())), version };
+            let first = metadata.proofs.first().map(|trio| &trio.second);
+            let headers = [&last.checkpoint, &metadata.tail.first.0, block].into_iter().chain(first);
+            let roots = headers.map(|header| (header.height, header.state_root)).collect();
+            match version {
+                2 => import.sections(&mut records, &roots).expect("sections with the roots of their headers"),
+                _ => import.nodes(&mut records).expect("nodes with their hashes"),
+            }
+            import.check_whole(&roots, block.height).expect("no node is missing");
+            let mut view =
+                StateView::open(block.state_root, block.height, import.nodes.clone()).expect("the root");
+            let pool = view.validators().expect("readable").unwrap_or_default();
+            assert_eq!(ValidatorSet::of_pool(&pool), proven, "version {version}");
+            assert!(!storage_roots(view.trie()).expect("whole").is_empty(), "a contract with storage");
+        }
     }
 }

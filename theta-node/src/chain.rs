@@ -28,9 +28,10 @@ use theta_core::{
     stake::ValidatorSet,
 };
 use theta_ledger::{
-    MAX_BLOCK_TXS,
+    MAX_BLOCK_TXS, Status,
     ledger::{At, Ledger, LedgerReader},
     mempool::Mempool,
+    state::StateError,
 };
 use tokio::sync::watch;
 
@@ -103,24 +104,35 @@ fn journal_disk(folder: &Path, name: &str) -> Result<FileDisk> {
     FileDisk::open(&path).with_context(|| format!("{} cannot be opened", path.display()))
 }
 
-/// The newest settled blocks with what consensus was told of them, ascending.
-fn tail(reader: &LedgerReader) -> Result<Vec<SettledBlock>> {
+/// The newest settled blocks with what consensus was told of them, ascending, and the block from which certificates are
+/// counted: the newest that is taken on trust, which is a snapshot's where the chain began with one, else the genesis.
+fn tail(reader: &LedgerReader) -> Result<(Hash, Vec<SettledBlock>)> {
     let newest = reader.settled().header.height;
-    let mut tail: Vec<SettledBlock> = Vec::new();
+    let (mut root, mut tail): (Hash, Vec<SettledBlock>) = (reader.genesis().hash, Vec::new());
     let mut last: Option<Arc<ValidatorSet>> = None;
-    for height in newest.saturating_sub(TAIL)..=newest {
+    for height in (newest.saturating_sub(TAIL)..=newest).rev() {
         let Some(info) = reader.block(At::Height(height))? else {
             bail!("the store lacks settled block {height}")
         };
-        let mut post = reader.post_state(At::Height(height))?;
+        let mut post = match reader.post_state(At::Height(height)) {
+            Ok(post) => post,
+            // Older states are gone; the engine says if what is left is too little.
+            Err(StateError::Absent { .. }) if !tail.is_empty() => break,
+            Err(error) => return Err(error.into()),
+        };
         // Sets rarely change; one copy serves all blocks that share it.
         match &last {
             Some(set) if **set == *post.validators => post.validators = set.clone(),
             _ => last = Some(post.validators.clone()),
         }
         tail.push(SettledBlock { header: Arc::new(info.block.header.clone()), post });
+        if info.status == Status::TRUSTED.0 {
+            root = info.hash;
+            break;
+        }
     }
-    Ok(tail)
+    tail.reverse();
+    Ok((root, tail))
 }
 
 impl Chain {
@@ -128,7 +140,8 @@ impl Chain {
         let reader = parts.ledger.reader();
         let (wal, records) = Journal::open(journal_disk(&parts.folder, "consensus.wal")?)?;
         let signer = LocalSigner::open(parts.key, journal_disk(&parts.folder, "signer.mark")?)?;
-        let start = Start { root: reader.genesis().hash, settled: tail(&reader)?, wal: records };
+        let (root, settled) = tail(&reader)?;
+        let start = Start { root, settled, wal: records };
         let spec = Arc::new(reader.spec().clone());
         let roles = Roles::validator(signer.address());
         let engine = Engine::recover(spec, parts.settings, roles, start)?;
@@ -344,5 +357,61 @@ impl Chain {
             Ok(checked) => inputs.push_back(Input::Block(checked)),
             Err(fault) => tracing::warn!(?from, ?fault, "refused a block"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Cursor, Read};
+
+    use theta_core::{
+        sign::SecretKey,
+        spec::{ChainSpec, Pace},
+        store::{MemStore, Store},
+    };
+    use theta_ledger::{chain_file::ChainFile, follow::Follower, genesis::Genesis, snapshot, state::Keep};
+
+    use super::*;
+
+    fn fixture(name: &str) -> Vec<u8> {
+        let path = format!("{}/../tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"));
+        std::fs::read(path).expect("a fixture")
+    }
+
+    #[test]
+    fn an_engine_starts_on_a_folder_that_began_with_a_snapshot() {
+        let genesis = Genesis::read(&fixture("privatenet.genesis"), None).expect("whole");
+        let mut file = Vec::new();
+        let packed = fixture("privatenet-450-v3.snapshot.gz");
+        flate2::read::GzDecoder::new(packed.as_slice()).read_to_end(&mut file).expect("whole");
+        let store: Arc<dyn Store> = Arc::new(MemStore::default());
+        let done = snapshot::import(file.as_slice(), &genesis, None, &store).expect("whole");
+        let open = |keep| {
+            let ledger = Ledger::builder(ChainSpec::privatenet()).store(store.clone()).keep(keep);
+            ledger.open(&genesis).expect("imported")
+        };
+        let start = |reader: &LedgerReader| {
+            let (root, settled) = tail(reader).expect("the newest block at least");
+            assert_eq!(root, done.hash);
+            let heights = settled.iter().map(|block| block.header.height).collect::<Vec<_>>();
+            let key = SecretKey::from_bytes(&[7; 32]).expect("in range");
+            let roles = Roles::validator(key.address());
+            let start = Start { root, settled, wal: Vec::new() };
+            let spec = Arc::new(reader.spec().clone());
+            let settings = Settings::new(Pace::Clocked);
+            let engine = Engine::recover(spec, settings, roles, start).expect("enough to go on from");
+            assert_eq!(engine.settled().1, reader.settled().header.height);
+            heights
+        };
+        let ledger = open(Keep::All);
+        assert_eq!(start(&ledger.reader()), [450]);
+        let mut follower = Follower::new(ledger);
+        let chain = fixture("privatenet-440-452.chain");
+        let blocks = ChainFile::open(Cursor::new(chain)).expect("whole");
+        let next = blocks.map(|block| block.expect("whole").block).find(|block| block.header.height == 451);
+        follower.apply(Arc::new(next.expect("in the file"))).expect("it stands on the snapshot's block");
+        assert_eq!(start(follower.reader()), [450, 451]);
+        drop(follower);
+        assert_eq!(start(&open(Keep::Blocks(Keep::LEAST)).reader()), [450, 451]);
     }
 }

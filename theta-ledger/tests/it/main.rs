@@ -1,11 +1,15 @@
 //! The ledger against known answers and recordings of the reference (`tests/fixtures`).
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub, reason = "a malformed fixture is a failed test")]
 
+mod accounts;
+mod codec;
 mod genesis;
 mod known;
 mod ledger;
 mod mempool;
+mod money;
 mod nodes;
+mod order;
 mod prune;
 mod replay;
 mod slash;

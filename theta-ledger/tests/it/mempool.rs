@@ -267,3 +267,39 @@ fn what_blocks_leave_out_again_and_again_falls_out_with_the_reason() {
     insert(&mut pool, raw.bytes, 0).unwrap();
     assert!(pool.reason(&raw.hash).is_none());
 }
+
+/// Payments in a row from one wallet, numbered before any of them is settled.
+#[test]
+fn twenty_sends_in_a_row_are_taken_and_a_wrong_number_blocks_none() {
+    let (mut ledger, mut pool, first) = pool();
+    let reader = ledger.reader();
+    let sequence = |reader: &theta_ledger::ledger::LedgerReader| {
+        let mut state = reader.state(At::Settled).unwrap();
+        state.account(key(1).address()).unwrap().unwrap().sequence
+    };
+    for number in 1..=20 {
+        let raw = send(&key(1), number, 1);
+        assert!(matches!(insert(&mut pool, raw.bytes.clone(), 0), Ok(Admitted::Ready(_))));
+        let twice = insert(&mut pool, raw.bytes, 0).expect_err("it waits");
+        assert_eq!(twice.to_string(), "Transaction already seen");
+        // What waits counts at once for whoever asks for the next number, and for nobody else.
+        assert_eq!(pool.next_sequence(key(1).address()).unwrap(), Some(number + 1));
+        assert_eq!(sequence(&reader), 0);
+    }
+    assert!(matches!(
+        insert(&mut pool, send(&key(1), 22, 1).bytes, 0),
+        Ok(Admitted::Parked { missing: 21, .. })
+    ));
+    let mut view = reader.state(At::Settled).unwrap();
+    let candidates = pool.candidates(&mut view, 100, usize::MAX).unwrap();
+    assert_eq!(candidates.len(), 20);
+    let (second, block) = extend(&mut ledger, first, &candidates);
+    ledger.reached(Finality::Settled, &second).unwrap();
+    pool.settled(&[block], 0).unwrap();
+    assert_eq!(sequence(&reader), 20);
+    let low = insert(&mut pool, send(&key(1), 20, 3).bytes, 0).expect_err("used");
+    assert_eq!(low.to_string(), "ValidateInputAdvanced: Got 20, expected 21. (acc.seq=20)");
+    assert!(matches!(insert(&mut pool, send(&key(1), 21, 1).bytes, 0), Ok(Admitted::Ready(_))));
+    let mut view = reader.state(At::Settled).unwrap();
+    assert_eq!(pool.candidates(&mut view, 100, usize::MAX).unwrap().len(), 2);
+}

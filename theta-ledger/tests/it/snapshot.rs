@@ -8,7 +8,7 @@ use theta_core::{
     store::{MemStore, Store},
 };
 use theta_ledger::{
-    error::SnapshotError,
+    error::{OpenError, SnapshotError},
     genesis::Genesis,
     ledger::{At, Ledger},
     snapshot::{self, Snapshot},
@@ -106,6 +106,59 @@ fn a_cut_or_flipped_snapshot_is_refused_and_opens_as_nothing() {
             flipped[at] ^= 1;
             let refused = read(&flipped, trusted, &empty());
             assert!(refused.is_err(), "version {version} flipped at {at}");
+        }
+    }
+}
+
+/// Copies as operators have them: short, damaged, too long, with a length that lies, empty.
+fn bad_copies(good: &[u8]) -> Vec<(String, Vec<u8>)> {
+    let mut copies: Vec<(String, Vec<u8>)> = [1, 8, 1000, good.len() / 2, good.len()]
+        .into_iter()
+        .map(|cut| (format!("{cut} bytes short"), good[..good.len() - cut].to_vec()))
+        .collect();
+    for quarter in 0..4 {
+        let mut copy = good.to_vec();
+        let at = good.len() * (2 * quarter + 1) / 8;
+        copy[at] ^= 0x20;
+        copies.push((format!("another byte {at}"), copy));
+    }
+    for more in [0, 7, 0xff] {
+        copies.push((format!("16 bytes of {more} more"), [good, &[more; 16]].concat()));
+    }
+    // The first record, and the one behind it.
+    let second = 8 + u64::from_le_bytes(good[..8].try_into().unwrap()) as usize;
+    for at in [0, second] {
+        let mut copy = good.to_vec();
+        copy[at..at + 8].copy_from_slice(&(i64::MAX as u64).to_le_bytes());
+        copies.push((format!("a length of 2^63 - 1 at {at}"), copy));
+    }
+    copies
+}
+
+#[test]
+fn short_or_wrong_files_are_refused_with_their_place_and_leave_nothing() {
+    let placed = |error: &SnapshotError| {
+        let text = error.to_string();
+        assert!(!text.contains('\n'), "{text}");
+        text.contains("byte") || text.contains("header")
+    };
+    for name in ["privatenet.genesis", "mainnet.genesis"] {
+        for (what, copy) in bad_copies(&fixture(name)) {
+            let error = Genesis::read(&copy, None).expect_err(&what);
+            assert!(placed(&error), "{name}, {what}: {error}");
+        }
+    }
+    let trusted = import_trusted(4, &empty()).hash;
+    for version in VERSIONS {
+        for (what, copy) in bad_copies(&file(version)) {
+            let store = empty();
+            let error = read(&copy, Some(trusted), &store).expect_err(&what);
+            let known = matches!(error, SnapshotError::OtherBlock { .. } | SnapshotError::State(_));
+            assert!(known || placed(&error), "version {version}, {what}: {error}");
+            let opened = Ledger::builder(ChainSpec::privatenet()).store(store).reopen();
+            assert!(matches!(opened, Err(OpenError::Empty)), "version {version}, {what}");
+            let inspected = snapshot::inspect(copy.as_slice(), Some(&genesis()), Some(trusted), &empty());
+            assert!(inspected.is_err(), "version {version}, {what}");
         }
     }
 }

@@ -664,9 +664,10 @@ fn log_object(found: &FoundLog) -> Value {
 
 fn absent(error: StateError) -> RpcError {
     match error {
-        StateError::Absent { height, .. } => {
+        StateError::Absent { height, oldest } if height >= oldest => {
             RpcError::application(format!("header not found: no block {height}"))
         }
+        // The block is there and its state is gone: the text says so.
         other => other.into(),
     }
 }
