@@ -215,7 +215,7 @@ fn forms_that_break_their_own_rules_are_refused() {
     }
     let cut = |bytes: &[u8]| (1..bytes.len()).all(|end| ethereum::translate(&bytes[..end]).is_err());
     assert!(cut(&signed(&wallet(0, all_forms()[3].clone())).0));
-    assert!(matches!(TxError::Typed(2).is_peer_fault(), false));
+    assert!(!TxError::Typed(2).is_peer_fault());
 }
 
 /// A sender whose code spends all that it has cannot get its gas for nothing.
@@ -285,5 +285,17 @@ fn hashes_of_blocks_are_in_the_state() {
             let outcome = reader.call(At::Block(chain.tip), &call(history::ADDRESS, word)).unwrap();
             assert_eq!((outcome.error.as_str(), outcome.output), ("", hash.to_vec()));
         }
+    }
+}
+
+#[test]
+fn the_time_that_a_contract_sees() {
+    for (spec, seconds) in [(ChainSpec::privatenet(), 7), (ChainSpec::devnet(), 14)] {
+        let mut chain = Chain::new(spec, &Code::default().op(&[op::TIMESTAMP]).log().0);
+        let (_, raw) = signed(&wallet(0, None));
+        assert!(chain.extend(std::slice::from_ref(&raw)).is_empty());
+        // Genesis, and 7 seconds for each block.
+        let receipt = chain.ledger.reader().result(&raw.hash).unwrap().unwrap().receipt;
+        assert_eq!(U256::from_be_slice(&receipt.logs[0].data), U256::from(1_700_000_000 + seconds));
     }
 }
