@@ -85,11 +85,9 @@ impl Bench {
 
     fn call(&self, (from, to): (u64, u64), token: bool) -> VmCall {
         let (from, payee) = (account(from), account(to));
-        let data = [
-            &keccak("transfer(address,uint256)")[..4],
-            payee.into_word().as_slice(),
-            &U256::from(7).to_be_bytes::<32>(),
-        ];
+        let selector = keccak("transfer(address,uint256)");
+        let (word, amount) = (payee.into_word(), U256::from(7).to_be_bytes::<32>());
+        let data = [&selector[..4], word.as_slice(), &amount];
         VmCall {
             from,
             to: Some(if token { TEST_TOKEN_20.address } else { payee }),
