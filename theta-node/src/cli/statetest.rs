@@ -109,7 +109,7 @@ fn print(report: &Report) -> Result<()> {
     }
     let (passed, failed, _) = report.counts();
     let mut table = comfy_table::Table::new();
-    table.load_preset(comfy_table::presets::NOTHING).set_header(["cases", "", "reason"]);
+    table.set_header(["cases", "", "reason"]);
     table.add_row([passed.to_string(), "passed".to_owned(), String::new()]);
     table.add_row([failed.to_string(), "failed".to_owned(), String::new()]);
     for (reason, count) in report.skipped() {
