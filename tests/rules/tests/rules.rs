@@ -133,3 +133,28 @@ fn the_map_is_true() {
     }
     assert!(seen > 20, "only {seen} paths were looked at");
 }
+
+/// Every statement of the page for authors of contracts names tests that are there.
+#[test]
+fn what_differs_from_ethereum_is_shown_by_tests() {
+    let text = std::fs::read_to_string(root().join("docs/ethereum.md")).unwrap();
+    let mut statements = 0;
+    for statement in text.split("\n- ").skip(1) {
+        let statement = statement.split("\n\n").next().unwrap();
+        let named: Vec<_> =
+            statement.split('`').skip(1).step_by(2).filter_map(|word| word.split_once("::")).collect();
+        assert!(!named.is_empty(), "no test shows this: {statement}");
+        statements += 1;
+    }
+    let mut tests = 0;
+    for (file, test) in text.split('`').skip(1).step_by(2).filter_map(|word| word.split_once("::")) {
+        let path = root().join(format!("theta-evm/tests/it/{file}.rs"));
+        let source = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            source.contains(&format!("#[test]\nfn {test}()")),
+            "docs/ethereum.md names {file}::{test}, which is no test"
+        );
+        tests += 1;
+    }
+    assert!(statements > 25 && tests >= statements, "{statements} statements, {tests} tests");
+}

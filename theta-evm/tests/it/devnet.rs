@@ -331,3 +331,15 @@ fn headers_commit_to_receipts_and_logs() {
     let context = chain.built.clone().unwrap();
     assert!(chain.ledger.apply_block(&context, odd.header.hash(), Arc::new(odd)).is_ok());
 }
+
+#[test]
+fn the_time_that_a_contract_sees() {
+    for (spec, seconds) in [(ChainSpec::privatenet(), 7), (ChainSpec::devnet(), 14)] {
+        let mut chain = Chain::new(spec, &Code::default().op(&[op::TIMESTAMP]).log().0);
+        let (_, raw) = signed(&wallet(0, None));
+        assert!(chain.extend(std::slice::from_ref(&raw)).is_empty());
+        // Genesis, and 7 seconds for each block.
+        let receipt = chain.ledger.reader().result(&raw.hash).unwrap().unwrap().receipt;
+        assert_eq!(U256::from_be_slice(&receipt.logs[0].data), U256::from(1_700_000_000 + seconds));
+    }
+}

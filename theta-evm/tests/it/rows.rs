@@ -388,3 +388,34 @@ fn what_instructions_say_of_the_block() {
     ];
     assert_eq!(words, expected);
 }
+
+#[test]
+fn gas_limit_is_the_transactions() {
+    let mut world = World::new(RuleSet::Theta);
+    world.put(CONTRACT, wei(0, 0), &Code::default().op(&[op::GASLIMIT]).log().0);
+    assert_eq!(U256::from_be_slice(&world.run(&to(CONTRACT)).logs[0].data), U256::from(3_000_000));
+}
+
+#[test]
+fn prices_of_storage_and_input() {
+    both(|mut world| {
+        let mut gas = |code: Code, data: Vec<u8>| {
+            world.put(CONTRACT, wei(0, 0), &code.0);
+            world.view.set_slot(CONTRACT, Hash::ZERO, U256::from(5)).unwrap();
+            world.view.set_slot(CONTRACT, Hash::with_last_byte(1), U256::ZERO).unwrap();
+            (world.run(&VmCall { data, ..to(CONTRACT) }).gas_used, world.is_ethereum())
+        };
+        let (base, ethereum) = gas(Code::default(), Vec::new());
+        let mut store = |slot, value| {
+            gas(Code::default().number(value).number(slot).op(&[op::SSTORE]), Vec::new()).0 - base - 6
+        };
+        let prices = [store(0, 5), store(0, 6), store(0, 0), store(1, 1)];
+        // By Ethereum's, 4,800 come back for a slot that is cleared (EIP-3529).
+        let expected =
+            if ethereum { [2_200, 5_000, 5_000 - 4_800, 22_100] } else { [200, 5_000, 5_000, 20_000] };
+        assert_eq!(prices, expected);
+        let bytes = gas(Code::default(), vec![0, 1]).0 - base;
+        // By Ethereum's at least 10 and 40 (EIP-7623).
+        assert_eq!(bytes, if ethereum { 50 } else { 72 });
+    });
+}
