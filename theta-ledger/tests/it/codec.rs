@@ -27,6 +27,7 @@ use theta_ledger::{
         Coinbase, DepositStake, DepositStakeV2, MAX_TX_BYTES, Purpose, RawTx, ReleaseFund, ReserveFund, Send,
         ServicePayment, SetSplitRule, Slash, SmartContract, StakeRewardDistribution, Transaction, TxCoins,
         TxInput, TxOutput, WithdrawStake,
+        ethereum::{Access, Authorization, Typed},
     },
     vm::{BalanceChange, Log},
 };
@@ -68,6 +69,32 @@ impl Any {
     fn bytes(&mut self) -> Vec<u8> {
         let length = self.pick(&[0, 1, 1, 2, 31, 32, 33, 55, 56, 255, 256, 300]);
         (0..length).map(|_| self.below(256) as u8).collect()
+    }
+
+    fn access(&mut self) -> Access {
+        Access { address: self.address(), slots: self.list(Self::hash) }
+    }
+
+    fn authorization(&mut self) -> Authorization {
+        Authorization {
+            chain_id: self.word(),
+            address: self.address(),
+            nonce: self.number(),
+            parity: self.pick(&[0, 1, 2, 255]),
+            r: self.word(),
+            s: self.word(),
+        }
+    }
+
+    fn typed(&mut self) -> Option<Typed> {
+        let access = self.list(Self::access);
+        let dynamic = Typed::DynamicFee { tip: self.big(), access: access.clone() };
+        let delegating = Typed::Delegating {
+            tip: self.big(),
+            access: access.clone(),
+            authorizations: self.list(Self::authorization),
+        };
+        self.pick(&[None, None, Some(Typed::AccessList(access)), Some(dynamic), Some(delegating)])
     }
 
     fn hash(&mut self) -> Hash {
@@ -182,6 +209,7 @@ impl Any {
                 gas_limit: self.number(),
                 gas_price: self.big(),
                 data: self.bytes(),
+                typed: self.typed(),
             }
             .into(),
             8 => DepositStake { fee, source: self.input(), holder: self.output(), purpose: self.purpose() }
