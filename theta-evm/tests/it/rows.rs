@@ -419,3 +419,33 @@ fn prices_of_storage_and_input() {
         assert_eq!(bytes, if ethereum { 50 } else { 72 });
     });
 }
+
+/// Warm accounts, and what a frame wrote for the transaction's time.
+#[test]
+fn what_a_failed_frame_did_for_the_transaction_is_undone() {
+    let mut world = World::new(RuleSet::Ethereum);
+    let probe = Address::repeat_byte(0x75);
+    // TARGET looks at the probe and writes; it fails if it is told so.
+    let inner = |fails: bool| {
+        let code =
+            Code::default().push(probe.as_slice()).op(&[op::BALANCE]).number(3).number(0).op(&[op::TSTORE]);
+        if fails { code.number(0).number(0).op(&[op::REVERT]) } else { code }
+    };
+    let outer = Code::default()
+        .call(op::DELEGATECALL, TARGET, 0, 0)
+        .number(0)
+        .op(&[op::TLOAD])
+        .log()
+        .op(&[op::GAS])
+        .push(probe.as_slice())
+        .op(&[op::BALANCE, op::POP, op::GAS, op::SWAP1, op::SUB])
+        .log();
+    world.put(CONTRACT, wei(0, 0), &outer.0);
+    for (fails, kept, price) in [(true, 0, 2_600), (false, 3, 100)] {
+        world.put(TARGET, wei(0, 0), &inner(fails).0);
+        let outcome = world.run(&to(CONTRACT));
+        let word = |index: usize| U256::from_be_slice(&outcome.logs[index].data);
+        // PUSH20, POP and the second GAS cost 7.
+        assert_eq!((word(0), word(1)), (U256::from(kept), U256::from(price + 7)), "{fails}");
+    }
+}
