@@ -127,7 +127,8 @@ export async function ethers({ ethRpc, thetaRpc, ethChainId, accounts }) {
       const base = { to, gasLimit: 30_000n, value: 7n };
       const fees = { maxFeePerGas: 2n * GAS_PRICE, maxPriorityFeePerGas: 1n };
       const sent = await wallet.sendTransaction({ ...base, type: 2, ...fees });
-      assert.equal((await mined(sent)).gasPrice, GAS_PRICE + 1n);
+      const receipt = await mined(sent);
+      assert.deepEqual([receipt.gasPrice, receipt.type], [GAS_PRICE + 1n, 2]);
       const found = await provider.getTransaction(sent.hash);
       assert.deepEqual([found.type, found.maxFeePerGas, found.from], [2, 2n * GAS_PRICE, wallet.address]);
       const listed = await wallet.sendTransaction({ ...base, type: 1, gasPrice: GAS_PRICE, accessList: [] });

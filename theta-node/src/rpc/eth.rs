@@ -399,6 +399,7 @@ impl EthApi {
 
     /// Receipts of a block's contract transactions with their places.
     fn receipts(&self, block: &BlockInfo) -> Result<Vec<(usize, Value)>, RpcError> {
+        let rules = self.node.reader.spec().rules(block.block.header.height);
         let (mut cumulative, mut log_index) = (0, 0);
         let mut receipts = Vec::new();
         for placed in self.placed(block)? {
@@ -434,11 +435,11 @@ impl EthApi {
                     "contractAddress": creates.then_some(receipt.contract),
                     "gasUsed": quantity(U256::from(receipt.gas_used)),
                     "cumulativeGasUsed": quantity(U256::from(cumulative)),
-                    "effectiveGasPrice": quantity(from_big(&transaction.gas_price).unwrap_or(U256::MAX)),
+                    "effectiveGasPrice": price(&transaction.effective_price(rules)),
                     "logs": logs,
                     "logsBloom": data(&bloom(&receipt.logs)),
                     "status": if receipt.error.is_empty() { "0x1" } else { "0x0" },
-                    "type": "0x0",
+                    "type": quantity(U256::from(transaction.typed.as_ref().map_or(0, Typed::kind))),
                 }),
             ));
         }
