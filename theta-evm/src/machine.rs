@@ -116,6 +116,10 @@ impl<'a> Machine<'a> {
             return Ok(code);
         }
         let bytes: Bytes = self.view.code(hash)?.into();
+        // One state's lack of a record says nothing of another's.
+        if bytes.is_empty() {
+            return Ok(Bytecode::default());
+        }
         let code = match Bytecode::new_raw_checked(bytes.clone()) {
             Ok(code) if self.ethereum => code,
             // By Theta's rules never a delegation, whatever its first bytes are.
