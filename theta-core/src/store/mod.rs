@@ -1,7 +1,7 @@
 //! The storage port: an ordered key-value store with named tables and atomic, durable batches.
 //!
 //! [`MemStore`] ships for tests and for chains that need no disk; feature `fjall` brings [`FjallStore`], the default on
-//! disk, feature `redb` brings [`RedbStore`]. All pass one suite, [`check_store`].
+//! disk, feature `redb` brings `RedbStore`. All pass one suite, [`check_store`].
 
 #[cfg(feature = "fjall")]
 mod fjall;
