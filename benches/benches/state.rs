@@ -115,7 +115,9 @@ mod peer {
 }
 
 fn root_mem(criterion: &mut Criterion) {
-    for (accounts, size) in sizes().iter().filter(|(_, size)| asked_for(&format!("state/root_mem/{size}"))) {
+    let wanted =
+        |size| ["root_mem", "root_mem_cores"].iter().any(|id| asked_for(&format!("state/{id}/{size}")));
+    for (accounts, size) in sizes().iter().filter(|(_, size)| wanted(size)) {
         let mut random = Random::new(SEED);
         let mut state = State::new(Arc::new(MemStore::default()), *accounts, &mut random);
         for (keys, all) in changed().iter().flat_map(|keys| [(keys, false), (keys, true)]) {

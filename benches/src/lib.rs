@@ -45,10 +45,12 @@ pub fn only_test() -> bool {
     std::env::args().any(|argument| argument == "--test")
 }
 
-/// Whether results whose ids begin so were asked for: by a part of the id behind `--`, as criterion takes it, or by nothing.
+/// Whether any result whose id begins so was asked for: by nothing behind `--`, or, as criterion takes it, by a part of an
+/// id, which may say more than `id` does.
 pub fn asked_for(id: &str) -> bool {
     let mut parts = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).peekable();
-    parts.peek().is_none() || parts.any(|part| id.contains(&part) || part.contains(id))
+    let bare = id.split_once('/').map_or(id, |(_, bare)| bare);
+    parts.peek().is_none() || parts.any(|part| id.contains(&part) || part.contains(bare))
 }
 
 /// Least and median time.

@@ -14,7 +14,7 @@ mod walk;
 
 use std::sync::Arc;
 
-use self::node::{Kind, Link, nibbles};
+use self::node::{Kind, Link, Step, nibbles, step};
 pub use self::{
     node::{Node, compact},
     proof::{ProofError, verify},
@@ -120,22 +120,9 @@ impl Trie {
                 Link::Hash(hash) => self.load(&hash)?,
                 Link::Node(node) => node,
             };
-            link = match &node.kind {
-                Kind::Leaf { path, value } => return Ok((path == rest).then(|| value.clone())),
-                Kind::Extension { path, child } => match rest.strip_prefix(path.as_slice()) {
-                    Some(after) => {
-                        rest = after;
-                        child.clone()
-                    }
-                    None => return Ok(None),
-                },
-                Kind::Branch { children, value } => match rest.split_first() {
-                    None => return Ok(value.clone()),
-                    Some((first, after)) => {
-                        rest = after;
-                        children[usize::from(*first)].clone()
-                    }
-                },
+            link = match step(&node.kind, &mut rest) {
+                Step::Down(link) => link,
+                Step::End(value) => return Ok(value),
             };
         }
     }

@@ -183,6 +183,35 @@ impl Node {
     }
 }
 
+/// Where a key leads from a node.
+pub(super) enum Step {
+    /// Further down.
+    Down(Link),
+    /// To its value, or to nothing.
+    End(Option<Vec<u8>>),
+}
+
+/// Follows a key from a node; `rest` is what is left of its path, before and after.
+pub(super) fn step(kind: &Kind, rest: &mut &[u8]) -> Step {
+    match kind {
+        Kind::Leaf { path, value } => Step::End((path == rest).then(|| value.clone())),
+        Kind::Extension { path, child } => match rest.strip_prefix(path.as_slice()) {
+            Some(after) => {
+                *rest = after;
+                Step::Down(child.clone())
+            }
+            None => Step::End(None),
+        },
+        Kind::Branch { children, value } => match rest.split_first() {
+            None => Step::End(value.clone()),
+            Some((first, after)) => {
+                *rest = after;
+                Step::Down(children[usize::from(*first)].clone())
+            }
+        },
+    }
+}
+
 fn read_link(input: &mut Reader<'_>) -> Result<Link, DecodeError> {
     if input.next_is_list() {
         return Node::read(input).map(|node| Link::Node(Arc::new(node)));

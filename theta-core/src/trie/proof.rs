@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Kind, Link, Node, Trie, TrieError, nibbles};
+use super::{
+    Link, Node, Trie, TrieError, nibbles,
+    node::{Step, step},
+};
 use crate::{
     codec::rlp::DecodeError,
     hash::{EMPTY_ROOT, Hash, keccak},
@@ -41,31 +44,6 @@ impl Trie {
                 Step::End(_) => return Ok(proof),
             };
         }
-    }
-}
-
-enum Step {
-    Down(Link),
-    End(Option<Vec<u8>>),
-}
-
-fn step(kind: &Kind, rest: &mut &[u8]) -> Step {
-    match kind {
-        Kind::Leaf { path, value } => Step::End((path == rest).then(|| value.clone())),
-        Kind::Extension { path, child } => match rest.strip_prefix(path.as_slice()) {
-            Some(after) => {
-                *rest = after;
-                Step::Down(child.clone())
-            }
-            None => Step::End(None),
-        },
-        Kind::Branch { children, value } => match rest.split_first() {
-            None => Step::End(value.clone()),
-            Some((first, after)) => {
-                *rest = after;
-                Step::Down(children[usize::from(*first)].clone())
-            }
-        },
     }
 }
 

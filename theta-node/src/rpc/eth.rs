@@ -340,8 +340,8 @@ impl EthApi {
             ("to", transaction.callee().map_or(Value::Null, |to| json!(to))),
             ("nonce", quantity(U256::from(transaction.from.sequence.wrapping_sub(1)))),
             ("gas", quantity(U256::from(transaction.gas_limit))),
-            ("gasPrice", price(&transaction.effective_price(self.node.reader.spec().rules(height)))),
-            ("value", quantity(from_big(&transaction.from.coins.tfuel).unwrap_or(U256::MAX))),
+            ("gasPrice", wei(&transaction.effective_price(self.node.reader.spec().rules(height)))),
+            ("value", wei(&transaction.from.coins.tfuel)),
             ("input", data(&transaction.data)),
             ("v", quantity(v)),
             ("r", quantity(r)),
@@ -354,8 +354,8 @@ impl EthApi {
             let entry = |access: &Access| json!({ "address": access.address, "storageKeys": access.slots });
             object.insert("accessList".to_owned(), typed.access().iter().map(entry).collect());
             if let Some(tip) = typed.tip() {
-                object.insert("maxFeePerGas".to_owned(), price(&transaction.gas_price));
-                object.insert("maxPriorityFeePerGas".to_owned(), price(tip));
+                object.insert("maxFeePerGas".to_owned(), wei(&transaction.gas_price));
+                object.insert("maxPriorityFeePerGas".to_owned(), wei(tip));
             }
             if let Typed::Delegating { authorizations, .. } = typed {
                 let entry = |authorization: &Authorization| {
@@ -435,7 +435,7 @@ impl EthApi {
                     "contractAddress": creates.then_some(receipt.contract),
                     "gasUsed": quantity(U256::from(receipt.gas_used)),
                     "cumulativeGasUsed": quantity(U256::from(cumulative)),
-                    "effectiveGasPrice": price(&transaction.effective_price(rules)),
+                    "effectiveGasPrice": wei(&transaction.effective_price(rules)),
                     "logs": logs,
                     "logsBloom": data(&bloom(&receipt.logs)),
                     "status": if receipt.error.is_empty() { "0x1" } else { "0x0" },
@@ -632,8 +632,9 @@ fn read_filter(fields: &Map<String, Value>, from: u64, to: u64) -> Result<LogFil
     Ok(LogFilter { from, to, addresses, topics })
 }
 
-fn price(wei: &BigUint) -> Value {
-    quantity(from_big(wei).unwrap_or(U256::MAX))
+/// An amount of any width.
+fn wei(amount: &BigUint) -> Value {
+    quantity(from_big(amount).unwrap_or(U256::MAX))
 }
 
 fn read_access(list: &Value) -> Result<Vec<Access>, RpcError> {
