@@ -39,6 +39,7 @@ use theta_core::{
     hash::{Address, EMPTY_CODE_HASH, EMPTY_ROOT, Hash, U256, keccak},
     spec::{ChainSpec, Rules},
     trie::{NoNodes, NodeSource, Trie, TrieError},
+    workers::Inline,
 };
 use theta_ledger::{
     state::{Account, StateError, StateView},
@@ -597,12 +598,12 @@ fn cached(cache: &CacheState) -> impl Iterator<Item = Record> {
 /// Ethereum's state root: keys are hashed, accounts are nonce, balance, root of the storage and hash of the code.
 fn state_root(accounts: impl Iterator<Item = Record>) -> Result<Hash, TrieError> {
     let source: Arc<dyn NodeSource> = Arc::new(NoNodes);
-    let mut state = Trie::empty(source.clone());
+    let (mut state, mut records) = (Trie::empty(source.clone()), Vec::new());
     for account in accounts {
         let mut storage = Trie::empty(source.clone());
-        for (key, value) in account.slots.iter().filter(|(_, value)| !value.is_zero()) {
-            storage.set(keccak(key.to_be_bytes::<32>()).as_slice(), value.to_rlp())?;
-        }
+        let slots = account.slots.iter().filter(|(_, value)| !value.is_zero());
+        let slots = slots.map(|(key, value)| (keccak(key.to_be_bytes::<32>()).to_vec(), value.to_rlp()));
+        storage.update(slots, &Inline)?;
         let mut record = Vec::new();
         encode_list(&mut record, |out| {
             account.nonce.encode(out);
@@ -610,7 +611,8 @@ fn state_root(accounts: impl Iterator<Item = Record>) -> Result<Hash, TrieError>
             storage.root().encode(out);
             account.code.encode(out);
         });
-        state.set(keccak(account.address).as_slice(), record)?;
+        records.push((keccak(account.address).to_vec(), record));
     }
+    state.update(records, &Inline)?;
     Ok(state.root())
 }

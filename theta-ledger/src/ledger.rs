@@ -199,7 +199,7 @@ pub(crate) fn genesis_rows(genesis: &Genesis) -> Batch {
     new.collect(&mut genesis.trie());
     let mut batch = Batch::default();
     for node in &new.new {
-        batch.put(theta_core::store::Table::Nodes, node.hash.as_slice(), node.encoding.as_ref());
+        batch.put(theta_core::store::Table::Nodes, node.hash.as_slice(), node.node.encoding());
     }
     let stored = StoredBlock {
         block: Block { header: genesis.header.clone(), transactions: Vec::new() },

@@ -20,6 +20,7 @@ use theta_core::{
     store::{Batch, Store, Table},
     trie::{self, Node, Trie},
     vote::VoteSet,
+    workers::Inline,
 };
 
 use crate::{
@@ -335,7 +336,7 @@ impl Import<'_> {
         storage: bool,
     ) -> Result<(), SnapshotError> {
         let mut trie = Trie::empty(self.nodes.clone());
-        let mut count = 0;
+        let mut entries = Vec::new();
         loop {
             let record = records.require("the file ends before a closing mark")?;
             let entry: Entry = record.decode()?;
@@ -343,7 +344,7 @@ impl Import<'_> {
                 if entry.as_mark() != Some((Mark::Close, height)) {
                     return Err(record.unexpected("the closing mark of the open section belongs here"));
                 }
-                let computed = self.write(&mut trie)?;
+                let computed = self.write(&mut trie, entries)?;
                 if computed != expected {
                     return Err(SnapshotError::SectionRoot {
                         height,
@@ -365,15 +366,15 @@ impl Import<'_> {
                     self.section(records, height, account.root, false)?;
                 }
             }
-            trie.set(&entry.key, entry.value)?;
-            count += 1;
-            if count % BATCH == 0 {
-                self.write(&mut trie)?;
+            entries.push((entry.key, entry.value));
+            if entries.len() == BATCH {
+                self.write(&mut trie, std::mem::take(&mut entries))?;
             }
         }
     }
 
-    fn write(&self, trie: &mut Trie) -> Result<Hash, SnapshotError> {
+    fn write(&self, trie: &mut Trie, entries: Vec<(Vec<u8>, Vec<u8>)>) -> Result<Hash, SnapshotError> {
+        trie.update(entries, &Inline)?;
         let root = trie.root();
         let (mut new, mut batch) = (NewNodes::default(), Batch::default());
         new.collect(trie);
@@ -391,7 +392,7 @@ impl Import<'_> {
             if key != hash.as_slice() {
                 return Err(record.unexpected("a node is not the one that its hash names"));
             }
-            Node::decode(&hash, &value).map_err(|source| record.malformed(source))?;
+            Node::decode(&value).map_err(|source| record.malformed(source))?;
             batch.put(Table::Nodes, key, value);
             count += 1;
             if count % BATCH == 0 {
@@ -600,7 +601,7 @@ impl<W: Write> Export<'_, W> {
     fn nodes(&mut self, trie: &Trie, base: Option<&Trie>) -> Result<(), SnapshotError> {
         let mut failed = None;
         trie.nodes(base, &mut |hash, node| {
-            failed = self.record(&Entry { key: hash.to_vec(), value: node.encoded() }).err();
+            failed = self.record(&Entry { key: hash.to_vec(), value: node.encoding().to_vec() }).err();
             failed.is_none()
         })?;
         failed.map_or(Ok(()), Err)

@@ -1,12 +1,13 @@
 //! The Merkle-Patricia trie of a state, of contract storage, and of lists.
 //!
 //! It is geth's plain trie with raw keys of any length, one of which may be a prefix of another, so a branch really
-//! carries a value (`store/trie` of the reference; `ledger.md` 4.5). A [`Trie`] is a value: a clone costs one reference
-//! count and shares all nodes, a change copies the path it touches. Nodes are read from a [`NodeSource`] when they are
-//! needed and hashed once, when the root is asked for; only what changed since is hashed again.
+//! carries a value (`store/trie` of the reference; `ledger.md` 4.5). A [`Trie`] is a value: a clone costs a few reference
+//! counts. A node is its RLP and is read in place. Nodes come from a [`NodeSource`] when they are needed; a change makes
+//! the nodes on its way anew, hashed, and keeps them until [`Trie::take_new`] gives them out.
 
 mod edit;
 mod node;
+mod path;
 mod proof;
 #[cfg(test)]
 mod tests;
@@ -14,15 +15,22 @@ mod walk;
 
 use std::sync::Arc;
 
-use self::node::{Kind, Link, Step, nibbles, step};
+use alloy_primitives::map::{B256Map, Entry};
+
 pub use self::{
-    node::{Node, compact},
+    node::Node,
+    path::compact,
     proof::{ProofError, verify},
+};
+use self::{
+    node::{Step, step},
+    path::Nibbles,
 };
 use crate::{
     codec::rlp::{DecodeError, Encode},
-    hash::{EMPTY_ROOT, Hash, keccak},
+    hash::{EMPTY_ROOT, Hash},
     store::StoreError,
+    workers::Inline,
 };
 
 /// Why a trie could not be read.
@@ -43,7 +51,7 @@ pub enum TrieError {
 /// Where nodes are read from, by hash.
 pub trait NodeSource: Send + Sync {
     /// The node, or `None` if there is no such node.
-    fn node(&self, hash: &Hash) -> Result<Option<Arc<Node>>, TrieError>;
+    fn node(&self, hash: &Hash) -> Result<Option<Node>, TrieError>;
 }
 
 /// A source without nodes, for tries that are built from nothing.
@@ -51,33 +59,31 @@ pub trait NodeSource: Send + Sync {
 pub struct NoNodes;
 
 impl NodeSource for NoNodes {
-    fn node(&self, _: &Hash) -> Result<Option<Arc<Node>>, TrieError> {
+    fn node(&self, _: &Hash) -> Result<Option<Node>, TrieError> {
         Ok(None)
     }
-}
-
-fn load(source: &dyn NodeSource, hash: &Hash) -> Result<Arc<Node>, TrieError> {
-    source.node(hash)?.ok_or(TrieError::Missing(*hash))
 }
 
 /// A trie at one root.
 #[derive(Clone)]
 pub struct Trie {
-    root: Link,
+    root: Hash,
     source: Arc<dyn NodeSource>,
+    /// Nodes that the source does not have, with the number of places they have in this trie.
+    new: Arc<B256Map<(Node, usize)>>,
     replaced: Vec<Hash>,
 }
 
 impl std::fmt::Debug for Trie {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Trie").field("root", &self.root()).finish_non_exhaustive()
+        f.debug_struct("Trie").field("root", &self.root).finish_non_exhaustive()
     }
 }
 
 impl Trie {
     /// A trie without entries.
     pub fn empty(source: Arc<dyn NodeSource>) -> Self {
-        Self { root: Link::Empty, source, replaced: Vec::new() }
+        Self { root: EMPTY_ROOT, source, new: Arc::default(), replaced: Vec::new() }
     }
 
     /// The trie at a root; the zero hash and [`EMPTY_ROOT`] both mean no entries. Fails if the root is not there.
@@ -88,11 +94,14 @@ impl Trie {
         if source.node(&root)?.is_none() {
             return Err(TrieError::Missing(root));
         }
-        Ok(Self { root: Link::Hash(root), source, replaced: Vec::new() })
+        Ok(Self { root, ..Self::empty(source) })
     }
 
-    fn load(&self, hash: &Hash) -> Result<Arc<Node>, TrieError> {
-        load(self.source.as_ref(), hash)
+    fn load(&self, hash: &Hash) -> Result<Node, TrieError> {
+        if let Some((node, _)) = self.new.get(hash) {
+            return Ok(node.clone());
+        }
+        self.source.node(hash)?.ok_or(TrieError::Missing(*hash))
     }
 
     /// Where nodes are read from.
@@ -100,30 +109,40 @@ impl Trie {
         &self.source
     }
 
-    /// The root hash; hashes what changed since it was last asked for.
-    pub fn root(&self) -> Hash {
-        match &self.root {
-            Link::Empty => EMPTY_ROOT,
-            Link::Hash(hash) => *hash,
-            Link::Node(node) => node.name().hash.unwrap_or_else(|| keccak(&node.name().encoding)),
-        }
+    /// The root hash.
+    pub const fn root(&self) -> Hash {
+        self.root
     }
 
     /// The value of a key.
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, TrieError> {
-        let path = nibbles(key);
-        let mut rest = path.as_slice();
-        let mut link = self.root.clone();
+        if self.root == EMPTY_ROOT {
+            return Ok(None);
+        }
+        let (mut rest, mut hash) = (Nibbles::of_key(key), self.root);
         loop {
-            let node = match link {
-                Link::Empty => return Ok(None),
-                Link::Hash(hash) => self.load(&hash)?,
-                Link::Node(node) => node,
+            match step(&self.load(&hash)?, &mut rest) {
+                Step::Down(below) => hash = below,
+                Step::End(value) => return Ok(value.map(<[u8]>::to_vec)),
+            }
+        }
+    }
+
+    /// Takes a change's nodes in the place of others.
+    fn replace(&mut self, replaced: Vec<Hash>, made: Vec<(Hash, Node)>) {
+        let new = Arc::make_mut(&mut self.new);
+        for hash in replaced {
+            let Entry::Occupied(mut at) = new.entry(hash) else {
+                self.replaced.push(hash);
+                continue;
             };
-            link = match step(&node.kind, &mut rest) {
-                Step::Down(link) => link,
-                Step::End(value) => return Ok(value),
-            };
+            at.get_mut().1 -= 1;
+            if at.get().1 == 0 {
+                at.remove();
+            }
+        }
+        for (hash, node) in made {
+            new.entry(hash).or_insert((node, 0)).1 += 1;
         }
     }
 
@@ -133,25 +152,23 @@ impl Trie {
         std::mem::take(&mut self.replaced)
     }
 
-    /// Gives every node made since the trie was opened or since the last call out, by hash, with its encoding. The trie then
-    /// knows its root by hash alone: it reads on once its source has the nodes.
-    pub fn take_new(&mut self, give: &mut dyn FnMut(Hash, Arc<Node>, Vec<u8>)) {
-        self.root.take_new(give);
-        // The root is always stored by hash, even where it is short enough to stand inside a parent.
-        if let Link::Node(_) = self.root {
-            let hash = self.root();
-            if let Link::Node(node) = std::mem::replace(&mut self.root, Link::Hash(hash)) {
-                node.give(hash, give);
-            }
-        }
+    /// Gives every node made since the trie was opened or since the last call out, by hash, in ascending order. The trie reads
+    /// on once its source has them.
+    pub fn take_new(&mut self) -> Vec<(Hash, Node)> {
+        let new = std::mem::take(&mut self.new);
+        let mut new: Vec<_> = match Arc::try_unwrap(new) {
+            Ok(own) => own.into_iter().map(|(hash, (node, _))| (hash, node)).collect(),
+            Err(shared) => shared.iter().map(|(hash, (node, _))| (*hash, node.clone())).collect(),
+        };
+        new.sort_unstable_by_key(|(hash, _)| *hash);
+        new
     }
 }
 
 /// Root of a list: keys are `rlp(index)`.
 pub fn list_root(items: &[Vec<u8>]) -> Hash {
     let mut trie = Trie::empty(Arc::new(NoNodes));
-    for (index, item) in items.iter().enumerate() {
-        trie.set(&(index as u64).to_rlp(), item.clone()).expect("nothing is read from a source");
-    }
+    let entries = items.iter().enumerate().map(|(index, item)| ((index as u64).to_rlp(), item.clone()));
+    trie.update(entries, &Inline).expect("nothing is read from a source");
     trie.root()
 }

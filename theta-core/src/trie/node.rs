@@ -1,270 +1,332 @@
-//! One node: its form, its RLP, and how a parent names it.
+//! One node: its RLP, read in place, and how a parent names it.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
+use super::path::Nibbles;
 use crate::{
     codec::rlp::{DecodeError, Fault, Reader, encode_list, encode_string},
     hash::{Hash, keccak},
 };
 
-/// A trie node. Opaque: made by decoding, or by changing a [`Trie`](super::Trie).
-#[derive(Debug)]
-pub struct Node {
-    pub(super) kind: Kind,
-    name: OnceLock<Name>,
-    stored: bool,
-}
-
-#[derive(Debug, Clone)]
-pub(super) enum Kind {
-    Leaf { path: Vec<u8>, value: Vec<u8> },
-    Extension { path: Vec<u8>, child: Link },
-    Branch { children: Box<[Link; 16]>, value: Option<Vec<u8>> },
-}
-
-#[derive(Debug, Clone, Default)]
-pub(super) enum Link {
-    #[default]
-    Empty,
-    Hash(Hash),
-    Node(Arc<Node>),
-}
-
-/// How a parent names its child: by hash, or by the encoding itself where that is shorter than a hash.
-#[derive(Debug, Clone)]
-pub(super) struct Name {
-    /// None where the node stands inside its parent.
-    pub(super) hash: Option<Hash>,
-    /// The encoding, hashed once and written as it is; given away when the node is.
-    pub(super) encoding: Vec<u8>,
-}
-
-impl Clone for Node {
-    /// A copy that is to be changed: it has no name and was never stored.
-    fn clone(&self) -> Self {
-        Self::new(self.kind.clone())
-    }
-}
+/// A trie node: its RLP, whose form is known to be right. A clone costs a reference count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node(Arc<[u8]>);
 
 impl Node {
-    pub(super) const fn new(kind: Kind) -> Self {
-        Self { kind, name: OnceLock::new(), stored: false }
-    }
-
-    /// Decodes a stored node and keeps `hash` as its name.
-    pub fn decode(hash: &Hash, bytes: &[u8]) -> Result<Self, DecodeError> {
+    /// A stored node. Whether these bytes belong to a hash is the caller's to know.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes, bytes.len())?;
-        let kind = Self::read(&mut reader)?.kind;
+        check(&mut reader)?;
         reader.finish()?;
-        Ok(Self { kind, name: Name { hash: Some(*hash), encoding: Vec::new() }.into(), stored: true })
+        Ok(Self(bytes.into()))
     }
 
-    fn read(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let error = input.error(Fault::Value("a trie node has 2 or 17 items"));
-        let mut list = input.list()?;
-        let mut count = list.clone();
-        let mut items = 0;
-        while !count.is_empty() {
-            count.raw_item()?;
-            items += 1;
-        }
-        let kind = match items {
-            2 => {
-                let (path, leaf) = decode_path(&mut list)?;
-                if leaf {
-                    Kind::Leaf { path, value: list.string()?.to_vec() }
-                } else {
-                    Kind::Extension { path, child: read_link(&mut list)? }
-                }
-            }
-            17 => {
-                let mut children: Box<[Link; 16]> = Box::default();
-                for child in children.iter_mut() {
-                    *child = read_link(&mut list)?;
-                }
-                let value = list.string()?;
-                Kind::Branch { children, value: (!value.is_empty()).then(|| value.to_vec()) }
-            }
-            _ => return Err(error),
-        };
-        Ok(Self::new(kind))
-    }
-
-    /// Whether it is a leaf: one account's or one record's, while branches and extensions are shared by many.
-    pub const fn is_leaf(&self) -> bool {
-        matches!(self.kind, Kind::Leaf { .. })
+    /// Its RLP.
+    pub fn encoding(&self) -> &[u8] {
+        &self.0
     }
 
     /// The value of a leaf.
     pub fn leaf(&self) -> Option<&[u8]> {
-        match &self.kind {
-            Kind::Leaf { value, .. } => Some(value),
+        match View::of(&self.0) {
+            View::Leaf { value, .. } => Some(value),
             _ => None,
         }
     }
+}
 
-    /// The node's RLP.
-    pub fn encoded(&self) -> Vec<u8> {
-        match self.name.get() {
-            Some(name) if !name.encoding.is_empty() => name.encoding.clone(),
-            _ => self.encode(),
+/// Reads one node: 2 or 17 items, paths in their form, children that are hashes or nodes shorter than one.
+fn check(input: &mut Reader<'_>) -> Result<(), DecodeError> {
+    let error = input.error(Fault::Value("a trie node has 2 or 17 items"));
+    let mut list = input.list()?;
+    let mut count = list.clone();
+    let mut items = 0;
+    while !count.is_empty() {
+        count.raw_item()?;
+        items += 1;
+    }
+    match items {
+        2 => {
+            let error = list.error(Fault::Value("not a hex-prefix path"));
+            let path = list.string()?;
+            match path.first().ok_or(error)? {
+                0x00 | 0x10..=0x1f => check_child(&mut list),
+                0x20 | 0x30..=0x3f => list.string().map(drop),
+                _ => Err(error),
+            }
+        }
+        17 => {
+            (0..16).try_for_each(|_| check_child(&mut list))?;
+            list.string().map(drop)
+        }
+        _ => Err(error),
+    }
+}
+
+/// Reads how a node names a child. What stands inside its parent is shorter than a hash, which bounds the depth of this.
+fn check_child(input: &mut Reader<'_>) -> Result<(), DecodeError> {
+    let error = input.error(Fault::Length);
+    if input.next_is_list() {
+        let inside = input.clone().raw_item()?;
+        return if inside.len() < 32 { check(input) } else { Err(error) };
+    }
+    match input.string()?.len() {
+        0 | 32 => Ok(()),
+        _ => Err(error),
+    }
+}
+
+/// A node's parts, in its bytes.
+#[derive(Clone, Copy)]
+pub(super) enum View<'a> {
+    Leaf { path: Nibbles<'a>, value: &'a [u8] },
+    Extension { path: Nibbles<'a>, child: &'a [u8] },
+    Branch(Branch<'a>),
+}
+
+/// The items of a branch.
+#[derive(Clone, Copy)]
+pub(super) struct Branch<'a>(&'a [u8]);
+
+/// What an item that names a child says.
+pub(super) enum Child<'a> {
+    Empty,
+    Hash(Hash),
+    /// The child's RLP.
+    Inside(&'a [u8]),
+}
+
+/// Where a key leads from a stored node.
+pub(super) enum Step<'a> {
+    /// To another stored node.
+    Down(Hash),
+    /// To its value, or to nothing.
+    End(Option<&'a [u8]>),
+}
+
+/// Sizes of the header and of the whole of the item that RLP of the right form begins with.
+#[inline]
+fn measure(rlp: &[u8]) -> (usize, usize) {
+    match rlp[0] {
+        // Nearly all there are.
+        0xa0 => (1, 33),
+        0x80 => (1, 1),
+        _ => measure_other(rlp),
+    }
+}
+
+fn measure_other(rlp: &[u8]) -> (usize, usize) {
+    let long = |bytes: usize| {
+        let length = rlp[1..=bytes].iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
+        (1 + bytes, 1 + bytes + length)
+    };
+    match rlp[0] {
+        0..=0x7f => (0, 1),
+        byte @ 0x80..=0xb7 => (1, 1 + usize::from(byte - 0x80)),
+        byte @ 0xb8..=0xbf => long(usize::from(byte - 0xb7)),
+        byte @ 0xc0..=0xf7 => (1, 1 + usize::from(byte - 0xc0)),
+        byte @ 0xf8..=0xff => long(usize::from(byte - 0xf7)),
+    }
+}
+
+/// The first item, undecoded, and what follows.
+fn split(rlp: &[u8]) -> (&[u8], &[u8]) {
+    rlp.split_at(measure(rlp).1)
+}
+
+fn payload(item: &[u8]) -> &[u8] {
+    &item[measure(item).0..]
+}
+
+impl<'a> View<'a> {
+    /// The parts of a node whose form was checked, or that this module encoded.
+    pub(super) fn of(rlp: &'a [u8]) -> Self {
+        let items = payload(rlp);
+        let (first, rest) = split(items);
+        let (second, rest) = split(rest);
+        if !rest.is_empty() {
+            return Self::Branch(Branch(items));
+        }
+        let (path, leaf) = Nibbles::of_compact(payload(first));
+        if leaf {
+            Self::Leaf { path, value: payload(second) }
+        } else {
+            Self::Extension { path, child: second }
         }
     }
+}
 
-    fn encode(&self) -> Vec<u8> {
-        // A branch of sixteen hashes has 532 bytes.
-        let mut out = Vec::with_capacity(if self.is_leaf() { 192 } else { 544 });
-        encode_list(&mut out, |out| match &self.kind {
-            Kind::Leaf { path, value } => {
-                encode_string(&compact(path, true), out);
-                encode_string(value, out);
-            }
-            Kind::Extension { path, child } => {
-                encode_string(&compact(path, false), out);
-                write_link(child, out);
-            }
-            Kind::Branch { children, value } => {
-                children.iter().for_each(|child| write_link(child, out));
-                encode_string(value.as_deref().unwrap_or_default(), out);
-            }
+impl<'a> Branch<'a> {
+    /// The items that name its children, and the value at its own path, which may be empty.
+    pub(super) fn parts(self) -> ([&'a [u8]; 16], &'a [u8]) {
+        let mut rest = self.0;
+        let children = std::array::from_fn(|_| {
+            let (item, after) = split(rest);
+            rest = after;
+            item
         });
-        out
+        (children, payload(rest))
     }
 
-    /// Its name, found out once.
-    pub(super) fn name(&self) -> &Name {
-        self.name.get_or_init(|| {
-            let encoding = self.encode();
-            Name { hash: (encoding.len() >= 32).then(|| keccak(&encoding)), encoding }
+    fn item(self, index: u8) -> &'a [u8] {
+        let mut rest = self.0;
+        for _ in 0..index {
+            rest = split(rest).1;
+        }
+        split(rest).0
+    }
+}
+
+impl<'a> Child<'a> {
+    pub(super) fn of(item: &'a [u8]) -> Self {
+        match item[0] {
+            0x80 => Self::Empty,
+            0xa0 => Self::Hash(Hash::from_slice(&item[1..])),
+            _ => Self::Inside(item),
+        }
+    }
+}
+
+/// Follows a key through a stored node and those that stand inside it; `rest` is what is left of its path.
+pub(super) fn step<'a>(node: &'a Node, rest: &mut Nibbles<'_>) -> Step<'a> {
+    let mut rlp = node.encoding();
+    loop {
+        let child = match View::of(rlp) {
+            View::Leaf { path, value } => return Step::End((path == *rest).then_some(value)),
+            View::Extension { path, child } => {
+                if !rest.starts_with(&path) {
+                    return Step::End(None);
+                }
+                *rest = rest.skip(path.len());
+                child
+            }
+            View::Branch(branch) => match rest.first() {
+                None => return Step::End(Some(payload(branch.item(16))).filter(|value| !value.is_empty())),
+                Some(first) => {
+                    *rest = rest.skip(1);
+                    branch.item(first)
+                }
+            },
+        };
+        match Child::of(child) {
+            Child::Empty => return Step::End(None),
+            Child::Hash(hash) => return Step::Down(hash),
+            Child::Inside(inside) => rlp = inside,
+        }
+    }
+}
+
+/// The item by which a parent names a child: a hash, or the child's own RLP where that is shorter.
+#[derive(Clone, Copy)]
+pub(super) struct Name {
+    length: u8,
+    bytes: [u8; 33],
+}
+
+impl Name {
+    pub(super) const EMPTY: Self = {
+        let mut bytes = [0; 33];
+        bytes[0] = 0x80;
+        Self { length: 1, bytes }
+    };
+
+    pub(super) fn of_hash(hash: &Hash) -> Self {
+        let mut bytes = [0xa0; 33];
+        bytes[1..].copy_from_slice(hash.as_slice());
+        Self { length: 33, bytes }
+    }
+
+    /// An item of a node.
+    pub(super) fn of_item(item: &[u8]) -> Self {
+        let mut bytes = [0; 33];
+        bytes[..item.len()].copy_from_slice(item);
+        Self { length: item.len() as u8, bytes }
+    }
+
+    pub(super) fn item(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length)]
+    }
+
+    pub(super) fn hash(&self) -> Option<Hash> {
+        match Child::of(self.item()) {
+            Child::Hash(hash) => Some(hash),
+            _ => None,
+        }
+    }
+}
+
+/// A node that was just made, and has no place yet.
+pub(super) struct Fresh {
+    pub(super) node: Node,
+    name: Option<Name>,
+}
+
+impl Fresh {
+    /// Encodes the items that `fill` writes, by way of a buffer that is used again and again.
+    fn new(buffer: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) -> Self {
+        buffer.clear();
+        encode_list(buffer, fill);
+        Self { node: Node(buffer.as_slice().into()), name: None }
+    }
+
+    pub(super) fn leaf(buffer: &mut Vec<u8>, path: &[Nibbles<'_>], value: &[u8]) -> Self {
+        Self::new(buffer, |out| {
+            write_path(path, true, out);
+            encode_string(value, out);
         })
     }
 
-    /// Its hash where it was stored under one.
-    pub(super) fn stored_hash(&self) -> Option<Hash> {
-        self.name.get().filter(|_| self.stored)?.hash
+    pub(super) fn extension(buffer: &mut Vec<u8>, path: &[Nibbles<'_>], child: &[u8]) -> Self {
+        Self::new(buffer, |out| {
+            write_path(path, false, out);
+            out.extend_from_slice(child);
+        })
     }
 
-    /// The kind, to be changed: what the node was called no longer holds.
-    pub(super) fn change(self: &mut Arc<Self>) -> &mut Kind {
-        let node = Arc::make_mut(self);
-        node.name = OnceLock::new();
-        node.stored = false;
-        &mut node.kind
+    pub(super) fn branch<'i>(
+        buffer: &mut Vec<u8>,
+        children: impl Iterator<Item = &'i [u8]>,
+        value: &[u8],
+    ) -> Self {
+        Self::new(buffer, |out| {
+            children.for_each(|child| out.extend_from_slice(child));
+            encode_string(value, out);
+        })
     }
-}
 
-impl Link {
-    /// Gives a new node and those below it out, each with its hash and encoding, and keeps their hashes. What stands
-    /// inside a parent is too short to name another node by hash.
-    pub(super) fn take_new(&mut self, give: &mut dyn FnMut(Hash, Arc<Node>, Vec<u8>)) {
-        let Self::Node(node) = self else { return };
-        let Some(hash) = node.name().hash else { return };
-        let Self::Node(node) = std::mem::replace(self, Self::Hash(hash)) else { return };
-        if !node.stored {
-            node.give(hash, give);
-        }
-    }
-}
-
-impl Node {
-    /// Gives the node out under a hash, which is its own or a root's, and the new ones below it.
-    pub(super) fn give(mut self: Arc<Self>, hash: Hash, give: &mut dyn FnMut(Hash, Arc<Self>, Vec<u8>)) {
-        let encoding = self.encoded();
-        // Another trie may share it.
-        let node = Arc::make_mut(&mut self);
-        match &mut node.kind {
-            Kind::Leaf { .. } => {}
-            Kind::Extension { child, .. } => child.take_new(give),
-            Kind::Branch { children, .. } => children.iter_mut().for_each(|child| child.take_new(give)),
-        }
-        node.name = Name { hash: Some(hash), encoding: Vec::new() }.into();
-        node.stored = true;
-        give(hash, self, encoding);
-    }
-}
-
-/// Where a key leads from a node.
-pub(super) enum Step {
-    /// Further down.
-    Down(Link),
-    /// To its value, or to nothing.
-    End(Option<Vec<u8>>),
-}
-
-/// Follows a key from a node; `rest` is what is left of its path, before and after.
-pub(super) fn step(kind: &Kind, rest: &mut &[u8]) -> Step {
-    match kind {
-        Kind::Leaf { path, value } => Step::End((path == rest).then(|| value.clone())),
-        Kind::Extension { path, child } => match rest.strip_prefix(path.as_slice()) {
-            Some(after) => {
-                *rest = after;
-                Step::Down(child.clone())
+    /// A branch as it was, but for some of its items, which are given with what takes their place. `None` where one of those
+    /// has another length.
+    pub(super) fn patched<'i>(rlp: &[u8], changes: impl Iterator<Item = (&'i [u8], Name)>) -> Option<Self> {
+        let mut encoding: Arc<[u8]> = rlp.into();
+        let bytes = Arc::get_mut(&mut encoding).expect("just made");
+        for (old, new) in changes {
+            if old.len() != new.item().len() {
+                return None;
             }
-            None => Step::End(None),
-        },
-        Kind::Branch { children, value } => match rest.split_first() {
-            None => Step::End(value.clone()),
-            Some((first, after)) => {
-                *rest = after;
-                Step::Down(children[usize::from(*first)].clone())
-            }
-        },
+            let at = old.as_ptr().addr() - rlp.as_ptr().addr();
+            bytes[at..at + old.len()].copy_from_slice(new.item());
+        }
+        Some(Self { node: Node(encoding), name: None })
+    }
+
+    /// How a parent names it; hashed once.
+    pub(super) fn name(&mut self) -> Name {
+        *self.name.get_or_insert_with(|| {
+            let rlp = self.node.encoding();
+            if rlp.len() < 32 { Name::of_item(rlp) } else { Name::of_hash(&keccak(rlp)) }
+        })
+    }
+
+    /// Its hash, also where a parent would not name it so.
+    pub(super) fn hash(&mut self) -> Hash {
+        self.name().hash().unwrap_or_else(|| keccak(self.node.encoding()))
     }
 }
 
-fn read_link(input: &mut Reader<'_>) -> Result<Link, DecodeError> {
-    if input.next_is_list() {
-        return Node::read(input).map(|node| Link::Node(Arc::new(node)));
-    }
-    let error = input.error(Fault::Length);
-    match input.string()? {
-        [] => Ok(Link::Empty),
-        bytes => Hash::try_from(bytes).map(Link::Hash).map_err(|_| error),
-    }
-}
-
-fn write_link(link: &Link, out: &mut Vec<u8>) {
-    match link {
-        Link::Empty => out.push(0x80),
-        Link::Hash(hash) => write_hash(hash, out),
-        Link::Node(node) => match node.name() {
-            Name { hash: Some(hash), .. } => write_hash(hash, out),
-            Name { encoding, .. } => out.extend(encoding),
-        },
-    }
-}
-
-fn write_hash(hash: &Hash, out: &mut Vec<u8>) {
-    out.push(0xa0);
-    out.extend_from_slice(hash.as_slice());
-}
-
-/// Nibbles of a key, high one first.
-pub(super) fn nibbles(key: &[u8]) -> Vec<u8> {
-    let mut path = Vec::with_capacity(key.len() * 2);
-    path.extend(key.iter().flat_map(|byte| [byte >> 4, byte & 15]));
-    path
-}
-
-/// Hex-prefix form of a path of nibbles: flag 2 marks a leaf, flag 1 an odd number of nibbles.
-pub fn compact(path: &[u8], leaf: bool) -> Vec<u8> {
-    let odd = path.len() % 2;
-    let flag = (u8::from(leaf) * 2 + odd as u8) << 4;
-    let mut out = Vec::with_capacity(path.len() / 2 + 1);
-    out.push(if odd == 1 { flag | path[0] } else { flag });
-    out.extend(path[odd..].chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]));
-    out
-}
-
-fn decode_path(input: &mut Reader<'_>) -> Result<(Vec<u8>, bool), DecodeError> {
-    let error = input.error(Fault::Value("not a hex-prefix path"));
-    let (first, rest) = input.string()?.split_first().ok_or(error)?;
-    let mut path = Vec::with_capacity(rest.len() * 2 + 1);
-    match first >> 4 {
-        0 | 2 if first & 15 == 0 => {}
-        1 | 3 => path.push(first & 15),
-        _ => return Err(error),
-    }
-    path.extend(rest.iter().flat_map(|byte| [byte >> 4, byte & 15]));
-    Ok((path, first >> 5 == 1))
+fn write_path(parts: &[Nibbles<'_>], leaf: bool, out: &mut Vec<u8>) {
+    let bytes = match parts {
+        [only] => only.compact(leaf),
+        _ => super::compact(&parts.iter().flat_map(Nibbles::iter).collect::<Vec<_>>(), leaf),
+    };
+    encode_string(&bytes, out);
 }

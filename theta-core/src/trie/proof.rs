@@ -1,10 +1,9 @@
 //! Proofs: the nodes on the path of a key, and what they show to somebody who has the root alone.
 
-use std::sync::Arc;
-
 use super::{
-    Link, Node, Trie, TrieError, nibbles,
+    Node, Trie, TrieError,
     node::{Step, step},
+    path::Nibbles,
 };
 use crate::{
     codec::rlp::DecodeError,
@@ -26,23 +25,18 @@ pub enum ProofError {
 impl Trie {
     /// The encoded nodes stored by hash on the path of a key, root first: a proof of its value or absence.
     pub fn prove(&self, key: &[u8]) -> Result<Vec<Vec<u8>>, TrieError> {
-        let path = nibbles(key);
-        let mut rest = path.as_slice();
-        let mut link = self.root.clone();
         let mut proof = Vec::new();
+        if self.root == EMPTY_ROOT {
+            return Ok(proof);
+        }
+        let (mut rest, mut hash) = (Nibbles::of_key(key), self.root);
         loop {
-            let node = match link {
-                Link::Empty => return Ok(proof),
-                Link::Hash(hash) => self.load(&hash)?,
-                Link::Node(node) => node,
-            };
-            if proof.is_empty() || node.name().hash.is_some() {
-                proof.push(node.encoded());
-            }
-            link = match step(&node.kind, &mut rest) {
-                Step::Down(link) => link,
+            let node = self.load(&hash)?;
+            proof.push(node.encoding().to_vec());
+            match step(&node, &mut rest) {
+                Step::Down(below) => hash = below,
                 Step::End(_) => return Ok(proof),
-            };
+            }
         }
     }
 }
@@ -52,22 +46,13 @@ pub fn verify(root: &Hash, key: &[u8], nodes: &[Vec<u8>]) -> Result<Option<Vec<u
     if *root == EMPTY_ROOT {
         return Ok(None);
     }
-    let path = nibbles(key);
-    let mut rest = path.as_slice();
-    let mut link = Link::Hash(*root);
+    let (mut rest, mut hash) = (Nibbles::of_key(key), *root);
     loop {
-        let node = match link {
-            Link::Empty => return Ok(None),
-            Link::Node(node) => node,
-            Link::Hash(hash) => {
-                let bytes =
-                    nodes.iter().find(|bytes| keccak(bytes) == hash).ok_or(ProofError::Missing(hash))?;
-                Arc::new(Node::decode(&hash, bytes).map_err(|error| ProofError::Damaged(hash, error))?)
-            }
-        };
-        link = match step(&node.kind, &mut rest) {
-            Step::Down(link) => link,
-            Step::End(value) => return Ok(value),
-        };
+        let bytes = nodes.iter().find(|bytes| keccak(bytes) == hash).ok_or(ProofError::Missing(hash))?;
+        let node = Node::decode(bytes).map_err(|error| ProofError::Damaged(hash, error))?;
+        match step(&node, &mut rest) {
+            Step::Down(below) => hash = below,
+            Step::End(value) => return Ok(value.map(<[u8]>::to_vec)),
+        }
     }
 }

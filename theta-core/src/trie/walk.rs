@@ -1,18 +1,27 @@
 //! Ways through a whole trie.
 
-use super::{Kind, Link, Node, Trie, TrieError, nibbles};
-use crate::hash::{Hash, keccak};
+use super::{
+    Node, Trie, TrieError,
+    node::{Child, Name, View},
+    path::Nibbles,
+};
+use crate::hash::{EMPTY_ROOT, Hash};
 
 impl Trie {
     /// Calls `visit` for every entry whose key begins with `prefix`, children before a branch's own value, as the
     /// reference iterates. `visit` says whether to go on.
     pub fn visit(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<(), TrieError> {
-        self.walk(&self.root, &mut Vec::new(), &nibbles(prefix), visit).map(drop)
+        let prefix: Vec<u8> = Nibbles::of_key(prefix).iter().collect();
+        self.walk(self.top().item(), &mut Vec::new(), &prefix, visit).map(drop)
+    }
+
+    fn top(&self) -> Name {
+        if self.root == EMPTY_ROOT { Name::EMPTY } else { Name::of_hash(&self.root) }
     }
 
     fn walk(
         &self,
-        link: &Link,
+        item: &[u8],
         path: &mut Vec<u8>,
         prefix: &[u8],
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
@@ -21,10 +30,14 @@ impl Trie {
         if path[..common] != prefix[..common] {
             return Ok(true);
         }
-        let here = match link {
-            Link::Empty => return Ok(true),
-            Link::Hash(hash) => self.load(hash)?,
-            Link::Node(node) => node.clone(),
+        let node;
+        let here = match Child::of(item) {
+            Child::Empty => return Ok(true),
+            Child::Inside(rlp) => rlp,
+            Child::Hash(hash) => {
+                node = self.load(&hash)?;
+                node.encoding()
+            }
         };
         let length = path.len();
         let mut entry = |path: &[u8], value: &[u8]| {
@@ -34,16 +47,17 @@ impl Trie {
             let key: Vec<u8> = path.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect();
             visit(&key, value)
         };
-        let more = match &here.kind {
-            Kind::Leaf { path: own, value } => {
-                path.extend(own);
+        let more = match View::of(here) {
+            View::Leaf { path: own, value } => {
+                path.extend(own.iter());
                 entry(path, value)
             }
-            Kind::Extension { path: own, child } => {
-                path.extend(own);
+            View::Extension { path: own, child } => {
+                path.extend(own.iter());
                 self.walk(child, path, prefix, visit)?
             }
-            Kind::Branch { children, value } => {
+            View::Branch(branch) => {
+                let (children, value) = branch.parts();
                 for (index, child) in children.iter().enumerate() {
                     path.push(index as u8);
                     let more = self.walk(child, path, prefix, visit)?;
@@ -52,10 +66,10 @@ impl Trie {
                         return Ok(false);
                     }
                 }
-                value.as_ref().is_none_or(|value| {
+                value.is_empty() || {
                     let key: Vec<u8> = path.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect();
                     !path.starts_with(prefix) || visit(&key, value)
-                })
+                }
             }
         };
         path.truncate(length);
@@ -69,50 +83,48 @@ impl Trie {
         base: Option<&Self>,
         visit: &mut dyn FnMut(Hash, &Node) -> bool,
     ) -> Result<(), TrieError> {
-        let cursor = base.map_or(Cursor::Nowhere, |base| Cursor::at(&base.root));
-        self.nodes_below(&self.root, base, &cursor, true, visit).map(drop)
+        let cursor = base.map_or(Cursor::Nowhere, |base| Cursor::at(base.top().item()));
+        self.nodes_below(self.top().item(), base, &cursor, visit).map(drop)
     }
 
     fn nodes_below(
         &self,
-        link: &Link,
+        item: &[u8],
         base: Option<&Self>,
         cursor: &Cursor,
-        is_root: bool,
         visit: &mut dyn FnMut(Hash, &Node) -> bool,
     ) -> Result<bool, TrieError> {
-        let (hash, here) = match link {
-            Link::Empty => return Ok(true),
+        let node;
+        let here = match Child::of(item) {
+            Child::Empty => return Ok(true),
+            Child::Inside(rlp) => rlp,
             // What stands in the base too is not even loaded.
-            Link::Hash(hash) if cursor.is(hash) => return Ok(true),
-            Link::Hash(hash) => (Some(*hash), self.load(hash)?),
-            Link::Node(node) => {
-                let name = node.name();
-                (name.hash.or_else(|| is_root.then(|| keccak(&name.encoding))), node.clone())
+            Child::Hash(hash) if cursor.is(&hash) => return Ok(true),
+            Child::Hash(hash) => {
+                node = self.load(&hash)?;
+                if !visit(hash, &node) {
+                    return Ok(false);
+                }
+                node.encoding()
             }
         };
-        if let Some(hash) = hash
-            && (cursor.is(&hash) || !visit(hash, &here))
-        {
-            return Ok(cursor.is(&hash));
-        }
         let down = |cursor: &Cursor, nibble| match base {
             Some(base) => cursor.down(base, nibble),
             None => Ok(Cursor::Nowhere),
         };
-        match &here.kind {
-            Kind::Leaf { .. } => Ok(true),
-            Kind::Extension { path, child } => {
+        match View::of(here) {
+            View::Leaf { .. } => Ok(true),
+            View::Extension { path, child } => {
                 let mut below = cursor.clone();
-                for nibble in path {
-                    below = down(&below, *nibble)?;
+                for nibble in path.iter() {
+                    below = down(&below, nibble)?;
                 }
-                self.nodes_below(child, base, &below, false, visit)
+                self.nodes_below(child, base, &below, visit)
             }
-            Kind::Branch { children, .. } => {
-                for (nibble, child) in children.iter().enumerate() {
-                    if !matches!(child, Link::Empty)
-                        && !self.nodes_below(child, base, &down(cursor, nibble as u8)?, false, visit)?
+            View::Branch(branch) => {
+                for (nibble, child) in branch.parts().0.iter().enumerate() {
+                    if !matches!(Child::of(child), Child::Empty)
+                        && !self.nodes_below(child, base, &down(cursor, nibble as u8)?, visit)?
                     {
                         return Ok(false);
                     }
@@ -129,41 +141,46 @@ enum Cursor {
     /// Nothing is there.
     Nowhere,
     /// A node is there.
-    Node(Link),
+    Node(Name),
     /// The middle of an extension's path: the rest of it, and what is below.
-    Inside(Vec<u8>, Link),
+    Inside(Vec<u8>, Name),
 }
 
 impl Cursor {
-    fn at(link: &Link) -> Self {
-        if matches!(link, Link::Empty) { Self::Nowhere } else { Self::Node(link.clone()) }
+    fn at(item: &[u8]) -> Self {
+        if matches!(Child::of(item), Child::Empty) { Self::Nowhere } else { Self::Node(Name::of_item(item)) }
     }
 
     /// Whether the node with this hash is here.
     fn is(&self, hash: &Hash) -> bool {
-        match self {
-            Self::Node(Link::Hash(here)) => here == hash,
-            Self::Node(Link::Node(node)) => node.name().hash.as_ref() == Some(hash),
-            _ => false,
-        }
+        matches!(self, Self::Node(name) if name.hash().as_ref() == Some(hash))
     }
 
     fn down(&self, trie: &Trie, nibble: u8) -> Result<Self, TrieError> {
-        let inside = |path: &[u8], child: &Link| match path.split_first() {
-            Some((first, [])) if *first == nibble => Self::at(child),
-            Some((first, rest)) if *first == nibble => Self::Inside(rest.to_vec(), child.clone()),
-            _ => Self::Nowhere,
+        let inside = |path: &mut dyn Iterator<Item = u8>, child: &Name| {
+            if path.next() != Some(nibble) {
+                return Self::Nowhere;
+            }
+            let rest: Vec<u8> = path.collect();
+            if rest.is_empty() { Self::at(child.item()) } else { Self::Inside(rest, *child) }
         };
-        let node = match self {
-            Self::Nowhere | Self::Node(Link::Empty) => return Ok(Self::Nowhere),
-            Self::Inside(path, child) => return Ok(inside(path, child)),
-            Self::Node(Link::Hash(hash)) => trie.load(hash)?,
-            Self::Node(Link::Node(node)) => node.clone(),
+        let name = match self {
+            Self::Nowhere => return Ok(Self::Nowhere),
+            Self::Inside(path, child) => return Ok(inside(&mut path.iter().copied(), child)),
+            Self::Node(name) => name,
         };
-        Ok(match &node.kind {
-            Kind::Leaf { .. } => Self::Nowhere,
-            Kind::Extension { path, child } => inside(path, child),
-            Kind::Branch { children, .. } => Self::at(&children[usize::from(nibble)]),
+        let node;
+        let here = match Child::of(name.item()) {
+            Child::Hash(hash) => {
+                node = trie.load(&hash)?;
+                node.encoding()
+            }
+            _ => name.item(),
+        };
+        Ok(match View::of(here) {
+            View::Leaf { .. } => Self::Nowhere,
+            View::Extension { path, child } => inside(&mut path.iter(), &Name::of_item(child)),
+            View::Branch(branch) => Self::at(branch.parts().0[usize::from(nibble)]),
         })
     }
 }

@@ -39,6 +39,7 @@ use theta_core::{
     stake::ValidatorSet,
     store::MemStore,
     trie::Trie,
+    workers::Inline,
 };
 
 use crate::{
@@ -248,9 +249,7 @@ fn add_trie<'a>(
     entries: impl IntoIterator<Item = (&'a Bytes, &'a Bytes)>,
 ) -> Result<Hash, StateError> {
     let mut trie = Trie::empty(nodes.clone());
-    for (key, value) in entries {
-        trie.set(key, value.to_vec())?;
-    }
+    trie.update(entries.into_iter().map(|(key, value)| (key.to_vec(), value.to_vec())), &Inline)?;
     let root = trie.root();
     let mut new = NewNodes::default();
     new.collect(&mut trie);

@@ -3,22 +3,23 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use parking_lot::RwLock;
-use quick_cache::sync::Cache;
+use quick_cache::{Weighter, sync::Cache};
 use theta_core::{
     hash::Hash,
     store::{Batch, Store, Table},
     trie::{Node, NodeSource, Trie, TrieError},
 };
 
-/// Branches that are kept at hand, up to 800 bytes each: every read passes several of them.
-const CACHED_BRANCHES: usize = 150_000;
-/// Leaves that are kept at hand, some 300 bytes each: each is read for one account or slot alone.
-const CACHED_LEAVES: usize = 200_000;
+/// Bytes of nodes that are kept at hand, and what each costs beside its encoding.
+const CACHED_BYTES: u64 = 384 * 1024 * 1024;
+const CACHED_COST: usize = 96;
+/// About so many nodes fill them.
+const CACHED_NODES: usize = 1_000_000;
 
 /// What a block made of a state's nodes.
 #[derive(Clone, Default)]
 pub struct NewNodes {
-    /// New nodes. They hold no others, so that keeping one keeps one.
+    /// New nodes.
     pub(crate) new: Vec<NewNode>,
     /// Stored nodes that these stand in the place of.
     replaced: Vec<Hash>,
@@ -28,27 +29,33 @@ pub struct NewNodes {
 #[derive(Clone)]
 pub(crate) struct NewNode {
     pub(crate) hash: Hash,
-    node: Arc<Node>,
-    pub(crate) encoding: Arc<[u8]>,
+    pub(crate) node: Node,
 }
 
 impl NewNodes {
     /// Takes the new nodes out of a trie, which can be read again once they are stored.
     pub fn collect(&mut self, trie: &mut Trie) {
-        trie.take_new(&mut |hash, node, encoding| {
-            self.new.push(NewNode { hash, node, encoding: encoding.into() });
-        });
+        self.new.extend(trie.take_new().into_iter().map(|(hash, node)| NewNode { hash, node }));
         self.replaced.extend(trie.take_replaced());
+    }
+}
+
+/// What a node at hand costs.
+#[derive(Clone)]
+struct Cost;
+
+impl Weighter<Hash, Node> for Cost {
+    fn weight(&self, _: &Hash, node: &Node) -> u64 {
+        (node.encoding().len() + CACHED_COST) as u64
     }
 }
 
 /// Where all tries of a ledger read their nodes.
 pub struct Nodes {
     store: Arc<dyn Store>,
-    branches: Cache<Hash, Arc<Node>>,
-    leaves: Cache<Hash, Arc<Node>>,
+    cache: Cache<Hash, Node, Cost>,
     /// Nodes of unsettled blocks, with the number of blocks that made them.
-    unsettled: RwLock<BTreeMap<Hash, (Arc<Node>, usize)>>,
+    unsettled: RwLock<BTreeMap<Hash, (Node, usize)>>,
 }
 
 impl Nodes {
@@ -56,17 +63,8 @@ impl Nodes {
     pub fn new(store: Arc<dyn Store>) -> Self {
         Self {
             store,
-            branches: Cache::new(CACHED_BRANCHES),
-            leaves: Cache::new(CACHED_LEAVES),
+            cache: Cache::with_weighter(CACHED_NODES, CACHED_BYTES, Cost),
             unsettled: RwLock::new(BTreeMap::new()),
-        }
-    }
-
-    fn keep(&self, hash: Hash, node: Arc<Node>) {
-        if node.is_leaf() {
-            self.leaves.insert(hash, node);
-        } else {
-            self.branches.insert(hash, node);
         }
     }
 
@@ -94,21 +92,17 @@ impl Nodes {
     /// Takes nodes that were deleted from the store out of the cache.
     pub(crate) fn forget(&self, dead: &[Hash]) {
         for hash in dead {
-            self.branches.remove(hash);
-            self.leaves.remove(hash);
+            self.cache.remove(hash);
         }
     }
 
     /// Adds a block's new nodes to a batch, and to the cache since the next blocks will read them; what they stand in the
     /// place of leaves the cache.
     pub fn store(&self, new: &NewNodes, batch: &mut Batch) {
-        for hash in &new.replaced {
-            self.branches.remove(hash);
-            self.leaves.remove(hash);
-        }
-        for NewNode { hash, node, encoding } in &new.new {
-            batch.put(Table::Nodes, hash.as_slice(), encoding.as_ref());
-            self.keep(*hash, node.clone());
+        self.forget(&new.replaced);
+        for NewNode { hash, node } in &new.new {
+            batch.put(Table::Nodes, hash.as_slice(), node.encoding());
+            self.cache.insert(*hash, node.clone());
         }
     }
 }
@@ -122,23 +116,21 @@ impl std::fmt::Debug for NewNodes {
 
 impl std::fmt::Debug for Nodes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let cached = self.branches.len() + self.leaves.len();
-        f.debug_struct("Nodes").field("cached", &cached).finish_non_exhaustive()
+        f.debug_struct("Nodes").field("cached", &self.cache.len()).finish_non_exhaustive()
     }
 }
 
 impl NodeSource for Nodes {
-    fn node(&self, hash: &Hash) -> Result<Option<Arc<Node>>, TrieError> {
+    fn node(&self, hash: &Hash) -> Result<Option<Node>, TrieError> {
         if let Some((node, _)) = self.unsettled.read().get(hash) {
             return Ok(Some(node.clone()));
         }
-        if let Some(node) = self.branches.get(hash).or_else(|| self.leaves.get(hash)) {
+        if let Some(node) = self.cache.get(hash) {
             return Ok(Some(node));
         }
         let Some(bytes) = self.store.get(Table::Nodes, hash.as_slice())? else { return Ok(None) };
-        let node = Node::decode(hash, &bytes).map_err(|error| TrieError::Damaged(*hash, error))?;
-        let node = Arc::new(node);
-        self.keep(*hash, node.clone());
+        let node = Node::decode(&bytes).map_err(|error| TrieError::Damaged(*hash, error))?;
+        self.cache.insert(*hash, node.clone());
         Ok(Some(node))
     }
 }
@@ -150,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cache_follows_the_newest_state_and_holds_each_node_alone() {
+    fn the_cache_follows_the_newest_state() {
         let store = Arc::new(MemStore::default());
         let nodes = Arc::new(Nodes::new(store.clone()));
         let mut trie = Trie::empty(nodes.clone());
@@ -163,12 +155,10 @@ mod tests {
             new.collect(trie);
             nodes.store(&new, &mut batch);
             store.commit(batch).expect("in memory");
-            assert!(new.new.iter().all(|new| Arc::strong_count(&new.node) == 2), "the list and the cache");
         };
         settle(&mut trie);
         drop(trie);
-        let kept = |nodes: &Nodes| nodes.branches.len() + nodes.leaves.len();
-        let first = kept(&nodes);
+        let first = nodes.cache.len();
         for round in 0_u8..20 {
             let mut trie = Trie::open(root, nodes.clone()).expect("stored");
             for index in 0_u32..100 {
@@ -178,7 +168,7 @@ mod tests {
             }
             root = trie.root();
             settle(&mut trie);
-            assert_eq!(kept(&nodes), first, "what was replaced has left");
+            assert_eq!(nodes.cache.len(), first, "what was replaced has left");
         }
         // An older node is still read from the store.
         assert!(store.scan(Table::Nodes, &[], None, usize::MAX).expect("in memory").len() > first);

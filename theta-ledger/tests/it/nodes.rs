@@ -15,10 +15,10 @@ use super::bytes;
 
 /// Trie nodes of a recorded state.
 #[derive(Default)]
-pub struct Nodes(Mutex<BTreeMap<Hash, Arc<Node>>>);
+pub struct Nodes(Mutex<BTreeMap<Hash, Node>>);
 
 impl NodeSource for Nodes {
-    fn node(&self, hash: &Hash) -> Result<Option<Arc<Node>>, TrieError> {
+    fn node(&self, hash: &Hash) -> Result<Option<Node>, TrieError> {
         Ok(self.0.lock().unwrap().get(hash).cloned())
     }
 }
@@ -29,10 +29,7 @@ impl Nodes {
         for (key, value) in entries {
             trie.set(&hex::decode(key).unwrap(), bytes(value)).unwrap();
         }
-        let mut nodes = self.0.lock().unwrap();
-        trie.take_new(&mut |hash, node, _| {
-            nodes.insert(hash, node);
-        });
+        self.0.lock().unwrap().extend(trie.take_new());
         trie.root()
     }
 }
