@@ -35,13 +35,35 @@ impl Workers for Cores {
     }
 }
 
-/// Does `job` on every item.
+/// Does `job` on every item, once, whatever workers make of their numbers: those that they leave out are done here.
 pub fn each_mut<T: Send>(workers: &dyn Workers, items: &mut [T], job: impl Fn(&mut T) + Sync) {
-    let items: Vec<Mutex<&mut T>> = items.iter_mut().map(Mutex::new).collect();
-    workers.each(items.len(), &|index| {
-        // Each lock is taken once; one that is poisoned belongs to a job that has panicked already.
-        if let Ok(mut item) = items[index].lock() {
-            job(&mut item);
+    let items: Vec<Mutex<Option<&mut T>>> = items.iter_mut().map(|item| Mutex::new(Some(item))).collect();
+    let run = |index: usize| {
+        let item = items.get(index).and_then(|item| item.lock().ok()?.take());
+        if let Some(item) = item {
+            job(item);
         }
-    });
+    };
+    workers.each(items.len(), &run);
+    (0..items.len()).for_each(run);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Careless;
+
+    impl Workers for Careless {
+        fn each(&self, jobs: usize, job: &(dyn Fn(usize) + Sync)) {
+            [0, 0, 2, jobs].into_iter().for_each(job);
+        }
+    }
+
+    #[test]
+    fn what_workers_leave_out_or_repeat_is_done_once() {
+        let mut items = [0; 5];
+        each_mut(&Careless, &mut items, |item| *item += 1);
+        assert_eq!(items, [1; 5]);
+    }
 }
