@@ -37,7 +37,7 @@ use tokio::sync::watch;
 
 use crate::{
     clock::now_millis,
-    hub::{Delivery, Packet, Port},
+    net::{Delivery, Packet, Port, Ticket, Verdict},
 };
 
 /// Settled headers that an engine starts with.
@@ -53,7 +53,7 @@ const LONGEST_SLEEP: u64 = 200;
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A packet of another node.
-    Net(Delivery),
+    Net(Box<Delivery>),
     /// A transaction was admitted.
     Work,
 }
@@ -173,7 +173,7 @@ impl Chain {
             let sleep = self.wake_at.saturating_sub(now).min(LONGEST_SLEEP);
             match self.events.recv_timeout(Duration::from_millis(sleep)) {
                 Ok(Event::Work) => inputs.push_back(Input::Work),
-                Ok(Event::Net((from, packet))) => self.receive(from, packet, &mut inputs)?,
+                Ok(Event::Net(delivery)) => self.receive(*delivery, &mut inputs)?,
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
@@ -205,17 +205,15 @@ impl Chain {
             Effect::Sign(intent) => self.sign(&intent, inputs)?,
             Effect::Build(context) => self.build(&context, inputs)?,
             Effect::Execute { context, hash, block } => self.execute(&context, hash, block, inputs)?,
-            Effect::Relay { message, from } => {
-                for to in self.port.others().into_iter().filter(|to| from != Peer::Remote(*to)) {
-                    self.port.send(to, Packet::Message(message.clone()));
-                }
-            }
+            // What was accepted is passed on by the network itself.
+            Effect::Relay { .. } => {}
             Effect::Broadcast(message) => self.port.broadcast(&Packet::Message(message)),
             Effect::Fetch { block, above, from } => self.fetch(block, above, from),
             Effect::Reached { finality: Finality::Settled, hash, .. } => self.settle(&hash)?,
             Effect::WakeAt(at) => self.wake_at = at,
             Effect::Penalize { peer, fault } => {
                 tracing::warn!(peer, ?fault, "a peer broke the protocol");
+                self.port.penalize(peer);
             }
             other => bail!("the engine asks for what this host cannot do: {other:?}"),
         }
@@ -303,15 +301,21 @@ impl Chain {
             }
         };
         if let Some(to) = to {
-            self.port.send(to, Packet::Fetch { block, above });
+            self.port.fetch(to, block, above);
         }
     }
 
-    fn receive(&mut self, from: u64, packet: Packet, inputs: &mut VecDeque<Input>) -> Result<()> {
-        let peer = Peer::Remote(from);
-        match packet {
-            Packet::Message(message) => self.take_message(peer, message, inputs),
-            Packet::Block(block) => self.take_block(peer, &block, inputs),
+    fn receive(&mut self, delivery: Delivery, inputs: &mut VecDeque<Input>) -> Result<()> {
+        let (peer, ticket) = (Peer::Remote(delivery.from), delivery.ticket);
+        match delivery.packet {
+            Packet::Message(message) => {
+                let verdict = self.take_message(peer, message, inputs);
+                self.port.judge(&ticket, verdict);
+            }
+            Packet::Block(block) => {
+                let verdict = self.take_block(peer, &block, inputs);
+                self.port.judge(&ticket, verdict);
+            }
             Packet::Blocks(blocks) => {
                 for block in blocks.iter().take(BLOCKS_PER_ANSWER) {
                     // One after the other: each has to find its parent.
@@ -319,18 +323,19 @@ impl Chain {
                     self.drive(inputs)?;
                 }
             }
-            Packet::Fetch { block, above } => self.answer(from, &block, above)?,
+            Packet::Fetch { block, above } => self.answer(&ticket, &block, above)?,
             Packet::Transaction(_) => {}
         }
         Ok(())
     }
 
-    fn answer(&self, to: u64, block: &Hash, above: u64) -> Result<()> {
+    fn answer(&self, ticket: &Ticket, block: &Hash, above: u64) -> Result<()> {
         let unsettled = self.engine.branch(block);
+        let mut blocks = Vec::new();
         if unsettled.is_empty() && self.reader.block(At::Block(*block))?.is_none() {
+            self.port.reply(ticket, blocks);
             return Ok(());
         }
-        let mut blocks = Vec::new();
         for height in above.saturating_add(1)..=self.engine.settled().1 {
             if blocks.len() == BLOCKS_PER_ANSWER {
                 break;
@@ -339,24 +344,32 @@ impl Chain {
         }
         blocks.extend(unsettled.into_iter().filter(|block| block.header.height > above));
         blocks.truncate(BLOCKS_PER_ANSWER);
-        self.port.send(to, Packet::Blocks(blocks));
+        self.port.reply(ticket, blocks);
         Ok(())
     }
 
-    fn take_message(&self, from: Peer, message: Message, inputs: &mut VecDeque<Input>) {
-        let Some(checks) = self.engine.wants(from, message) else { return };
+    fn take_message(&self, from: Peer, message: Message, inputs: &mut VecDeque<Input>) -> Verdict {
+        let Some(checks) = self.engine.wants(from, message) else { return Verdict::Ignore };
         match checks.verify() {
             Ok(checked) => inputs.push_back(Input::Message(checked)),
-            Err(fault) => tracing::warn!(?from, ?fault, "refused a message"),
+            Err(fault) => {
+                tracing::warn!(?from, ?fault, "refused a message");
+                return Verdict::Reject;
+            }
         }
+        Verdict::Accept
     }
 
-    fn take_block(&self, from: Peer, block: &Block, inputs: &mut VecDeque<Input>) {
-        let Some(checks) = self.engine.wants_block(from, block.clone()) else { return };
+    fn take_block(&self, from: Peer, block: &Block, inputs: &mut VecDeque<Input>) -> Verdict {
+        let Some(checks) = self.engine.wants_block(from, block.clone()) else { return Verdict::Ignore };
         match checks.verify() {
             Ok(checked) => inputs.push_back(Input::Block(checked)),
-            Err(fault) => tracing::warn!(?from, ?fault, "refused a block"),
+            Err(fault) => {
+                tracing::warn!(?from, ?fault, "refused a block");
+                return Verdict::Reject;
+            }
         }
+        Verdict::Accept
     }
 }
 

@@ -1,4 +1,4 @@
-//! A whole network from nothing: a genesis, N nodes on one hub, and their RPC servers.
+//! A whole network from nothing: a genesis, N nodes that find each other, and their RPC servers.
 
 use std::{
     path::{Path, PathBuf},
@@ -7,13 +7,12 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
-use theta_consensus::Settings;
 use theta_core::{
     amount::{Coins, TFuelWei, ThetaWei},
     bls,
     hash::{Address, keccak_parts},
     sign::SecretKey,
-    spec::{ChainSpec, Pace},
+    spec::ChainSpec,
     stake::ValidatorSet,
 };
 use theta_ledger::{
@@ -21,12 +20,12 @@ use theta_ledger::{
     vm::ContractVm,
 };
 use theta_sdk::hd::{self, Path as HdPath};
-use tokio::sync::watch;
 
 use crate::{
     clock::now_millis,
+    config::settings,
     http::{Listener, ethereum_routes, listen, theta_routes},
-    hub::Hub,
+    net::Multiaddr,
     node::{Node, NodeConfig, NodeHandle},
     rpc::{eth::EthApi, theta::ThetaApi},
 };
@@ -162,7 +161,7 @@ fn genesis(config: &DevnetConfig, accounts: &[DevAccount], validators: &[SecretK
             .with_context(|| format!("{} is not a whole genesis file", path.display()))?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let genesis = make_genesis(config, accounts, validators)?;
-            write_durably(&path, &genesis.write())?;
+            crate::folder::write_durably(&path, &genesis.write())?;
             genesis
         }
         Err(error) => return Err(error).with_context(|| path.display().to_string()),
@@ -187,60 +186,107 @@ fn genesis(config: &DevnetConfig, accounts: &[DevAccount], validators: &[SecretK
     Ok(genesis)
 }
 
-fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
-    use theta_core::journal::{Disk, FileDisk};
-    FileDisk::open(path).and_then(|mut disk| disk.replace(bytes)).with_context(|| path.display().to_string())
+/// What a network begins with: accounts, validators' keys, and the genesis that is in the folder or was just put there.
+pub(crate) fn prepare(config: &DevnetConfig) -> Result<(Vec<DevAccount>, Vec<SecretKey>, Genesis)> {
+    ensure!((1..=31).contains(&config.validators), "a devnet has 1 to 31 validators");
+    ensure!(config.block_interval_ms > 0, "the block interval is at least one millisecond");
+    std::fs::create_dir_all(&config.data_dir)
+        .with_context(|| format!("{} cannot be made", config.data_dir.display()))?;
+    let coins = Coins { theta: ThetaWei::whole(RICH.0), tfuel: TFuelWei::whole(RICH.1) };
+    let accounts: Vec<DevAccount> = (0..config.accounts)
+        .map(|index| Ok(DevAccount { key: hd::derive(&config.mnemonic, HdPath::Ethereum(index))?, coins }))
+        .collect::<Result<_>>()?;
+    let keys: Vec<SecretKey> =
+        (0..config.validators).map(|index| role_key(&config.mnemonic, 1, index)).collect::<Result<_>>()?;
+    let genesis = genesis(config, &accounts, &keys)?;
+    Ok((accounts, keys, genesis))
 }
 
-fn settings(config: &DevnetConfig) -> Settings {
-    let pace = config.spec.rules(1).consensus.pace;
-    let defaults = Settings::new(pace);
-    let interval = config.block_interval_ms;
-    match pace {
-        Pace::Clocked => Settings {
-            vote_delay: interval,
-            epoch_timeout: interval * 2,
-            epoch_timeout_cap: interval * 2,
-            ..defaults
-        },
-        Pace::Responsive => Settings { idle_interval: interval, ..defaults },
-    }
+/// One node in the ready line.
+pub(crate) struct ReadyNode {
+    pub(crate) name: String,
+    pub(crate) address: Address,
+    pub(crate) pid: u32,
+    pub(crate) theta: String,
+    pub(crate) eth: String,
+    /// Its configuration file, where it is a process of its own.
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// The line that says where everything is.
+pub(crate) fn ready_line(
+    spec: &ChainSpec,
+    genesis: &Genesis,
+    data_dir: &Path,
+    accounts: &[DevAccount],
+    nodes: &[ReadyNode],
+) -> Value {
+    let accounts: Vec<Value> = accounts
+        .iter()
+        .map(|account| {
+            json!({
+                "address": account.key.address().to_checksum(None),
+                "privateKey": format!("0x{}", hex::encode(*account.key.to_bytes())),
+                "thetaWei": account.coins.theta,
+                "tfuelWei": account.coins.tfuel,
+            })
+        })
+        .collect();
+    let lines: Vec<Value> = nodes
+        .iter()
+        .map(|node| {
+            let mut line = json!({
+                "name": node.name,
+                "role": "validator",
+                "address": node.address.to_checksum(None),
+                "pid": node.pid,
+                "thetaRpc": node.theta,
+                "ethRpc": node.eth,
+            });
+            if let Some(config) = &node.config {
+                line["config"] = json!(config);
+            }
+            line
+        })
+        .collect();
+    json!({
+        "ready": true,
+        "chain": spec.chain,
+        "ethChainId": u64::try_from(spec.ethereum_chain_id(2)).unwrap_or_default(),
+        "thetaRpc": nodes[0].theta,
+        "ethRpc": nodes[0].eth,
+        "dataDir": data_dir,
+        "genesisHash": genesis.hash(),
+        "accounts": accounts,
+        "nodes": lines,
+    })
 }
 
 impl Devnet {
     /// Makes the network, or goes on with the one in the folder.
     pub async fn start(config: DevnetConfig) -> Result<Self> {
-        ensure!((1..=31).contains(&config.validators), "a devnet has 1 to 31 validators");
-        ensure!(config.block_interval_ms > 0, "the block interval is at least one millisecond");
-        std::fs::create_dir_all(&config.data_dir)
-            .with_context(|| format!("{} cannot be made", config.data_dir.display()))?;
-        let coins = Coins { theta: ThetaWei::whole(RICH.0), tfuel: TFuelWei::whole(RICH.1) };
-        let accounts: Vec<DevAccount> = (0..config.accounts)
-            .map(|index| {
-                Ok(DevAccount { key: hd::derive(&config.mnemonic, HdPath::Ethereum(index))?, coins })
-            })
-            .collect::<Result<_>>()?;
-        let keys: Vec<SecretKey> = (0..config.validators)
-            .map(|index| role_key(&config.mnemonic, 1, index))
-            .collect::<Result<_>>()?;
-        let genesis = Arc::new(genesis(&config, &accounts, &keys)?);
-        let hub = Hub::default();
+        let (accounts, keys, genesis) = prepare(&config)?;
+        let genesis = Arc::new(genesis);
         let mut nodes = Vec::new();
+        let mut known: Vec<Multiaddr> = Vec::new();
         for (index, key) in keys.into_iter().enumerate() {
             let name = format!("validator-{index}");
-            let node = Node::start(
-                NodeConfig {
-                    spec: config.spec.clone(),
-                    genesis: genesis.clone(),
-                    key,
-                    folder: config.data_dir.join(&name),
-                    in_memory: false,
-                    settings: settings(&config),
-                    vm: config.vm.clone(),
-                },
-                &hub,
-            )
+            let node = Node::start(NodeConfig {
+                spec: config.spec.clone(),
+                genesis: genesis.clone(),
+                key,
+                folder: config.data_dir.join(&name),
+                in_memory: false,
+                listen: vec!["/memory/0".parse()?],
+                peers: known.clone(),
+                discover: true,
+                network_key: None,
+                settings: settings(&config.spec, Some(config.block_interval_ms)),
+                vm: config.vm.clone(),
+            })
+            .await
             .with_context(|| name.clone())?;
+            known.extend_from_slice(node.handle().addresses());
             let port = |wanted| if index == 0 { wanted } else { 0 };
             let theta = listen(port(config.rpc_port), theta_routes(ThetaApi::new(node.handle()))).await?;
             let eth = listen(port(config.eth_rpc_port), ethereum_routes(EthApi::new(node.handle()))).await?;
@@ -263,7 +309,6 @@ impl Devnet {
     pub async fn first_block(&self) -> Result<()> {
         for node in &self.nodes {
             let mut progress = node.node.handle().progress;
-            let mut failure = node.node.failure();
             let moving = async {
                 while progress.borrow_and_update().settled == 0 {
                     progress.changed().await.context("the node stopped")?;
@@ -272,7 +317,7 @@ impl Devnet {
             };
             tokio::select! {
                 result = moving => result?,
-                reason = failed(&mut failure) => bail!("{}: {reason}", node.name),
+                reason = node.node.failed() => bail!("{}: {reason}", node.name),
             }
         }
         Ok(())
@@ -280,66 +325,27 @@ impl Devnet {
 
     /// Waits until a node stops because it can no longer keep what it promised; gives its reason.
     pub async fn failure(&self) -> String {
-        let waits = self.nodes.iter().map(|node| {
-            let mut failure = node.node.failure();
-            Box::pin(async move { format!("{}: {}", node.name, failed(&mut failure).await) })
-        });
+        let waits = self
+            .nodes
+            .iter()
+            .map(|node| Box::pin(async move { format!("{}: {}", node.name, node.node.failed().await) }));
         futures::future::select_all(waits).await.0
     }
 
     /// The line that says where everything is.
     pub fn ready_line(&self) -> Value {
-        let first = &self.nodes[0];
-        let pid = std::process::id();
-        let accounts: Vec<Value> = self
-            .accounts
-            .iter()
-            .map(|account| {
-                json!({
-                    "address": account.key.address().to_checksum(None),
-                    "privateKey": format!("0x{}", hex::encode(*account.key.to_bytes())),
-                    "thetaWei": account.coins.theta,
-                    "tfuelWei": account.coins.tfuel,
-                })
-            })
-            .collect();
-        let nodes: Vec<Value> = self
+        let nodes: Vec<_> = self
             .nodes
             .iter()
-            .map(|node| {
-                json!({
-                    "name": node.name,
-                    "role": "validator",
-                    "address": node.node.handle().address.to_checksum(None),
-                    "pid": pid,
-                    "thetaRpc": node.theta_url(),
-                    "ethRpc": node.eth_url(),
-                })
+            .map(|node| ReadyNode {
+                name: node.name.clone(),
+                address: node.node.handle().address,
+                pid: std::process::id(),
+                theta: node.theta_url(),
+                eth: node.eth_url(),
+                config: None,
             })
             .collect();
-        let chain_id = u64::try_from(self.spec.ethereum_chain_id(2)).unwrap_or_default();
-        json!({
-            "ready": true,
-            "chain": self.spec.chain,
-            "ethChainId": chain_id,
-            "thetaRpc": first.theta_url(),
-            "ethRpc": first.eth_url(),
-            "dataDir": self.data_dir,
-            "genesisHash": self.genesis.hash(),
-            "accounts": accounts,
-            "nodes": nodes,
-        })
-    }
-}
-
-async fn failed(failure: &mut watch::Receiver<Option<String>>) -> String {
-    loop {
-        if let Some(reason) = failure.borrow_and_update().clone() {
-            return reason;
-        }
-        if failure.changed().await.is_err() {
-            // The node was dropped, which is no failure.
-            std::future::pending::<()>().await;
-        }
+        ready_line(&self.spec, &self.genesis, &self.data_dir, &self.accounts, &nodes)
     }
 }

@@ -81,13 +81,19 @@ impl DataFolder {
         if path.exists() {
             return Ok(());
         }
-        FileDisk::open(&path)
-            .and_then(|mut disk| disk.replace(&genesis.write()))
-            .map_err(|source| FolderError::Io { path, source })
+        write_durably(&path, &genesis.write())
     }
 }
 
-fn read_genesis(path: &Path) -> Result<Genesis, FolderError> {
+/// Writes a file so that it is there whole or not at all.
+pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
+    FileDisk::open(path)
+        .and_then(|mut disk| disk.replace(bytes))
+        .map_err(|source| FolderError::Io { path: path.to_owned(), source })
+}
+
+/// Reads a genesis file.
+pub(crate) fn read_genesis(path: &Path) -> Result<Genesis, FolderError> {
     let io = |source| FolderError::Io { path: path.to_owned(), source };
     let bytes = std::fs::read(path).map_err(io)?;
     Genesis::read(&bytes, None).map_err(|source| FolderError::Genesis { path: path.to_owned(), source })

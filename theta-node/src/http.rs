@@ -141,7 +141,11 @@ impl Drop for Listener {
 
 /// Listens on the loopback address.
 pub async fn listen(port: u16, routes: Router) -> Result<Listener> {
-    let wanted = SocketAddr::from(([127, 0, 0, 1], port));
+    listen_on(SocketAddr::from(([127, 0, 0, 1], port)), routes).await
+}
+
+/// Listens on any address.
+pub async fn listen_on(wanted: SocketAddr, routes: Router) -> Result<Listener> {
     let listener = TcpListener::bind(wanted)
         .await
         .with_context(|| format!("cannot listen on {wanted}; name another port, or 0 for a free one"))?;

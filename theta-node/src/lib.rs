@@ -6,15 +6,17 @@
 mod chain;
 pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod demo;
 pub mod devnet;
 pub mod edge;
 pub mod folder;
 pub mod http;
-pub mod hub;
 pub mod intake;
 pub mod judge;
+pub mod net;
 pub mod node;
+pub mod processes;
 pub mod rpc;
 
 pub use chain::Progress;

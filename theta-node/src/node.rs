@@ -23,7 +23,7 @@ use theta_ledger::{
     genesis::Genesis,
     ledger::{Ledger, LedgerReader},
     mempool::{AdmitError, Admitted, Mempool, MempoolLimits},
-    tx::RawTx,
+    tx::{RawTx, TxError},
     vm::ContractVm,
 };
 use tokio::sync::watch;
@@ -32,7 +32,7 @@ use crate::{
     chain::{Chain, Event, Parts, Progress},
     clock::now_millis,
     folder::DataFolder,
-    hub::{Delivery, Hub, Packet, Port},
+    net::{Delivery, Multiaddr, NetConfig, Packet, Port, Verdict},
 };
 
 /// Events that wait for the chain thread.
@@ -50,6 +50,14 @@ pub struct NodeConfig {
     pub folder: PathBuf,
     /// Whether the store is in memory; log and mark are on disk all the same.
     pub in_memory: bool,
+    /// Where it listens for other nodes, such as `/ip4/127.0.0.1/tcp/0`, or `/memory/0` inside one process.
+    pub listen: Vec<Multiaddr>,
+    /// Peers it always stays connected to.
+    pub peers: Vec<Multiaddr>,
+    /// Whether it looks for others than these.
+    pub discover: bool,
+    /// The key of a private network.
+    pub network_key: Option<[u8; 32]>,
     /// Durations of the protocol.
     pub settings: Settings,
     /// Who runs contracts.
@@ -89,6 +97,16 @@ impl NodeHandle {
         self.mempool.lock().find(hash)
     }
 
+    /// Where other nodes reach this one.
+    pub fn addresses(&self) -> &[Multiaddr] {
+        self.port.addresses()
+    }
+
+    /// Peers that are connected.
+    pub fn peers(&self) -> usize {
+        self.port.others().len()
+    }
+
     /// Admits a transaction, passes it on and tells the engine.
     pub fn submit(&self, bytes: Vec<u8>) -> Result<Admitted, AdmitError> {
         let admitted = admit(&self.mempool, bytes.clone())?;
@@ -106,6 +124,23 @@ fn admit(pool: &Mutex<Mempool>, bytes: Vec<u8>) -> Result<Admitted, AdmitError> 
     pool.lock().insert(screened, now_millis())
 }
 
+/// A transaction that nobody can have thought right is its sender's fault. All else depends on what a node knows.
+fn verdict(admitted: &Result<Admitted, AdmitError>) -> Verdict {
+    match admitted {
+        Ok(_) => Verdict::Accept,
+        Err(
+            AdmitError::TooLarge(..)
+            | AdmitError::Invalid(
+                TxError::Decode(_)
+                | TxError::Signature
+                | TxError::EthereumSignature(_)
+                | TxError::Unauthorized,
+            ),
+        ) => Verdict::Reject,
+        Err(_) => Verdict::Ignore,
+    }
+}
+
 /// A running node. Dropping it stops it.
 #[derive(Debug)]
 pub struct Node {
@@ -116,8 +151,8 @@ pub struct Node {
 }
 
 impl Node {
-    /// Opens the node's folder and starts it on a network.
-    pub fn start(config: NodeConfig, hub: &Hub) -> Result<Self> {
+    /// Opens the node's folder and starts it.
+    pub async fn start(config: NodeConfig) -> Result<Self> {
         std::fs::create_dir_all(&config.folder)
             .with_context(|| format!("{} cannot be made", config.folder.display()))?;
         let store: Arc<dyn Store> = if config.in_memory {
@@ -132,7 +167,19 @@ impl Node {
             .open(&config.genesis)?;
         let reader = ledger.reader();
         let mempool = Arc::new(Mutex::new(Mempool::new(reader.clone(), MempoolLimits::default())?));
-        let (port, deliveries) = hub.join();
+        let (stop, stopped) = watch::channel(false);
+        let (port, deliveries) = Port::open(
+            NetConfig {
+                genesis: config.genesis.hash(),
+                key: config.key.clone(),
+                listen: config.listen,
+                peers: config.peers,
+                discover: config.discover,
+                network_key: config.network_key,
+            },
+            stopped.clone(),
+        )
+        .await?;
         let (events, event_queue) = sync_channel(EVENTS);
         let settled = reader.settled();
         let first = Progress {
@@ -141,7 +188,6 @@ impl Node {
             tip: (settled.hash, settled.header.height),
         };
         let (progress, progress_seen) = watch::channel(first);
-        let (stop, stopped) = watch::channel(false);
         let (failed, failure) = watch::channel(None);
         let address = config.key.address();
         let chain = Chain::open(Parts {
@@ -155,7 +201,8 @@ impl Node {
             settings: config.settings,
             folder: config.folder,
         })?;
-        let sort = Sorter { mempool: mempool.clone(), events: events.clone(), stop: stopped };
+        let sort =
+            Sorter { mempool: mempool.clone(), port: port.clone(), events: events.clone(), stop: stopped };
         let threads = vec![
             std::thread::Builder::new().name("theta-chain".to_owned()).spawn(move || {
                 let run = std::panic::AssertUnwindSafe(|| chain.run());
@@ -177,9 +224,18 @@ impl Node {
         self.handle.clone()
     }
 
-    /// Becomes something when the node stops because it can no longer keep what it promised.
-    pub fn failure(&self) -> watch::Receiver<Option<String>> {
-        self.failure.clone()
+    /// Waits until the node stops because it can no longer keep what it promised; gives its reason.
+    pub async fn failed(&self) -> String {
+        let mut failure = self.failure.clone();
+        loop {
+            if let Some(reason) = failure.borrow_and_update().clone() {
+                return reason;
+            }
+            if failure.changed().await.is_err() {
+                // It was dropped, which is no failure.
+                std::future::pending::<()>().await;
+            }
+        }
     }
 }
 
@@ -196,6 +252,7 @@ impl Drop for Node {
 /// Takes packets from the network: transactions into the pool, the rest to the chain thread.
 struct Sorter {
     mempool: Arc<Mutex<Mempool>>,
+    port: Port,
     events: SyncSender<Event>,
     stop: watch::Receiver<bool>,
 }
@@ -206,14 +263,16 @@ impl Sorter {
             let Ok(delivery) = deliveries.recv_timeout(std::time::Duration::from_millis(200)) else {
                 continue;
             };
-            let event = match delivery {
-                (_, Packet::Transaction(bytes)) => {
-                    if admit(&self.mempool, bytes.as_ref().clone()).is_err() {
+            let event = match delivery.packet {
+                Packet::Transaction(bytes) => {
+                    let admitted = admit(&self.mempool, bytes.as_ref().clone());
+                    self.port.judge(&delivery.ticket, verdict(&admitted));
+                    if admitted.is_err() {
                         continue;
                     }
                     Event::Work
                 }
-                other => Event::Net(other),
+                _ => Event::Net(Box::new(delivery)),
             };
             // Full means that the chain thread is behind; the protocol asks again for what is lost.
             let _ = self.events.try_send(event);

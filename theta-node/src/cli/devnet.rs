@@ -3,9 +3,13 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
+use serde_json::Value;
 
 use super::{contracts, input, interrupted};
-use crate::devnet::{Devnet, DevnetConfig, TEST_MNEMONIC};
+use crate::{
+    devnet::{DevAccount, Devnet, DevnetConfig, TEST_MNEMONIC},
+    processes::Processes,
+};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -34,6 +38,9 @@ pub(super) struct Args {
     /// Milliseconds between blocks when there is nothing to do.
     #[arg(long, env = "THETA_BLOCK_INTERVAL_MS", default_value_t = 1000)]
     block_interval_ms: u64,
+    /// Run every node as a process of its own, over libp2p on loopback.
+    #[arg(long, env = "THETA_PROCESSES")]
+    processes: bool,
     /// Print the ready line as JSON.
     #[arg(long)]
     json: bool,
@@ -59,7 +66,7 @@ impl Drop for Scratch {
 pub(super) async fn run(args: Args) -> Result<()> {
     let scratch = args.data_dir.is_none().then(|| Scratch::new("devnet"));
     let data_dir = args.data_dir.clone().or(scratch.as_ref().map(|scratch| scratch.0.clone()));
-    let devnet = Devnet::start(DevnetConfig {
+    let config = DevnetConfig {
         spec: input::chain(&args.chain)?,
         validators: args.validators,
         accounts: args.accounts,
@@ -69,14 +76,17 @@ pub(super) async fn run(args: Args) -> Result<()> {
         eth_rpc_port: args.eth_rpc_port,
         block_interval_ms: args.block_interval_ms,
         vm: contracts(),
-    })
-    .await?;
+    };
+    if args.processes {
+        return run_processes(config, &args.chain, args.json).await;
+    }
+    let devnet = Devnet::start(config).await?;
     devnet.first_block().await?;
     let ready = devnet.ready_line();
     if args.json {
         say!("{ready}")?;
     } else {
-        print_ready(&devnet)?;
+        print_ready(&ready, &devnet.accounts)?;
     }
     tokio::select! {
         result = interrupted() => result?,
@@ -86,13 +96,28 @@ pub(super) async fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-fn print_ready(devnet: &Devnet) -> std::io::Result<()> {
-    let first = &devnet.nodes[0];
-    say!("A network of {} validators is running. Ctrl-C stops it.\n", devnet.nodes.len())?;
-    say!("  theta.*   {}", first.theta_url())?;
-    say!("  eth_*     {}   (chain id {})\n", first.eth_url(), devnet.ready_line()["ethChainId"])?;
+async fn run_processes(config: DevnetConfig, chain: &str, json: bool) -> Result<()> {
+    let chain = super::start::chain_anywhere(chain)?;
+    let network = Processes::start(config, &chain, &std::env::current_exe()?).await?;
+    let ready = network.ready_line();
+    if json {
+        say!("{ready}")?;
+    } else {
+        print_ready(&ready, network.accounts())?;
+    }
+    interrupted().await?;
+    eprintln!("stopping");
+    network.stop().await
+}
+
+fn print_ready(ready: &Value, accounts: &[DevAccount]) -> std::io::Result<()> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let count = ready["nodes"].as_array().map_or(0, Vec::len);
+    say!("A network of {count} validators is running. Ctrl-C stops it.\n")?;
+    say!("  theta.*   {}", text(&ready["thetaRpc"]))?;
+    say!("  eth_*     {}   (chain id {})\n", text(&ready["ethRpc"]), ready["ethChainId"])?;
     say!("Accounts, each with 100,000,000 THETA and 1,000,000,000 TFUEL. Everybody knows these keys.")?;
-    for account in &devnet.accounts {
+    for account in accounts {
         let key = hex::encode(*account.key.to_bytes());
         say!("  {}  0x{key}", account.key.address().to_checksum(None))?;
     }

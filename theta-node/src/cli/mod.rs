@@ -18,6 +18,7 @@ mod input;
 mod replay;
 mod snapshot;
 mod spec;
+mod start;
 mod statetest;
 mod work;
 
@@ -42,6 +43,14 @@ enum Command {
     /// Start a whole network in this process and keep it running.
     #[command(after_help = "Example:\n  theta devnet --data-dir net --json")]
     Devnet(devnet::Args),
+    /// Make the data folder of a node: its configuration, its key, the network's genesis.
+    #[command(
+        after_help = "Example:\n  THETA_PASSWORD=secret theta init --chain devnet --genesis genesis --data-dir node --peer /ip4/10.0.0.1/tcp/50001/p2p/16Uiu2…"
+    )]
+    Init(start::InitArgs),
+    /// Start a node and keep it running.
+    #[command(after_help = "Example:\n  THETA_PASSWORD=secret theta start --config node/config.toml")]
+    Start(start::StartArgs),
     /// Run the main job from end to end on a fresh network, and show what it did.
     #[command(after_help = "Example:\n  theta demo")]
     Demo(demo::Args),
@@ -76,7 +85,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_env("THETA_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,libp2p_gossipsub=error"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
@@ -88,6 +97,8 @@ pub fn main() -> ExitCode {
     let result = runtime.block_on(async {
         match cli.command {
             Command::Devnet(args) => devnet::run(args).await,
+            Command::Init(args) => start::init(args),
+            Command::Start(args) => start::start(args).await,
             Command::Demo(args) => demo::run(args).await,
             Command::Genesis(command) => genesis::run(command).await,
             Command::Snapshot(command) => snapshot::run(command).await,

@@ -4,6 +4,7 @@
 mod edge;
 mod files;
 mod network;
+mod processes;
 
 use std::{path::Path, sync::Arc};
 

@@ -1,0 +1,231 @@
+//! The network of nodes, on libp2p: TCP (or memory, inside one process), Noise, Yamux.
+//!
+//! Transactions, votes and blocks are gossip: a node passes on what its own checks accepted ([`Port::judge`]), and peers
+//! that send what is wrong lose their standing. Where a node stands, and blocks that somebody lacks, go to single peers.
+//! Peers are found by the ones that are configured, and by Kademlia from there. All of it is one task ([`swarm`]); a
+//! [`Port`] is the way to it from any thread. Queues are bounded: what does not fit is lost, as on any network, and the
+//! protocols recover from that.
+
+mod swarm;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+};
+
+use anyhow::{Context, Result};
+pub use libp2p::{Multiaddr, PeerId};
+use libp2p::{gossipsub::MessageId, identity::Keypair};
+use parking_lot::RwLock;
+use theta_consensus::Message;
+use theta_core::{block::Block, hash::Hash, sign::SecretKey};
+use tokio::sync::{mpsc, watch};
+
+use self::wire::{Answer, Question, Topic};
+
+/// Packets that wait for the node, and commands that wait for the network.
+const QUEUE: usize = 8192;
+
+/// A node's place in the network.
+#[derive(Clone)]
+pub struct NetConfig {
+    /// The chain: nodes of others are not spoken to.
+    pub genesis: Hash,
+    /// The node's key, by which peers know it.
+    pub key: SecretKey,
+    /// Where it listens: `/ip4/127.0.0.1/tcp/0`, or `/memory/0` inside one process. Port 0 picks a free one.
+    pub listen: Vec<Multiaddr>,
+    /// Peers that it always stays connected to, with or without their `/p2p/…`.
+    pub peers: Vec<Multiaddr>,
+    /// Whether it looks for others than these.
+    pub discover: bool,
+    /// The key of a private network, which all its nodes share.
+    pub network_key: Option<[u8; 32]>,
+}
+
+impl std::fmt::Debug for NetConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NetConfig")
+            .field("listen", &self.listen)
+            .field("peers", &self.peers)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What nodes send each other.
+#[derive(Clone, Debug)]
+pub enum Packet {
+    /// A vote, or where a node stands.
+    Message(Message),
+    /// A new block.
+    Block(Arc<Block>),
+    /// An answer to a fetch: blocks in a row, lowest first.
+    Blocks(Vec<Arc<Block>>),
+    /// Asks for a block and its ancestors above a height; answered by [`Port::reply`].
+    Fetch {
+        /// The block.
+        block: Hash,
+        /// Settled at the asker.
+        above: u64,
+    },
+    /// A raw transaction.
+    Transaction(Arc<Vec<u8>>),
+}
+
+/// What came in.
+#[derive(Debug)]
+pub struct Delivery {
+    /// The peer it came from, by the number it has while it is connected.
+    pub from: u64,
+    /// What it sent.
+    pub packet: Packet,
+    /// By which it is answered or judged.
+    pub ticket: Ticket,
+}
+
+/// What an incoming packet waits for.
+#[derive(Clone, Debug)]
+pub enum Ticket {
+    /// Nothing.
+    None,
+    /// A verdict, before it is passed on.
+    Gossip(MessageId, PeerId),
+    /// A reply.
+    Question(u64),
+}
+
+/// What a node thinks of gossip.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Right, and new: it is passed on.
+    Accept,
+    /// Of no use here; nobody's fault.
+    Ignore,
+    /// Wrong in itself: its sender should have known.
+    Reject,
+}
+
+#[derive(Debug)]
+enum Command {
+    Publish(Topic, Vec<u8>),
+    Ask(u64, Question),
+    Reply(u64, Answer),
+    Judge(MessageId, PeerId, Verdict),
+    Penalize(u64),
+}
+
+/// Who is connected.
+#[derive(Debug, Default)]
+struct Peers {
+    numbers: BTreeMap<PeerId, u64>,
+    ids: BTreeMap<u64, PeerId>,
+    next: u64,
+}
+
+/// The way to the network. Clones are one node's.
+#[derive(Clone, Debug)]
+pub struct Port {
+    id: PeerId,
+    addresses: Arc<[Multiaddr]>,
+    peers: Arc<RwLock<Peers>>,
+    commands: mpsc::Sender<Command>,
+}
+
+/// The name of a node with this key, which its addresses end in.
+pub fn peer_id(key: &SecretKey) -> Result<PeerId> {
+    Ok(identity(key)?.public().to_peer_id())
+}
+
+fn identity(key: &SecretKey) -> Result<Keypair> {
+    let secret = libp2p::identity::secp256k1::SecretKey::try_from_bytes(key.to_bytes().to_vec())
+        .context("the node's key is none of the network's")?;
+    Ok(Keypair::from(libp2p::identity::secp256k1::Keypair::from(secret)))
+}
+
+impl Port {
+    /// Joins; gives the way to the network and what comes from it. The network's task ends when `stop` says so.
+    pub async fn open(config: NetConfig, stop: watch::Receiver<bool>) -> Result<(Self, Receiver<Delivery>)> {
+        let identity = identity(&config.key)?;
+        let id = identity.public().to_peer_id();
+        let (deliver, deliveries): (SyncSender<Delivery>, _) = sync_channel(QUEUE);
+        let (commands, queue) = mpsc::channel(QUEUE);
+        let peers = Arc::new(RwLock::new(Peers::default()));
+        let mut network = swarm::Network::new(&config, identity, peers.clone(), deliver)?;
+        let addresses = network.listen(&config.listen).await?;
+        let addresses = addresses.into_iter().filter_map(|address| address.with_p2p(id).ok()).collect();
+        tokio::spawn(network.run(queue, stop));
+        Ok((Self { id, addresses, peers, commands }, deliveries))
+    }
+
+    /// The node's name in the network.
+    pub const fn id(&self) -> PeerId {
+        self.id
+    }
+
+    /// Where it listens, each with its `/p2p/…`: what another node's configuration names.
+    pub fn addresses(&self) -> &[Multiaddr] {
+        &self.addresses
+    }
+
+    /// All connected peers.
+    pub fn others(&self) -> Vec<u64> {
+        self.peers.read().ids.keys().copied().collect()
+    }
+
+    /// The name of a connected peer.
+    pub fn peer_id(&self, peer: u64) -> Option<PeerId> {
+        self.peers.read().ids.get(&peer).copied()
+    }
+
+    /// A full queue loses what is sent: the task behind it is slower than the node, and waiting would stop the chain.
+    fn command(&self, command: Command) -> bool {
+        self.commands.try_send(command).is_ok()
+    }
+
+    /// Tells all peers. Gossip is passed on by them; where this node stands is not.
+    pub fn broadcast(&self, packet: &Packet) {
+        let (topic, bytes) = match packet {
+            Packet::Message(message @ Message::Status(_)) => {
+                for peer in self.others() {
+                    self.command(Command::Ask(peer, Question::Note(message.clone())));
+                }
+                return;
+            }
+            Packet::Message(message) => (Topic::Votes, wire::vote(message)),
+            Packet::Block(block) => (Topic::Blocks, wire::block(block)),
+            Packet::Transaction(bytes) => (Topic::Transactions, bytes.as_ref().clone()),
+            Packet::Blocks(_) | Packet::Fetch { .. } => return,
+        };
+        self.command(Command::Publish(topic, bytes));
+    }
+
+    /// Asks one peer for a block and its ancestors above a height; false if it is not connected.
+    pub fn fetch(&self, from: u64, block: Hash, above: u64) -> bool {
+        self.peer_id(from).is_some() && self.command(Command::Ask(from, Question::Fetch { block, above }))
+    }
+
+    /// Answers a fetch.
+    pub fn reply(&self, ticket: &Ticket, blocks: Vec<Arc<Block>>) {
+        if let Ticket::Question(number) = ticket {
+            self.command(Command::Reply(*number, Answer::Blocks(blocks)));
+        }
+    }
+
+    /// Says what became of gossip, of which nothing is passed on before.
+    pub fn judge(&self, ticket: &Ticket, verdict: Verdict) {
+        if let Ticket::Gossip(message, from) = ticket {
+            self.command(Command::Judge(message.clone(), *from, verdict));
+        }
+    }
+
+    /// A peer broke the protocol. Who does so often is cut off for a while.
+    pub fn penalize(&self, peer: u64) {
+        self.command(Command::Penalize(peer));
+    }
+}

@@ -1,0 +1,167 @@
+//! A development network of many processes: each node is `theta start` with its own configuration, over loopback.
+
+use std::{
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use theta_core::hash::Address;
+use theta_ledger::genesis::Genesis;
+use theta_sdk::keystore::Effort;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+    time::timeout,
+};
+
+use crate::{
+    config::{self, Config, FILE},
+    devnet::{DevAccount, DevnetConfig, ReadyNode, prepare, ready_line},
+    net::{Multiaddr, peer_id},
+};
+
+/// Longest wait for a node to answer.
+const START: Duration = Duration::from_secs(60);
+/// The keys of a development network are known to everybody, and so is their password.
+const PASSWORD: &str = "devnet";
+
+/// One node and its process.
+#[derive(Debug)]
+struct Process {
+    name: String,
+    config: PathBuf,
+    child: Child,
+    ready: Value,
+}
+
+/// A running network of processes. Dropping it kills them.
+#[derive(Debug)]
+pub struct Processes {
+    nodes: Vec<Process>,
+    accounts: Vec<DevAccount>,
+    genesis: Genesis,
+    config: DevnetConfig,
+}
+
+/// A port that was asked for, or one that is free now: what is written down has to be the same after a restart.
+fn port(wanted: u16) -> Result<u16> {
+    if wanted != 0 {
+        return Ok(wanted);
+    }
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+/// Writes the configuration of every node that has none.
+fn configure(config: &DevnetConfig, chain: &str) -> Result<(Vec<DevAccount>, Genesis, Vec<PathBuf>)> {
+    let (accounts, keys, genesis) = prepare(config)?;
+    let files: Vec<_> =
+        (0..keys.len()).map(|index| config.data_dir.join(format!("validator-{index}")).join(FILE)).collect();
+    let mut known: Vec<Multiaddr> = Vec::new();
+    for (index, (key, file)) in keys.into_iter().zip(&files).enumerate() {
+        let folder = file.parent().unwrap_or(Path::new(""));
+        let name = peer_id(&key)?;
+        let own = if file.exists() {
+            Config::read(file)?.0
+        } else {
+            let listen: Multiaddr = format!("/ip4/127.0.0.1/tcp/{}", port(0)?).parse()?;
+            let first = |wanted| if index == 0 { wanted } else { 0 };
+            let (rpc, eth) = (port(first(config.rpc_port))?, port(first(config.eth_rpc_port))?);
+            std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+            crate::folder::write_durably(&folder.join("password"), PASSWORD.as_bytes())?;
+            config::init(folder, chain, &genesis, Some(key), PASSWORD, Effort::Light, |made| {
+                made.password_file = Some("password".into());
+                made.listen = vec![listen];
+                made.peers.clone_from(&known);
+                made.rpc = ([127, 0, 0, 1], rpc).into();
+                made.eth_rpc = ([127, 0, 0, 1], eth).into();
+                made.block_interval_ms = Some(config.block_interval_ms);
+            })?
+        };
+        for address in own.listen {
+            known.extend(address.with_p2p(name).ok());
+        }
+    }
+    Ok((accounts, genesis, files))
+}
+
+/// Starts one node and waits until it answers.
+async fn start(program: &Path, name: String, config: PathBuf) -> Result<Process> {
+    let mut child = Command::new(program)
+        .args(["start", "--json", "--config"])
+        .arg(&config)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .with_context(|| format!("{} cannot be started", program.display()))?;
+    let out = child.stdout.take().context("a child has an output")?;
+    let mut lines = BufReader::new(out).lines();
+    let Ok(line) = timeout(START, lines.next_line()).await else {
+        bail!("{name} did not answer within {} s", START.as_secs())
+    };
+    let Some(line) = line? else {
+        let status = child.wait().await?;
+        bail!("{name} ended before it answered: {status}; what it said is above")
+    };
+    let ready = serde_json::from_str(&line).with_context(|| format!("{name} said {line}"))?;
+    Ok(Process { name, config, child, ready })
+}
+
+impl Processes {
+    /// Makes the network, or goes on with the one in the folder. `chain` is the chain as `theta start` takes it, `program`
+    /// the executable to run.
+    pub async fn start(config: DevnetConfig, chain: &str, program: &Path) -> Result<Self> {
+        let (accounts, genesis, files) = configure(&config, chain)?;
+        let starting = files.into_iter().enumerate().map(|(index, file)| {
+            let file = std::path::absolute(&file).unwrap_or(file);
+            start(program, format!("validator-{index}"), file)
+        });
+        let nodes = futures::future::try_join_all(starting).await?;
+        ensure!(!nodes.is_empty(), "a network has nodes");
+        Ok(Self { nodes, accounts, genesis, config })
+    }
+
+    /// The line that says where everything is.
+    pub fn ready_line(&self) -> Value {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let nodes: Vec<_> = self
+            .nodes
+            .iter()
+            .map(|node| ReadyNode {
+                name: node.name.clone(),
+                address: text(&node.ready["address"]).parse().unwrap_or(Address::ZERO),
+                pid: node.child.id().unwrap_or_default(),
+                theta: text(&node.ready["thetaRpc"]),
+                eth: text(&node.ready["ethRpc"]),
+                config: Some(node.config.clone()),
+            })
+            .collect();
+        ready_line(&self.config.spec, &self.genesis, &self.config.data_dir, &self.accounts, &nodes)
+    }
+
+    /// Accounts with coins.
+    pub fn accounts(&self) -> &[DevAccount] {
+        &self.accounts
+    }
+
+    /// Tells every node to stop, and waits until all have.
+    pub async fn stop(mut self) -> Result<()> {
+        for node in &self.nodes {
+            let pid = node.child.id().and_then(|pid| i32::try_from(pid).ok());
+            if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) {
+                // One that is gone already needs no telling.
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+            }
+        }
+        for node in &mut self.nodes {
+            if timeout(Duration::from_secs(10), node.child.wait()).await.is_err() {
+                node.child.kill().await?;
+            }
+        }
+        Ok(())
+    }
+}
