@@ -1,11 +1,19 @@
 use theta_core::{
     amount::ThetaWei,
-    sign::{SecretKey, Signer},
+    block::{CommitCertificate, Extension, transactions_root},
+    hash::U256,
+    sign::{SecretKey, Signature, Signer},
     stake::Validator,
+    vote::{Vote, VoteSet},
 };
 
-use super::*;
-use crate::signer::{LocalSigner, RoleSigner, Signed};
+use super::{voting::VOTE_WINDOW, *};
+use crate::{
+    proposer::proposer,
+    signer::{LocalSigner, RoleSigner, Signed},
+    tree::SettledBlock,
+    wal::WalVote,
+};
 
 const NOW: Millis = 1_700_000_000_000;
 
