@@ -7,13 +7,16 @@
 use std::sync::Arc;
 
 use theta_core::{
-    block::{Block, transactions_root},
+    block::{Block, Header, transactions_root},
     spec::ChainSpec,
+    stake::Pools,
     vote::Vote,
 };
 
 use crate::{
     certificate::{CertificateError, check_votes},
+    elite::verify_elite_votes,
+    guardian::{AggregateError, verify_guardian_votes},
     message::{Message, Peer},
 };
 
@@ -36,9 +39,12 @@ pub enum Fault {
     /// Transactions that do not hash to the header's root.
     #[error("transactions do not belong to the header")]
     Transactions,
-    /// Guardian or elite votes, which a node without those levels cannot judge.
-    #[error("header carries votes of a level that this node does not judge")]
-    UpperVotes,
+    /// Guardians' votes that are none.
+    #[error("guardian votes: {0}")]
+    Guardians(AggregateError),
+    /// Elite edge nodes' votes that are none.
+    #[error("elite edge votes: {0}")]
+    Elite(AggregateError),
     /// Not one above the parent.
     #[error("height is not the parent's plus one")]
     Height,
@@ -71,6 +77,15 @@ pub struct Checks<T> {
     pub(crate) votes: Vec<Vote>,
     pub(crate) low_s: bool,
     pub(crate) spec: Arc<ChainSpec>,
+    /// Pools of the checkpoints that its guardian and elite edge votes are for, where they are known.
+    pub(crate) pools: VotedPools,
+}
+
+/// The pools that guardian and elite edge votes come from.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct VotedPools {
+    pub(crate) guardians: Option<Arc<Pools>>,
+    pub(crate) elite: Option<Arc<Pools>>,
 }
 
 /// A message whose signatures are right.
@@ -78,6 +93,8 @@ pub struct Checks<T> {
 pub struct Checked<T> {
     pub(crate) from: Peer,
     pub(crate) item: T,
+    /// Whether its guardian and elite edge votes have been checked too.
+    pub(crate) upper: bool,
 }
 
 impl<T> Checked<T> {
@@ -96,7 +113,7 @@ impl<T> Checks<T> {
     /// Takes everything as right. For simulators, whose signatures are make-believe.
     #[cfg(feature = "sim")]
     pub fn assume(self) -> Checked<T> {
-        Checked { from: self.from, item: self.item }
+        Checked { from: self.from, item: self.item, upper: true }
     }
 
     fn votes_right(&self) -> Result<(), Fault> {
@@ -105,7 +122,8 @@ impl<T> Checks<T> {
 }
 
 impl Checks<Message> {
-    /// Checks the signatures. Costs a key recovery per vote.
+    /// Checks the signatures. Costs a key recovery per vote; for votes of the upper levels an addition per voter and two
+    /// pairings.
     pub fn verify(self) -> Result<Checked<Message>, Fault> {
         if let Message::Status(status) = &self.item
             && !status.certificate.votes.is_empty()
@@ -113,7 +131,20 @@ impl Checks<Message> {
             check_votes(&status.certificate)?;
         }
         self.votes_right()?;
-        Ok(Checked { from: self.from, item: self.item })
+        let VotedPools { guardians, elite } = &self.pools;
+        match (&self.item, guardians, elite) {
+            (Message::GuardianVotes(votes), Some(pools), _) => {
+                verify_guardian_votes(votes, &pools.guardians).map_err(Fault::Guardians)?;
+            }
+            (Message::EliteVotes(votes), _, Some(pools)) => {
+                verify_elite_votes(votes, &pools.elite).map_err(Fault::Elite)?;
+            }
+            (Message::EliteVote(vote), _, Some(pools)) => {
+                verify_elite_votes(&vote.clone().into_votes(), &pools.elite).map_err(Fault::Elite)?;
+            }
+            _ => {}
+        }
+        Ok(Checked { from: self.from, item: self.item, upper: true })
     }
 }
 
@@ -128,9 +159,6 @@ impl Checks<Block> {
         if header.extension.rules() != self.spec.rules(header.height).header {
             return Err(Fault::Fields);
         }
-        if header.extension.guardian_votes().is_some() || header.extension.elite_votes().is_some() {
-            return Err(Fault::UpperVotes);
-        }
         if self.low_s && !header.signature.is_low_s() {
             return Err(Fault::HighS);
         }
@@ -139,8 +167,27 @@ impl Checks<Block> {
             return Err(Fault::Transactions);
         }
         self.votes_right()?;
-        Ok(Checked { from: self.from, item: self.item })
+        let upper = verify_upper(header, &self.pools)?;
+        Ok(Checked { from: self.from, item: self.item, upper })
     }
+}
+
+/// Checks the guardian and elite edge votes in a header; `false` if a pool is missing, so that it has to be done later.
+pub(crate) fn verify_upper(header: &Header, pools: &VotedPools) -> Result<bool, Fault> {
+    let mut whole = true;
+    if let Some(votes) = header.extension.guardian_votes() {
+        match &pools.guardians {
+            Some(pools) => verify_guardian_votes(votes, &pools.guardians).map_err(Fault::Guardians)?,
+            None => whole = false,
+        }
+    }
+    if let Some(votes) = header.extension.elite_votes() {
+        match &pools.elite {
+            Some(pools) => verify_elite_votes(votes, &pools.elite).map_err(Fault::Elite)?,
+            None => whole = false,
+        }
+    }
+    Ok(whole)
 }
 
 fn vote_right(vote: &Vote, low_s: bool) -> Result<(), Fault> {

@@ -7,6 +7,7 @@ mod log;
 mod proposing;
 mod recovery;
 mod time;
+mod upper;
 mod voting;
 
 use std::{
@@ -16,6 +17,7 @@ use std::{
 
 use theta_core::{
     block::{Block, Header},
+    bls,
     context::{BlockContext, Body, Finality, PostState},
     hash::{Address, Hash},
     spec::{ChainSpec, Pace},
@@ -23,9 +25,14 @@ use theta_core::{
 };
 
 pub use self::recovery::{RecoverError, Start};
-use self::{fetching::Want, locking::Lock, proposing::Building};
+use self::{
+    fetching::{Arrival, Want},
+    locking::Lock,
+    proposing::Building,
+    upper::Ballot,
+};
 use crate::{
-    checks::{Checked, Checks, Fault},
+    checks::{Checked, Checks, Fault, VotedPools},
     message::{Message, Peer, Status},
     pace::{Millis, Settings, Timers},
     signer::Intent,
@@ -40,6 +47,10 @@ use crate::{
 pub struct Roles {
     /// The address it validates with, if it does. Whether it is in the set is the chain's to say.
     pub validator: Option<Address>,
+    /// The key it votes with as a guardian, if it does. Whether it is in the pool is the chain's to say.
+    pub guardian: Option<bls::PublicKey>,
+    /// The address it votes for as an elite edge node, if it does.
+    pub elite: Option<Address>,
 }
 
 impl Roles {
@@ -50,7 +61,17 @@ impl Roles {
 
     /// Proposes and votes when in the set.
     pub const fn validator(address: Address) -> Self {
-        Self { validator: Some(address) }
+        Self { validator: Some(address), guardian: None, elite: None }
+    }
+
+    /// Votes for checkpoints with this key too.
+    pub const fn with_guardian(self, key: bls::PublicKey) -> Self {
+        Self { guardian: Some(key), ..self }
+    }
+
+    /// Votes for checkpoints as an elite edge node too.
+    pub const fn with_elite(self, address: Address) -> Self {
+        Self { elite: Some(address), ..self }
     }
 }
 
@@ -93,7 +114,7 @@ pub enum Effect {
     Append(WalRecord),
     /// Put this in place of the whole log, durably.
     Rewrite(WalRecord),
-    /// Sign, send to everybody, and feed back as from [`Peer::Own`].
+    /// Sign, send to everybody, and feed back as from [`Peer::Own`]. A signer may refuse; the engine goes on without.
     Sign(Intent),
     /// Make a body for a block; answer with [`Input::Built`].
     Build(BlockContext),
@@ -159,7 +180,7 @@ pub struct Engine {
     building: Option<Building>,
     timers: Timers,
     work: bool,
-    orphans: BTreeMap<Hash, (Peer, Arc<Block>)>,
+    orphans: BTreeMap<Hash, Arrival>,
     wants: BTreeMap<Hash, Want>,
     refused: BTreeSet<Hash>,
     refused_order: VecDeque<Hash>,
@@ -170,6 +191,7 @@ pub struct Engine {
     now: Millis,
     started: bool,
     members: Vec<Arc<ValidatorSet>>,
+    ballot: Option<Ballot>,
 }
 
 impl Engine {
@@ -183,11 +205,16 @@ impl Engine {
         match input {
             Input::Tick => {}
             Input::Work => self.on_work(),
-            Input::Message(Checked { from, item: Message::Vote(vote) }) => self.on_vote(from, vote, out),
-            Input::Message(Checked { from, item: Message::Status(status) }) => {
-                self.on_status(from, status, out);
+            Input::Message(Checked { from, item, .. }) => match item {
+                Message::Vote(vote) => self.on_vote(from, vote, out),
+                Message::Status(status) => self.on_status(from, status, out),
+                Message::GuardianVotes(votes) => self.on_guardian_votes(from, votes),
+                Message::EliteVote(vote) => self.on_elite_vote(from, vote),
+                Message::EliteVotes(votes) => self.on_elite_votes(from, votes),
+            },
+            Input::Block(Checked { from, item, upper }) => {
+                self.on_block(Arrival { from, block: Arc::new(item), upper }, out);
             }
-            Input::Block(Checked { from, item }) => self.on_block(from, Arc::new(item), out),
             Input::Built { parent, epoch, body } => self.on_built(parent, epoch, body, out),
             Input::Executed { hash, post } => self.on_executed(hash, post, out),
         }
@@ -198,6 +225,7 @@ impl Engine {
 
     /// Whether a message is of use, and what has to be checked before it may enter. Cheap.
     pub fn wants(&self, from: Peer, message: Message) -> Option<Checks<Message>> {
+        let mut pools = VotedPools::default();
         let votes = match &message {
             Message::Vote(vote) if self.takes(vote) && !self.book.knows(vote) => vec![vote.clone()],
             Message::Vote(_) => return None,
@@ -208,9 +236,13 @@ impl Engine {
                 let votes = status.certificate.votes.as_slice().iter();
                 votes.filter(|vote| self.takes(vote) && !self.book.holds(vote)).cloned().collect()
             }
+            Message::GuardianVotes(_) | Message::EliteVote(_) | Message::EliteVotes(_) => {
+                pools = self.wants_upper(&message)?;
+                Vec::new()
+            }
         };
         let low_s = self.spec.rules(self.tree.head_height() + 1).tx.low_s;
-        Some(Checks { from, item: message, votes, low_s, spec: self.spec.clone() })
+        Some(Checks { from, item: message, votes, low_s, spec: self.spec.clone(), pools })
     }
 
     /// Whether a block is of use, and what has to be checked before it may enter. Cheap, but for its hash.
@@ -229,7 +261,8 @@ impl Engine {
             votes.filter(|vote| !self.book.holds(vote)).cloned().collect()
         };
         let low_s = self.spec.rules(header.height).tx.low_s;
-        Some(Checks { from, item: block, votes, low_s, spec: self.spec.clone() })
+        let pools = self.voted_pools(header);
+        Some(Checks { from, item: block, votes, low_s, spec: self.spec.clone(), pools })
     }
 
     /// Where this node stands, for a peer that has just connected.
@@ -276,6 +309,7 @@ impl Engine {
         for hash in self.tree.children(&self.tree.head()) {
             self.try_execute(hash, out);
         }
+        self.open_ballot(out);
         self.enter_epoch(out);
     }
 

@@ -8,14 +8,20 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use theta_core::{
+    BigUint,
     block::Block,
+    bls,
     hash::{Address, Hash},
     journal::{Disk, Journal, JournalError, Record},
     sign::{SignError, Signature, Signer},
     vote::{Vote, VoteSet},
 };
 
-use crate::message::{Message, Proposal};
+use crate::{
+    elite::EliteVote,
+    guardian,
+    message::{Message, Proposal},
+};
 
 /// What the engine wants signed and sent to everybody.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +41,30 @@ pub enum Intent {
         block: Block,
         /// See [`Proposal::votes`].
         votes: VoteSet,
+    },
+    /// A guardian's vote for a settled checkpoint.
+    Guardian {
+        /// The checkpoint.
+        block: Hash,
+        /// Its height.
+        height: u64,
+        /// Hash of the guardian pool.
+        pool: Hash,
+        /// This guardian's place among those with stake.
+        index: usize,
+        /// How many guardians have stake.
+        size: usize,
+    },
+    /// An elite edge node's vote for a settled checkpoint.
+    Elite {
+        /// The checkpoint.
+        block: Hash,
+        /// Its height.
+        height: u64,
+        /// The node.
+        address: Address,
+        /// Seconds since 1970.
+        timestamp: BigUint,
     },
 }
 
@@ -74,6 +104,7 @@ impl Record for Mark {
 /// A key in memory and its durable mark.
 pub struct LocalSigner {
     key: Arc<dyn Signer>,
+    checkpoints: Option<bls::SecretKey>,
     journal: Journal<Mark>,
     mark: Mark,
     written: u32,
@@ -92,7 +123,19 @@ impl LocalSigner {
     /// Opens the mark of a key. The disk has to be this key's alone, and to move with it.
     pub fn open(key: Arc<dyn Signer>, disk: impl Disk + 'static) -> Result<Self, JournalError> {
         let (journal, marks) = Journal::open(disk)?;
-        Ok(Self { key, journal, mark: marks.last().copied().unwrap_or_default(), written: 0 })
+        let mark = marks.last().copied().unwrap_or_default();
+        Ok(Self { key, checkpoints: None, journal, mark, written: 0 })
+    }
+
+    /// Signs for checkpoints too, as a guardian or an elite edge node. Such votes decide rewards alone, so they have no mark.
+    pub fn with_checkpoint_key(self, key: bls::SecretKey) -> Self {
+        Self { checkpoints: Some(key), ..self }
+    }
+
+    fn checkpoint_key(&self) -> Result<&bls::SecretKey, SignError> {
+        self.checkpoints
+            .as_ref()
+            .ok_or_else(|| SignError::Refused("there is no key for votes on checkpoints".to_owned()))
     }
 
     /// The same key without the mark, for what is no vote and no block, such as the coinbase of a block being built.
@@ -170,6 +213,15 @@ impl RoleSigner for LocalSigner {
                 block.header.signature = self.signature(&digest)?;
                 let proposer = self.address();
                 Ok(Signed::Proposal(Proposal { block, proposer, votes: votes.clone() }))
+            }
+            Intent::Guardian { block, pool, index, size, .. } => {
+                let votes = guardian::sign(self.checkpoint_key()?, *block, *pool, *index, *size);
+                Ok(Signed::Message(Message::GuardianVotes(votes)))
+            }
+            Intent::Elite { block, height, address, timestamp } => {
+                let key = self.checkpoint_key()?;
+                let vote = EliteVote::sign(key, *block, *height, *address, timestamp.clone());
+                Ok(Signed::Message(Message::EliteVote(vote)))
             }
         }
     }

@@ -12,7 +12,7 @@ use theta_core::{
     block::{Block, Header},
     context::PostState,
     hash::Hash,
-    stake::ValidatorSet,
+    stake::{Pools, ValidatorSet},
 };
 
 use crate::message::Peer;
@@ -40,6 +40,8 @@ pub(crate) struct Node {
     pub(crate) children: Vec<Hash>,
     /// Whether the write-ahead log has it.
     pub(crate) logged: bool,
+    /// Whether its guardian and elite edge votes have been checked.
+    pub(crate) upper: bool,
     /// Who sent it.
     pub(crate) from: Peer,
 }
@@ -91,6 +93,14 @@ impl Tree {
     /// Hash of the newest settled block.
     pub(crate) fn head(&self) -> Hash {
         self.settled.back().copied().unwrap_or(self.root)
+    }
+
+    /// The newest settled checkpoint that guardians or elite edge nodes may vote on, among the last `interval` blocks.
+    pub(crate) fn newest_checkpoint(&self, interval: usize) -> Option<(Hash, Arc<Header>, Arc<Pools>)> {
+        self.settled.iter().rev().take(interval).find_map(|hash| {
+            let block = self.below.get(hash)?;
+            Some((*hash, block.header.clone(), block.post.pools.clone()?))
+        })
     }
 
     pub(crate) fn head_height(&self) -> u64 {
@@ -188,7 +198,15 @@ impl Tree {
             None => return false,
         }
         let header = Arc::new(block.header.clone());
-        let node = Node { block, header, progress: Progress::Waiting, children: Vec::new(), logged, from };
+        let node = Node {
+            block,
+            header,
+            progress: Progress::Waiting,
+            children: Vec::new(),
+            logged,
+            upper: logged,
+            from,
+        };
         self.nodes.insert(hash, node);
         true
     }
@@ -294,7 +312,7 @@ mod tests {
     }
 
     fn post() -> PostState {
-        PostState { root: Hash::ZERO, validators: Arc::default(), changes_validators: false }
+        PostState::new(Hash::ZERO, Arc::default())
     }
 
     fn add(tree: &mut Tree, parent: Hash, height: u64, epoch: u64) -> Hash {

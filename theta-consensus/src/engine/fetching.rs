@@ -1,6 +1,8 @@
 //! Blocks that are missing: who is asked for them, how often, and what is given up.
 
-use theta_core::hash::Hash;
+use std::sync::Arc;
+
+use theta_core::{block::Block, hash::Hash};
 
 use super::{Effect, Engine};
 use crate::{message::Peer, pace::Millis};
@@ -10,6 +12,15 @@ const WANTS: usize = 32;
 const WANT_ATTEMPTS: u32 = 6;
 /// Hashes of blocks that are not to be fetched again.
 const REFUSED: usize = 1_024;
+
+/// A block on its way into the tree.
+#[derive(Clone, Debug)]
+pub(super) struct Arrival {
+    pub(super) from: Peer,
+    pub(super) block: Arc<Block>,
+    /// Whether its guardian and elite edge votes have been checked.
+    pub(super) upper: bool,
+}
 
 #[derive(Clone, Debug)]
 pub(super) struct Want {
@@ -70,7 +81,7 @@ impl Engine {
     pub(super) fn forget_orphans_of(&mut self, hash: Hash) {
         let mut open = vec![hash];
         while let Some(parent) = open.pop() {
-            let children = self.orphans.iter().filter(|(_, (_, block))| block.header.parent == parent);
+            let children = self.orphans.iter().filter(|(_, orphan)| orphan.block.header.parent == parent);
             for child in children.map(|(child, _)| *child).collect::<Vec<_>>() {
                 self.orphans.remove(&child);
                 open.push(child);

@@ -1,15 +1,13 @@
 //! Blocks: from their arrival to their execution.
 
-use std::sync::Arc;
-
 use theta_core::{
-    block::{Block, CommitCertificate, Header},
+    block::{CommitCertificate, Header},
     context::{BlockContext, PostState},
     hash::Hash,
     spec::Pace,
 };
 
-use super::{Effect, Engine};
+use super::{Effect, Engine, fetching::Arrival};
 use crate::{
     certificate::check_form, checks::Fault, message::Peer, proposer::proposer, set_change, tree::Progress,
 };
@@ -30,7 +28,7 @@ impl Engine {
             return false;
         }
         if !self.tree.knows(&header.parent) {
-            let of_peer = self.orphans.values().filter(|(peer, _)| *peer == from).count();
+            let of_peer = self.orphans.values().filter(|orphan| orphan.from == from).count();
             return header.height <= self.lock.height.saturating_add(ORPHAN_HEIGHTS)
                 && self.orphans.len() < ORPHANS
                 && of_peer < ORPHANS_PER_PEER;
@@ -51,35 +49,38 @@ impl Engine {
             .is_none_or(|set| proposer(set, header.epoch) == Some(header.proposer))
     }
 
-    pub(super) fn on_block(&mut self, from: Peer, block: Arc<Block>, out: &mut Vec<Effect>) {
-        let hash = block.header.hash();
-        if !self.has_room(from, &hash, &block.header) {
+    pub(super) fn on_block(&mut self, arrival: Arrival, out: &mut Vec<Effect>) {
+        let (from, header) = (arrival.from, &arrival.block.header);
+        let (hash, parent) = (header.hash(), header.parent);
+        if !self.has_room(from, &hash, header) {
             return;
         }
         self.wants.remove(&hash);
-        let parent = block.header.parent;
         if self.tree.node(&parent).is_some() || parent == self.tree.head() {
-            self.admit(hash, from, block, out);
+            self.admit(hash, arrival, out);
         } else if self.is_lost(&parent) {
-            self.orphans.insert(hash, (from, block));
+            self.orphans.insert(hash, arrival);
             self.want(parent, from, 0);
         } else if self.orphans.contains_key(&parent) {
-            self.orphans.insert(hash, (from, block));
+            self.orphans.insert(hash, arrival);
         }
     }
 
     /// Takes a block whose parent is here, and those that waited for it.
-    pub(super) fn admit(&mut self, hash: Hash, from: Peer, block: Arc<Block>, out: &mut Vec<Effect>) {
-        let mut open = vec![(hash, from, block)];
-        while let Some((hash, from, block)) = open.pop() {
+    fn admit(&mut self, hash: Hash, arrival: Arrival, out: &mut Vec<Effect>) {
+        let mut open = vec![(hash, arrival)];
+        while let Some((hash, Arrival { from, block, upper })) = open.pop() {
             let parent = block.header.parent;
             if !self.tree.insert(hash, block, from, false) {
                 continue;
             }
-            let children = self.orphans.iter().filter(|(_, (_, block))| block.header.parent == hash);
+            if let Some(node) = self.tree.node_mut(&hash) {
+                node.upper = upper;
+            }
+            let children = self.orphans.iter().filter(|(_, orphan)| orphan.block.header.parent == hash);
             for child in children.map(|(child, _)| *child).collect::<Vec<_>>() {
-                if let Some((from, block)) = self.orphans.remove(&child) {
-                    open.push((child, from, block));
+                if let Some(orphan) = self.orphans.remove(&child) {
+                    open.push((child, orphan));
                 }
             }
             if self.tree.is_valid(&parent) {
@@ -94,8 +95,8 @@ impl Engine {
         if !matches!(node.progress, Progress::Waiting) {
             return;
         }
-        let block = node.block.clone();
-        match self.judge(&hash, &block.header) {
+        let (block, upper) = (node.block.clone(), node.upper);
+        match self.judge(&hash, &block.header, upper) {
             Ok(context) => {
                 if let Some(node) = self.tree.node_mut(&hash) {
                     node.progress = Progress::Executing;
@@ -108,7 +109,12 @@ impl Engine {
     }
 
     /// `spec/consensus.md` section 7. An error without a fault is a block that cannot be judged here.
-    pub(super) fn judge(&self, hash: &Hash, header: &Header) -> Result<BlockContext, Option<Fault>> {
+    pub(super) fn judge(
+        &self,
+        hash: &Hash,
+        header: &Header,
+        upper: bool,
+    ) -> Result<BlockContext, Option<Fault>> {
         let parent = self.tree.header(&header.parent).ok_or(None)?;
         let certified = &header.certificate.block;
         if header.height != parent.height + 1 {
@@ -133,6 +139,7 @@ impl Engine {
             return Err(Some(Fault::Proposer));
         }
         self.tree.validators(hash).ok_or(None)?;
+        let voted_state = self.judge_upper(header, upper)?;
         Ok(BlockContext {
             parent: parent.clone(),
             parent_hash: header.parent,
@@ -140,9 +147,9 @@ impl Engine {
             timestamp: header.timestamp.clone(),
             proposer: header.proposer,
             validators: validators.clone(),
-            guardian_votes: None,
-            elite_votes: None,
-            voted_state: None,
+            guardian_votes: header.extension.guardian_votes().cloned(),
+            elite_votes: header.extension.elite_votes().cloned(),
+            voted_state,
             freeze_stakes: false,
         })
     }

@@ -70,10 +70,11 @@ impl Engine {
         for hash in gone.iter().filter(|hash| !self.tree.is_settled(hash)).copied().collect::<Vec<_>>() {
             self.refuse(hash);
         }
-        self.orphans.retain(|_, (_, block)| block.header.height > height);
+        self.orphans.retain(|_, orphan| orphan.block.header.height > height);
         let members: BTreeSet<Address> =
             self.book.latest().map(|vote| vote.voter).filter(|voter| self.is_member(voter)).collect();
         self.book.forget(&gone, |voter| members.contains(voter));
+        self.open_ballot(out);
         self.trim_log(out);
     }
 }

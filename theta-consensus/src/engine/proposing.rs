@@ -8,11 +8,12 @@ use theta_core::{
     context::{BlockContext, Body},
     hash::Hash,
     sign::Signature,
+    spec::HeaderRules,
     stake::ValidatorSet,
     vote::{Vote, VoteSet},
 };
 
-use super::{Effect, Engine};
+use super::{Effect, Engine, upper::UpperVotes};
 use crate::{certificate::is_quorum, proposer::proposer, set_change, signer::Intent, wal::WalRecord};
 
 #[derive(Clone, Debug)]
@@ -20,6 +21,7 @@ pub(super) struct Building {
     pub(super) parent: Hash,
     pub(super) epoch: u64,
     pub(super) timestamp: BigUint,
+    pub(super) upper: UpperVotes,
 }
 
 impl Engine {
@@ -59,7 +61,11 @@ impl Engine {
             return;
         }
         let timestamp = BigUint::from(self.now / 1_000).max(header.timestamp.clone());
-        self.building = Some(Building { parent, epoch: self.epoch, timestamp: timestamp.clone() });
+        let upper = self.votes_for(header.height + 1);
+        let (guardian_votes, elite_votes) = upper.clone();
+        let voted = guardian_votes.as_ref().and_then(|votes| self.tree.header(&votes.block));
+        let voted_state = voted.map(|header| header.state_root);
+        self.building = Some(Building { parent, epoch: self.epoch, timestamp: timestamp.clone(), upper });
         let freeze_stakes = self.behind(header.height, &validators);
         out.push(Effect::Build(BlockContext {
             parent: header,
@@ -68,9 +74,9 @@ impl Engine {
             timestamp,
             proposer: me,
             validators,
-            guardian_votes: None,
-            elite_votes: None,
-            voted_state: None,
+            guardian_votes,
+            elite_votes,
+            voted_state,
             freeze_stakes,
         }));
     }
@@ -115,6 +121,7 @@ impl Engine {
             self.work = false;
         }
         let height = header.height + 1;
+        let (guardian_votes, elite_votes) = building.upper;
         let header = Header {
             chain: self.spec.chain.clone(),
             epoch,
@@ -128,7 +135,11 @@ impl Engine {
             timestamp: building.timestamp,
             proposer: me,
             signature: Signature::EMPTY,
-            extension: Extension::empty(self.spec.rules(height).header),
+            extension: match self.spec.rules(height).header {
+                HeaderRules::Twelve => Extension::None,
+                HeaderRules::Guardians => Extension::Guardians(guardian_votes),
+                HeaderRules::GuardiansAndElite => Extension::GuardiansAndElite(guardian_votes, elite_votes),
+            },
         };
         let block = Block { header, transactions: body.transactions };
         self.append(WalRecord { proposal: Some(block.clone()), ..WalRecord::default() }, out);

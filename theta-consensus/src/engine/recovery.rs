@@ -118,6 +118,7 @@ impl Engine {
             now: 0,
             started: false,
             members: Vec::new(),
+            ballot: None,
         };
         engine.gather_members();
         Ok(engine)

@@ -15,6 +15,8 @@ use crate::{
     wal::WalVote,
 };
 
+mod upper;
+
 const NOW: Millis = 1_700_000_000_000;
 
 fn key(index: u8) -> SecretKey {
@@ -29,6 +31,7 @@ fn set(members: std::ops::Range<u8>) -> Arc<ValidatorSet> {
 /// Four validators on genesis; the tests play all of them and the ledger.
 struct Bench {
     engine: Engine,
+    spec: ChainSpec,
     genesis: Hash,
     post: PostState,
 }
@@ -37,12 +40,13 @@ impl Bench {
     fn new(spec: ChainSpec, roles: Roles, wal: Vec<WalRecord>) -> Self {
         let header = Arc::new(Header { chain: spec.chain.clone(), ..Header::zero() });
         let (genesis, validators) = (header.hash(), set(0..4));
-        let post = PostState { root: Hash::ZERO, validators, changes_validators: false };
+        let post = PostState::new(Hash::ZERO, validators);
         let settled = vec![SettledBlock { header, post: post.clone() }];
         let start = Start { root: genesis, settled, wal };
         let settings = Settings::new(spec.rules(1).consensus.pace);
-        let engine = Engine::recover(Arc::new(spec), settings, roles, start).expect("genesis is a chain");
-        Self { engine, genesis, post }
+        let engine =
+            Engine::recover(Arc::new(spec.clone()), settings, roles, start).expect("genesis is a chain");
+        Self { engine, spec, genesis, post }
     }
 
     fn observer() -> Self {
@@ -78,16 +82,15 @@ impl Bench {
         let votes = (0..3).map(|voter| self.vote(voter, certified.0, certified.1, epoch - 1));
         let proposer = proposer(&self.post.validators, epoch).expect("not empty");
         let height = parent.1 + 1;
-        let spec = ChainSpec::devnet();
         let header = Header {
-            chain: spec.chain.clone(),
+            chain: self.spec.chain.clone(),
             epoch,
             height,
             parent: parent.0,
             certificate: CommitCertificate { votes: VoteSet::new(votes), block: certified.0 },
             transactions_root: transactions_root(&[]),
             proposer,
-            extension: Extension::empty(spec.rules(height).header),
+            extension: Extension::empty(self.spec.rules(height).header),
             ..Header::zero()
         };
         let mut block = Block { header, transactions: Vec::new() };

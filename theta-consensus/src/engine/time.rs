@@ -34,6 +34,7 @@ impl Engine {
             self.timers.propose = None;
             self.propose(out);
         }
+        self.run_ballot(out);
         if self.now >= self.status_at {
             self.status_at = self.now + self.settings.status_interval.max(1);
             out.push(Effect::Broadcast(Message::Status(self.status())));
@@ -43,7 +44,8 @@ impl Engine {
     pub(super) fn wake(&mut self, out: &mut Vec<Effect>) {
         let wants = self.wants.values().map(|want| want.next);
         let timers = [Some(self.timers.timeout), self.timers.vote, self.timers.propose];
-        let next = timers.into_iter().flatten().chain(wants).chain([self.status_at]).min();
+        let ballot = self.ballot.as_ref().map(|ballot| ballot.tick);
+        let next = timers.into_iter().flatten().chain(wants).chain(ballot).chain([self.status_at]).min();
         if next != self.wake_at {
             self.wake_at = next;
             out.extend(next.map(Effect::WakeAt));
