@@ -57,8 +57,8 @@ pub enum Fault {
     /// The certificate certifies nothing.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
-    /// Another certificate than the set change rule allows here.
-    #[error("a block near a change of validators has to certify its parent")]
+    /// Another certificate than the parent's, near a change of validators or at the responsive pace.
+    #[error("a block has to certify its parent here")]
     SetChange,
     /// Not by the proposer of its epoch.
     #[error("proposer is not the scheduled one")]

@@ -230,7 +230,7 @@ impl Engine {
             Message::Vote(vote) if self.takes(vote) && !self.book.knows(vote) => vec![vote.clone()],
             Message::Vote(_) => return None,
             Message::Status(status) => {
-                if status.certified_height <= self.lock.height {
+                if !self.is_ahead(status) {
                     return None;
                 }
                 let votes = status.certificate.votes.as_slice().iter();
@@ -271,6 +271,7 @@ impl Engine {
             settled: self.tree.head(),
             settled_height: self.tree.head_height(),
             certified_height: self.lock.height,
+            certified_epoch: self.tree.header(&self.lock.block).map_or(0, |header| header.epoch),
             epoch: self.epoch,
             certificate: self.lock.certificate.clone(),
         }
@@ -286,6 +287,11 @@ impl Engine {
     /// The epoch this node is in.
     pub const fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// What the lock is measured by: the height of its block at the clocked pace, its epoch at the responsive one.
+    pub const fn lock_rank(&self) -> u64 {
+        self.lock.rank
     }
 
     /// Hash and height of the highest certified block.

@@ -48,13 +48,15 @@ pub struct Status {
     pub settled_height: u64,
     /// Height of the block that `certificate` certifies.
     pub certified_height: u64,
+    /// Epoch of that block.
+    pub certified_epoch: u64,
     /// The epoch the node is in.
     pub epoch: u64,
     /// Certificate of the highest certified block; without votes if that is the root of the chain.
     pub certificate: CommitCertificate,
 }
 
-rlp_list!(Status { settled, settled_height, certified_height, epoch, certificate });
+rlp_list!(Status { settled, settled_height, certified_height, certified_epoch, epoch, certificate });
 
 impl Encode for Message {
     /// `[kind, body]`; kinds count up in the order of the variants.

@@ -3,9 +3,20 @@
 //! The rules are those by which the engine judges a block of the network (`spec/consensus.md` section 7); what differs is
 //! that a certificate of a settled block is checked too, since here nobody has seen its votes yet.
 
-use theta_core::{block::Header, stake::ValidatorSet};
+use theta_core::{
+    block::Header,
+    spec::Pace,
+    stake::{Pools, ValidatorSet},
+};
 
-use crate::{certificate::verify, checks::Fault, proposer::proposer, set_change};
+use crate::{
+    certificate::verify,
+    checks::Fault,
+    elite::verify_elite_votes,
+    guardian::{AggregateError, verify_guardian_votes},
+    proposer::proposer,
+    set_change,
+};
 
 /// What is known of the chain below the block in question.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +33,14 @@ pub struct Below<'a> {
     pub voters: Option<&'a ValidatorSet>,
     /// Whether signatures with a high `s` are refused.
     pub low_s: bool,
+    /// The pace at this height.
+    pub pace: Pace,
+    /// Whether this height is a checkpoint.
+    pub checkpoint: bool,
+    /// Pools of the checkpoint at or below the block that the header's guardian votes are for, if that is in the chain.
+    pub guardians: Option<&'a Pools>,
+    /// The same for its elite edge votes.
+    pub elite: Option<&'a Pools>,
 }
 
 /// Whether a block may follow. That its proposer signed it is checked elsewhere.
@@ -41,11 +60,33 @@ pub fn judge(header: &Header, below: &Below<'_>) -> Result<(), Fault> {
     if let Some(voters) = below.voters {
         verify(&header.certificate, voters, below.low_s)?;
     }
-    if !set_change::allows(&header.parent, below.change_near, &header.certificate.block) {
+    let certified = &header.certificate.block;
+    let may_certify = match below.pace {
+        Pace::Clocked => set_change::allows(&header.parent, below.change_near, certified),
+        Pace::Responsive => header.parent == *certified,
+    };
+    if !may_certify {
         return Err(Fault::SetChange);
     }
     if proposer(below.proposers, header.epoch) != Some(header.proposer) {
         return Err(Fault::Proposer);
+    }
+    judge_upper(header, below)
+}
+
+fn judge_upper(header: &Header, below: &Below<'_>) -> Result<(), Fault> {
+    let pools = |pools| match (below.checkpoint, pools) {
+        (true, pools) => Option::ok_or(pools, AggregateError::Ancestor),
+        (false, _) => Err(AggregateError::Place),
+    };
+    if let Some(votes) = header.extension.guardian_votes() {
+        let verified =
+            pools(below.guardians).and_then(|pools: &Pools| verify_guardian_votes(votes, &pools.guardians));
+        verified.map_err(Fault::Guardians)?;
+    }
+    if let Some(votes) = header.extension.elite_votes() {
+        let verified = pools(below.elite).and_then(|pools: &Pools| verify_elite_votes(votes, &pools.elite));
+        verified.map_err(Fault::Elite)?;
     }
     Ok(())
 }
@@ -91,6 +132,10 @@ mod tests {
             certified: Some(7),
             voters: Some(&set),
             low_s: true,
+            pace: Pace::Clocked,
+            checkpoint: false,
+            guardians: None,
+            elite: None,
         };
         assert_eq!(judge(&header, &below), Ok(()));
         let changed = |change: &dyn Fn(&mut Header)| {

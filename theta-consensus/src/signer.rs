@@ -32,8 +32,10 @@ pub enum Intent {
     Vote {
         /// The vote; its height is the block's.
         vote: Vote,
-        /// Height of the block that the voted block certifies: the lock, which never falls.
-        certified_height: u64,
+        /// What ranks the voted block: its height at the clocked pace, its epoch at the responsive one.
+        rank: u64,
+        /// The same of the block that it certifies: of the lock, which never falls.
+        certified_rank: u64,
     },
     /// A block, as yet without signature, and votes that help slow peers.
     Proposal {
@@ -90,9 +92,9 @@ pub trait RoleSigner: Send {
 /// What was signed last: all that has to be known to sign safely.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Mark {
-    voted_height: u64,
+    voted_rank: u64,
     voted_block: Hash,
-    certified_height: u64,
+    certified_rank: u64,
     proposed_epoch: u64,
     proposed_digest: Hash,
 }
@@ -176,21 +178,21 @@ impl RoleSigner for LocalSigner {
     fn sign(&mut self, intent: &Intent) -> Result<Signed, SignError> {
         let mut mark = self.mark;
         match intent {
-            Intent::Vote { vote, certified_height } => {
+            Intent::Vote { vote, rank, certified_rank } => {
                 if vote.voter != self.address() {
                     return refused("vote is another validator's");
                 }
                 let again = vote.block == mark.voted_block;
-                if !again && mark.voted_block != Hash::ZERO && vote.height <= mark.voted_height {
-                    return refused("a vote of this height or above was signed for another block");
+                if !again && mark.voted_block != Hash::ZERO && *rank <= mark.voted_rank {
+                    return refused("a vote of this rank or above was signed for another block");
                 }
-                if !again && *certified_height < mark.certified_height {
+                if !again && *certified_rank < mark.certified_rank {
                     return refused("a vote on a higher lock was signed before");
                 }
                 if !again {
-                    mark.voted_height = vote.height;
+                    mark.voted_rank = *rank;
                     mark.voted_block = vote.block;
-                    mark.certified_height = *certified_height;
+                    mark.certified_rank = *certified_rank;
                 }
                 self.remember(mark)?;
                 let signature = self.signature(&vote.digest())?;
@@ -241,10 +243,10 @@ mod tests {
         LocalSigner::open(Arc::new(key()), disk.clone()).expect("whole")
     }
 
-    fn vote(block: u8, height: u64, epoch: u64, certified_height: u64) -> Intent {
+    fn vote(block: u8, height: u64, epoch: u64, certified_rank: u64) -> Intent {
         let block = Hash::repeat_byte(block);
         let vote = Vote { block, height, epoch, voter: key().address(), signature: Signature::EMPTY };
-        Intent::Vote { vote, certified_height }
+        Intent::Vote { vote, rank: height, certified_rank }
     }
 
     fn proposal(epoch: u64, timestamp: u32) -> Intent {

@@ -12,10 +12,11 @@ use theta_core::{
     block::{Block, Header},
     context::PostState,
     hash::Hash,
+    spec::{ChainSpec, Pace},
     stake::{Pools, ValidatorSet},
 };
 
-use crate::message::Peer;
+use crate::{message::Peer, vote::settles_parent};
 
 /// Settled headers kept for ancestor and validator look-ups; the reference searches as far.
 const KEPT: usize = 2_000;
@@ -63,6 +64,7 @@ pub struct SettledBlock {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Tree {
+    spec: Arc<ChainSpec>,
     /// Where walks over certificates end: genesis, or the block a snapshot starts at.
     root: Hash,
     settled: VecDeque<Hash>,
@@ -72,9 +74,9 @@ pub(crate) struct Tree {
 
 impl Tree {
     /// `tail` is ascending and ends with the settled head; `None` if it is empty or no chain.
-    pub(crate) fn new(root: Hash, tail: Vec<SettledBlock>) -> Option<Self> {
+    pub(crate) fn new(spec: Arc<ChainSpec>, root: Hash, tail: Vec<SettledBlock>) -> Option<Self> {
         let mut tree =
-            Self { root, settled: VecDeque::new(), below: BTreeMap::new(), nodes: BTreeMap::new() };
+            Self { spec, root, settled: VecDeque::new(), below: BTreeMap::new(), nodes: BTreeMap::new() };
         for block in tail {
             if tree.settled.back().is_some_and(|above| *above != block.header.parent) {
                 return None;
@@ -151,15 +153,46 @@ impl Tree {
         Some(if hash == self.root || certified == Hash::ZERO { hash } else { certified })
     }
 
-    /// The set that votes on a known block: after the block certified by the block it certifies.
-    pub(crate) fn validators(&self, hash: &Hash) -> Option<&Arc<ValidatorSet>> {
-        let two_down = self.certified(self.certified(*hash)?)?;
-        Some(&self.post(&two_down)?.validators)
+    /// How blocks of this height are ranked and settled.
+    pub(crate) fn pace(&self, height: u64) -> Pace {
+        self.spec.rules(height).consensus.pace
     }
 
-    /// The set that may propose children of a known block: after the block it certifies.
+    /// The newest block that a certificate of this one settles, or the root.
+    fn settled_by(&self, mut certified: Hash) -> Option<Hash> {
+        loop {
+            let header = self.header(&certified)?;
+            if certified == self.root || header.certificate.block == Hash::ZERO {
+                return Some(certified);
+            }
+            let parent = self.header(&header.parent)?;
+            if settles_parent(header, parent, self.pace(header.height)) {
+                return Some(header.parent);
+            }
+            certified = header.certificate.block;
+        }
+    }
+
+    /// The set that votes on a known block. Clocked: after the block certified by the block it certifies. Responsive: after
+    /// the newest block that its certificate settles.
+    pub(crate) fn validators(&self, hash: &Hash) -> Option<&Arc<ValidatorSet>> {
+        let certified = self.certified(*hash)?;
+        let source = match self.pace(self.header(hash)?.height) {
+            Pace::Clocked => self.certified(certified)?,
+            Pace::Responsive if certified == *hash => certified,
+            Pace::Responsive => self.settled_by(certified)?,
+        };
+        Some(&self.post(&source)?.validators)
+    }
+
+    /// The set that may propose children of a known block. Clocked: after the block it certifies. Responsive: those who also
+    /// vote on the children, which certify this block.
     pub(crate) fn next_validators(&self, hash: &Hash) -> Option<&Arc<ValidatorSet>> {
-        Some(&self.post(&self.certified(*hash)?)?.validators)
+        let source = match self.pace(self.header(hash)?.height + 1) {
+            Pace::Clocked => self.certified(*hash)?,
+            Pace::Responsive => self.settled_by(*hash)?,
+        };
+        Some(&self.post(&source)?.validators)
     }
 
     /// Whether the set change rule binds children of this block.
@@ -325,7 +358,11 @@ mod tests {
     fn tree() -> (Tree, Hash) {
         let header = Arc::new(Header::zero());
         let root = header.hash();
-        (Tree::new(root, vec![SettledBlock { header, post: post() }]).expect("a chain"), root)
+        (
+            Tree::new(Arc::new(ChainSpec::devnet()), root, vec![SettledBlock { header, post: post() }])
+                .expect("a chain"),
+            root,
+        )
     }
 
     #[test]

@@ -17,6 +17,8 @@ use crate::{certificate::is_quorum, vote, wal::WalRecord};
 pub(super) struct Lock {
     pub(super) block: Hash,
     pub(super) height: u64,
+    /// What votes and later locks are measured by.
+    pub(super) rank: u64,
     /// Without votes where nobody has to be convinced: at the root, or after a lost log.
     pub(super) certificate: CommitCertificate,
 }
@@ -26,7 +28,8 @@ impl Engine {
     pub(super) fn certify(&mut self, hash: Hash, out: &mut Vec<Effect>) {
         let Some(node) = self.tree.node(&hash) else { return };
         let height = node.header.height;
-        if !node.is_valid() || height <= self.lock.height {
+        let rank = vote::rank(&node.header, self.tree.pace(height));
+        if !node.is_valid() || rank <= self.lock.rank {
             return;
         }
         let Some(validators) = self.tree.validators(&hash) else { return };
@@ -37,8 +40,9 @@ impl Engine {
         let certificate = CommitCertificate { votes: VoteSet::new(votes), block: hash };
         let blocks = self.unlogged(&hash);
         self.append(WalRecord { blocks, lock: Some(certificate.clone()), ..WalRecord::default() }, out);
-        self.lock = Lock { block: hash, height, certificate };
+        self.lock = Lock { block: hash, height, rank, certificate };
         self.timers.failures = 0;
+        self.propose_again();
         self.gather_members();
         self.settle(out);
     }
@@ -59,7 +63,9 @@ impl Engine {
     pub(super) fn settle(&mut self, out: &mut Vec<Effect>) {
         let Some(node) = self.tree.node(&self.lock.block) else { return };
         let parent = node.header.parent;
-        if !node.is_valid() || !vote::settles_parent(&node.header) || self.tree.node(&parent).is_none() {
+        let Some(below) = self.tree.node(&parent) else { return };
+        let pace = self.tree.pace(node.header.height);
+        if !node.is_valid() || !vote::settles_parent(&node.header, &below.header, pace) {
             return;
         }
         let gone = self.tree.settle(&parent);

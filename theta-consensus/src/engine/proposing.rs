@@ -8,7 +8,7 @@ use theta_core::{
     context::{BlockContext, Body},
     hash::Hash,
     sign::Signature,
-    spec::HeaderRules,
+    spec::{HeaderRules, Pace},
     stake::ValidatorSet,
     vote::{Vote, VoteSet},
 };
@@ -25,8 +25,20 @@ pub(super) struct Building {
 }
 
 impl Engine {
-    /// The highest block that a proposer may extend under the set change rule.
+    /// A proposer that was quicker than the certificate, or than the execution of what it certifies, has another go.
+    pub(super) fn propose_again(&mut self) {
+        let has_proposed = self.proposal.as_ref().is_some_and(|block| block.header.epoch == self.epoch);
+        if self.pace() == Pace::Responsive && !has_proposed {
+            self.timers.propose.get_or_insert(self.now);
+        }
+    }
+
+    /// The block to extend. Clocked: the highest that the set change rule allows. Responsive: the lock.
     pub(super) fn tip_to_extend(&self) -> Option<Hash> {
+        if self.pace() == Pace::Responsive {
+            // After a restart the lock is known before its block has been executed again.
+            return Some(self.lock.block).filter(|lock| self.tree.is_valid(lock));
+        }
         self.tree.tip(&self.lock.block, |hash| {
             set_change::allows(hash, self.tree.change_near(hash), &self.lock.block)
         })
@@ -66,7 +78,7 @@ impl Engine {
         let voted = guardian_votes.as_ref().and_then(|votes| self.tree.header(&votes.block));
         let voted_state = voted.map(|header| header.state_root);
         self.building = Some(Building { parent, epoch: self.epoch, timestamp: timestamp.clone(), upper });
-        let freeze_stakes = self.behind(header.height, &validators);
+        let freeze_stakes = self.pace() == Pace::Clocked && self.behind(header.height, &validators);
         out.push(Effect::Build(BlockContext {
             parent: header,
             parent_hash: parent,
@@ -85,6 +97,9 @@ impl Engine {
     /// the votes, of which nobody has two for one height. Where the parent changes validators that would be for ever;
     /// elsewhere a quorum that has split already is led past by a block that changes nothing.
     pub(super) fn waits_for_votes(&self, parent: &Hash, height: u64, validators: &ValidatorSet) -> bool {
+        if self.pace() == Pace::Responsive {
+            return false;
+        }
         let Some(tip) = self.tree.tip(&self.lock.block, |_| true) else { return true };
         let can_win =
             |header: &Arc<Header>| header.height > height && header.certificate.block == self.lock.block;

@@ -8,7 +8,7 @@ use std::{
 use theta_core::{
     block::{Block, CommitCertificate},
     hash::Hash,
-    spec::ChainSpec,
+    spec::{ChainSpec, Pace},
     vote::VoteSet,
 };
 
@@ -17,7 +17,7 @@ use crate::{
     message::Peer,
     pace::{Settings, Timers},
     tree::{SettledBlock, Tree},
-    vote::{LastVote, VoteBook},
+    vote::{LastVote, VoteBook, rank},
     wal::{WalRecord, WalVote},
 };
 
@@ -53,7 +53,7 @@ impl Engine {
         roles: Roles,
         start: Start,
     ) -> Result<Self, RecoverError> {
-        let mut tree = Tree::new(start.root, start.settled).ok_or(RecoverError::NoChain)?;
+        let mut tree = Tree::new(spec.clone(), start.root, start.settled).ok_or(RecoverError::NoChain)?;
         let head = tree.head();
         if tree.validators(&head).is_none() || tree.next_validators(&head).is_none() {
             return Err(RecoverError::ShortTail);
@@ -73,18 +73,13 @@ impl Engine {
         for ((_, hash), block) in blocks {
             tree.insert(hash, Arc::new(block), Peer::Own, true);
         }
-        let height = |hash: &Hash| tree.header(hash).map_or(0, |header| header.height);
-        let head_height = height(&head);
-        let lock = match certificate {
-            Some(certificate) if tree.node(&certificate.block).is_some() || certificate.block == head => {
-                Lock { block: certificate.block, height: height(&certificate.block), certificate }
-            }
-            _ => Lock {
-                block: head,
-                height: head_height,
-                certificate: CommitCertificate { votes: VoteSet::default(), block: head },
-            },
-        };
+        let certificate = certificate
+            .filter(|certificate| tree.node(&certificate.block).is_some() || certificate.block == head)
+            .unwrap_or_else(|| CommitCertificate { votes: VoteSet::default(), block: head });
+        let locked = tree.header(&certificate.block).ok_or(RecoverError::NoChain)?;
+        let pace = tree.pace(locked.height);
+        let lock =
+            Lock { block: certificate.block, height: locked.height, rank: rank(locked, pace), certificate };
         let epoch = [
             tree.header(&head).map(|header| header.epoch),
             last_vote.map(|vote: WalVote| vote.epoch),
@@ -99,6 +94,12 @@ impl Engine {
             last_vote: last_vote.map(|vote| LastVote {
                 block: vote.block,
                 height: vote.height,
+                // A block that has left the tree is of an epoch up to that of the vote.
+                rank: match (tree.header(&vote.block), pace) {
+                    (Some(header), pace) => rank(header, pace),
+                    (None, Pace::Clocked) => vote.height,
+                    (None, Pace::Responsive) => vote.epoch,
+                },
                 epoch: vote.epoch,
             }),
             lock,

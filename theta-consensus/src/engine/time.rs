@@ -28,6 +28,10 @@ impl Engine {
         if self.now >= self.timers.timeout {
             self.cast_vote(true, out);
             self.timers.failures = self.timers.failures.saturating_add(1);
+            if self.pace() == Pace::Responsive {
+                // The next proposer has to know the highest lock, or whoever holds it cannot vote.
+                out.push(Effect::Broadcast(Message::Status(self.status())));
+            }
             self.enter_epoch(out);
         }
         if self.timers.propose.is_some_and(|at| self.now >= at) {

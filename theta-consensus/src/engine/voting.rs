@@ -72,8 +72,16 @@ impl Engine {
         self.try_advance(out);
     }
 
+    /// Whether a peer claims to know a certificate above this node's lock.
+    pub(super) fn is_ahead(&self, status: &Status) -> bool {
+        match self.pace() {
+            Pace::Clocked => status.certified_height > self.lock.height,
+            Pace::Responsive => status.certified_epoch > self.lock.rank,
+        }
+    }
+
     pub(super) fn on_status(&mut self, from: Peer, status: Status, out: &mut Vec<Effect>) {
-        if status.certified_height <= self.lock.height {
+        if !self.is_ahead(&status) {
             return;
         }
         let block = status.certificate.block;
@@ -93,7 +101,11 @@ impl Engine {
     /// Moves on when a quorum has finished an epoch. The reference asks only about the epoch of the vote at hand and is
     /// saved by repetition; here a vote counts once, so every epoch that a vote is known of is asked about.
     pub(super) fn try_advance(&mut self, out: &mut Vec<Effect>) {
-        let Some(validators) = self.tree.next_validators(&self.tree.head()).cloned() else { return };
+        let from = match self.pace() {
+            Pace::Clocked => self.tree.head(),
+            Pace::Responsive => self.lock.block,
+        };
+        let Some(validators) = self.tree.next_validators(&from).cloned() else { return };
         let epochs: BTreeSet<u64> = self.book.since(self.epoch, &validators).map(|vote| vote.epoch).collect();
         let finished = |epoch: &&u64| is_quorum(self.book.since(**epoch, &validators), &validators);
         if let Some(epoch) = epochs.iter().rev().find(finished).copied() {
@@ -123,20 +135,22 @@ impl Engine {
     pub(super) fn cast_vote(&mut self, repeat: bool, out: &mut Vec<Effect>) {
         let Some(me) = self.roles.validator else { return };
         let Some(tip) = self.tree.tip(&self.lock.block, |_| true) else { return };
-        if !self.tree.validators(&tip).is_some_and(|set| set.contains(me)) {
+        let Some(header) = self.tree.header(&tip).cloned() else { return };
+        let pace = self.tree.pace(header.height);
+        let has_say = |set: Option<&Arc<ValidatorSet>>| set.is_some_and(|set| set.contains(me));
+        // Whoever has just come in may have nothing to vote on yet, but a say in which epoch it is.
+        let newcomer = pace == Pace::Responsive && has_say(self.tree.next_validators(&self.lock.block));
+        if !has_say(self.tree.validators(&tip)) && !newcomer {
             return;
         }
-        let allowed = self
-            .tree
-            .header(&tip)
-            .is_some_and(|header| vote::allows(self.last_vote.as_ref(), &self.lock.block, header));
-        let (block, height) = match self.last_vote {
-            _ if allowed => (tip, self.tree.header(&tip).map_or(0, |header| header.height)),
-            Some(last) => (last.block, last.height),
+        let allowed = vote::allows(self.last_vote.as_ref(), &self.lock.block, &header, pace);
+        let (block, height, rank) = match self.last_vote {
+            _ if allowed => (tip, header.height, vote::rank(&header, pace)),
+            Some(last) => (last.block, last.height, last.rank),
             // A first vote may go to what is certified already: it adds nothing, but it opens the next epoch.
-            None => (self.lock.block, self.lock.height),
+            None => (self.lock.block, self.lock.height, self.lock.rank),
         };
-        let cast = LastVote { block, height, epoch: self.epoch };
+        let cast = LastVote { block, height, rank, epoch: self.epoch };
         if self.last_vote == Some(cast) {
             if !repeat {
                 return;
@@ -149,8 +163,8 @@ impl Engine {
         }
         let certified =
             self.tree.header(&block).and_then(|header| self.tree.header(&header.certificate.block));
-        let certified_height = certified.map_or(0, |header| header.height);
+        let certified_rank = certified.map_or(0, |header| vote::rank(header, pace));
         let vote = Vote { block, height, epoch: self.epoch, voter: me, signature: Signature::EMPTY };
-        out.push(Effect::Sign(Intent::Vote { vote, certified_height }));
+        out.push(Effect::Sign(Intent::Vote { vote, rank, certified_rank }));
     }
 }

@@ -25,7 +25,7 @@ use theta_core::{
     hash::{Address, Hash, keccak_parts},
     journal::MemDisk,
     sign::{SecretKey, SignError, Signature, Signer},
-    spec::ChainSpec,
+    spec::{ChainSpec, Pace},
     stake::{Validator, ValidatorSet},
 };
 
@@ -130,12 +130,12 @@ pub enum Violation {
         /// The height.
         height: u64,
     },
-    /// A validator signed votes for two blocks of one height.
+    /// A validator signed votes for two blocks of one height, or of one epoch at the responsive pace.
     DoubleVote {
         /// Which.
         validator: usize,
-        /// The height.
-        height: u64,
+        /// The height or epoch.
+        rank: u64,
     },
     /// A validator signed two blocks of one epoch.
     DoubleProposal {
@@ -211,6 +211,8 @@ struct Network {
     nodes: Vec<Node>,
     settled: BTreeMap<u64, Hash>,
     votes: BTreeMap<(usize, u64), Hash>,
+    /// Epochs of all blocks that were proposed.
+    epochs: BTreeMap<Hash, u64>,
     proposals: BTreeMap<(usize, u64), Hash>,
     born: BTreeMap<Vec<u8>, Millis>,
     report: Report,
@@ -259,6 +261,7 @@ impl Network {
             nodes,
             settled: BTreeMap::new(),
             votes: BTreeMap::new(),
+            epochs: BTreeMap::new(),
             proposals: BTreeMap::new(),
             born: BTreeMap::new(),
             #[cfg(test)]
@@ -462,14 +465,18 @@ impl Network {
         match signed {
             Signed::Message(Message::Vote(vote)) => {
                 self.note(node, &vote.to_rlp());
-                if *self.votes.entry((node, vote.height)).or_insert(vote.block) != vote.block {
-                    let height = vote.height;
-                    self.report.violations.push(Violation::DoubleVote { validator: node, height });
+                let rank = match self.scenario.spec.rules(vote.height).consensus.pace {
+                    Pace::Clocked => vote.height,
+                    Pace::Responsive => self.epochs.get(&vote.block).copied().unwrap_or(0),
+                };
+                if *self.votes.entry((node, rank)).or_insert(vote.block) != vote.block {
+                    self.report.violations.push(Violation::DoubleVote { validator: node, rank });
                 }
             }
             Signed::Proposal(proposal) => {
                 let (epoch, digest) = (proposal.block.header.epoch, proposal.block.header.digest());
                 self.note(node, digest.as_slice());
+                self.epochs.insert(proposal.block.header.hash(), epoch);
                 if *self.proposals.entry((node, epoch)).or_insert(digest) != digest {
                     self.report.violations.push(Violation::DoubleProposal { validator: node, epoch });
                 }

@@ -88,7 +88,7 @@ impl Node {
         let Ok(engine) = Engine::recover(self.spec.clone(), self.settings.clone(), roles, start) else {
             return stuck;
         };
-        let seen = (0, engine.certified().1, engine.epoch());
+        let seen = (0, engine.lock_rank(), engine.epoch());
         self.running = Some(Running { engine, wal, signer, executing: Vec::new(), seen });
         self.drive(now, vec![Input::Tick, Input::Work], &mut || false)
     }
@@ -280,8 +280,8 @@ impl Node {
     fn look(&mut self, outcome: &mut Outcome) {
         let Some(running) = &mut self.running else { return };
         let engine = &running.engine;
-        let ((settled, settled_height), (lock, lock_height)) = (engine.settled(), engine.certified());
-        let now = (settled_height, lock_height, engine.epoch());
+        let ((settled, settled_height), (lock, _)) = (engine.settled(), engine.certified());
+        let now = (settled_height, engine.lock_rank(), engine.epoch());
         let before = running.seen;
         outcome.fell |= now.0 < before.0 || now.1 < before.1 || now.2 < before.2;
         let branch = engine.branch(&lock);

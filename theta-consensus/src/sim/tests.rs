@@ -1,5 +1,3 @@
-use theta_core::spec::Pace;
-
 use super::*;
 
 /// Twenty-five seconds of loss, partitions and crashes, then calm.
