@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use theta_core::{
     block::{Block, Header, transactions_root},
+    hash::{Address, Hash},
+    sign::Signature,
     spec::ChainSpec,
     stake::Pools,
     vote::Vote,
@@ -109,28 +111,48 @@ impl<T> Checked<T> {
     }
 }
 
-impl<T> Checks<T> {
-    /// Takes everything as right. For simulators, whose signatures are make-believe.
-    #[cfg(feature = "sim")]
-    pub fn assume(self) -> Checked<T> {
-        Checked { from: self.from, item: self.item, upper: true }
-    }
+/// Whether a signature over a digest is an address's. Simulators have one of their own, whose signatures are make-believe.
+pub(crate) type SignatureRule<'a> = &'a dyn Fn(&Signature, &Hash, Address) -> bool;
 
-    fn votes_right(&self) -> Result<(), Fault> {
-        self.votes.iter().try_for_each(|vote| vote_right(vote, self.low_s))
+/// The rule of every real network: the address of the recovered key.
+fn recovers(signature: &Signature, digest: &Hash, address: Address) -> bool {
+    signature.recover(digest) == Ok(address)
+}
+
+impl<T> Checks<T> {
+    fn votes_right(&self, rule: SignatureRule<'_>) -> Result<(), Fault> {
+        let right = |vote: &Vote| signed(&vote.signature, &vote.digest(), vote.voter, self.low_s, rule);
+        self.votes.iter().try_for_each(right)
     }
+}
+
+fn signed(
+    signature: &Signature,
+    digest: &Hash,
+    address: Address,
+    low_s: bool,
+    rule: SignatureRule<'_>,
+) -> Result<(), Fault> {
+    if low_s && !signature.is_low_s() {
+        return Err(Fault::HighS);
+    }
+    if rule(signature, digest, address) { Ok(()) } else { Err(Fault::Signature) }
 }
 
 impl Checks<Message> {
     /// Checks the signatures. Costs a key recovery per vote; for votes of the upper levels an addition per voter and two
     /// pairings.
     pub fn verify(self) -> Result<Checked<Message>, Fault> {
+        self.verify_by(&recovers)
+    }
+
+    pub(crate) fn verify_by(self, rule: SignatureRule<'_>) -> Result<Checked<Message>, Fault> {
         if let Message::Status(status) = &self.item
             && !status.certificate.votes.is_empty()
         {
             check_votes(&status.certificate)?;
         }
-        self.votes_right()?;
+        self.votes_right(rule)?;
         let VotedPools { guardians, elite } = &self.pools;
         match (&self.item, guardians, elite) {
             (Message::GuardianVotes(votes), Some(pools), _) => {
@@ -152,6 +174,10 @@ impl Checks<Block> {
     /// Checks signatures, fields and the root over transactions. Costs a key recovery, and one per vote in the
     /// certificate that the engine has not seen before.
     pub fn verify(self) -> Result<Checked<Block>, Fault> {
+        self.verify_by(&recovers)
+    }
+
+    pub(crate) fn verify_by(self, rule: SignatureRule<'_>) -> Result<Checked<Block>, Fault> {
         let header = &self.item.header;
         if header.chain != self.spec.chain {
             return Err(Fault::Chain);
@@ -159,14 +185,11 @@ impl Checks<Block> {
         if header.extension.rules() != self.spec.rules(header.height).header {
             return Err(Fault::Fields);
         }
-        if self.low_s && !header.signature.is_low_s() {
-            return Err(Fault::HighS);
-        }
-        header.verify().map_err(|_| Fault::Signature)?;
+        signed(&header.signature, &header.digest(), header.proposer, self.low_s, rule)?;
         if transactions_root(&self.item.transactions) != header.transactions_root {
             return Err(Fault::Transactions);
         }
-        self.votes_right()?;
+        self.votes_right(rule)?;
         let upper = verify_upper(header, &self.pools)?;
         Ok(Checked { from: self.from, item: self.item, upper })
     }
@@ -188,11 +211,4 @@ pub(crate) fn verify_upper(header: &Header, pools: &VotedPools) -> Result<bool, 
         }
     }
     Ok(whole)
-}
-
-fn vote_right(vote: &Vote, low_s: bool) -> Result<(), Fault> {
-    if low_s && !vote.signature.is_low_s() {
-        return Err(Fault::HighS);
-    }
-    vote.verify().map_err(|_| Fault::Signature)
 }

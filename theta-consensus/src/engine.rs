@@ -165,6 +165,22 @@ pub enum Effect {
     },
 }
 
+/// How much an engine holds; each has a limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Held {
+    /// Blocks above the settled one.
+    pub blocks: usize,
+    /// Blocks whose parents are missing.
+    pub orphans: usize,
+    /// Blocks that are being looked for.
+    pub wanted: usize,
+    /// Hashes of blocks that are not taken again.
+    pub refused: usize,
+    /// Votes.
+    pub votes: usize,
+}
+
 /// The validator engine. Equal inputs in equal order give equal effects, on every machine.
 #[derive(Debug)]
 pub struct Engine {
@@ -282,6 +298,17 @@ impl Engine {
     pub fn branch(&self, block: &Hash) -> Vec<Arc<Block>> {
         let path = self.tree.path(block);
         path.iter().filter_map(|hash| self.tree.node(hash)).map(|node| node.block.clone()).collect()
+    }
+
+    /// How much this engine holds of what peers can send.
+    pub fn held(&self) -> Held {
+        Held {
+            blocks: self.tree.nodes().count(),
+            orphans: self.orphans.len(),
+            wanted: self.wants.len(),
+            refused: self.refused.len(),
+            votes: self.book.len(),
+        }
     }
 
     /// The epoch this node is in.

@@ -159,8 +159,8 @@ impl VoteBook {
         self.latest.retain(|voter, _| is_member(voter));
     }
 
-    #[cfg(test)]
-    fn len(&self) -> usize {
+    /// How many votes are kept.
+    pub(crate) fn len(&self) -> usize {
         self.blocks.values().map(BTreeMap::len).sum()
     }
 }

@@ -163,7 +163,8 @@ impl Engine {
         }
         let certified =
             self.tree.header(&block).and_then(|header| self.tree.header(&header.certificate.block));
-        let certified_rank = certified.map_or(0, |header| vote::rank(header, pace));
+        // A voted block that has left the tree was decided on before whatever this node is locked on now.
+        let certified_rank = certified.map_or(self.lock.rank, |header| vote::rank(header, pace));
         let vote = Vote { block, height, epoch: self.epoch, voter: me, signature: Signature::EMPTY };
         out.push(Effect::Sign(Intent::Vote { vote, rank, certified_rank }));
     }
