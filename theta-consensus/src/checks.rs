@@ -10,7 +10,7 @@ use theta_core::{
     block::{Block, Header, transactions_root},
     hash::{Address, Hash},
     sign::Signature,
-    spec::ChainSpec,
+    spec::{ChainSpec, GuardianRule},
     stake::Pools,
     vote::Vote,
 };
@@ -18,7 +18,8 @@ use theta_core::{
 use crate::{
     certificate::{CertificateError, check_votes},
     elite::verify_elite_votes,
-    guardian::{AggregateError, verify_guardian_votes},
+    finality::Checkpoint,
+    guardian::AggregateError,
     message::{Message, Peer},
 };
 
@@ -86,8 +87,23 @@ pub struct Checks<T> {
 /// The pools that guardian and elite edge votes come from.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct VotedPools {
-    pub(crate) guardians: Option<Arc<Pools>>,
+    pub(crate) guardians: Option<VotedCheckpoint>,
     pub(crate) elite: Option<Arc<Pools>>,
+}
+
+/// What guardians vote on.
+#[derive(Clone, Debug)]
+pub(crate) struct VotedCheckpoint {
+    /// Of the voted block.
+    pub(crate) height: u64,
+    pub(crate) rule: GuardianRule,
+    pub(crate) pools: Arc<Pools>,
+}
+
+impl VotedCheckpoint {
+    pub(crate) fn on<'a>(&'a self, chain: &'a str) -> Checkpoint<'a> {
+        Checkpoint { chain, height: self.height, rule: self.rule, pool: &self.pools.guardians }
+    }
 }
 
 /// A message whose signatures are right.
@@ -155,8 +171,8 @@ impl Checks<Message> {
         self.votes_right(rule)?;
         let VotedPools { guardians, elite } = &self.pools;
         match (&self.item, guardians, elite) {
-            (Message::GuardianVotes(votes), Some(pools), _) => {
-                verify_guardian_votes(votes, &pools.guardians).map_err(Fault::Guardians)?;
+            (Message::GuardianVotes(votes), Some(voted), _) => {
+                voted.on(&self.spec.chain).verify(votes).map_err(Fault::Guardians)?;
             }
             (Message::EliteVotes(votes), _, Some(pools)) => {
                 verify_elite_votes(votes, &pools.elite).map_err(Fault::Elite)?;
@@ -200,7 +216,7 @@ pub(crate) fn verify_upper(header: &Header, pools: &VotedPools) -> Result<bool, 
     let mut whole = true;
     if let Some(votes) = header.extension.guardian_votes() {
         match &pools.guardians {
-            Some(pools) => verify_guardian_votes(votes, &pools.guardians).map_err(Fault::Guardians)?,
+            Some(voted) => voted.on(&header.chain).verify(votes).map_err(Fault::Guardians)?,
             None => whole = false,
         }
     }

@@ -208,6 +208,7 @@ pub struct Engine {
     started: bool,
     members: Vec<Arc<ValidatorSet>>,
     ballot: Option<Ballot>,
+    final_checkpoint: Option<(Hash, u64)>,
 }
 
 impl Engine {
@@ -224,7 +225,7 @@ impl Engine {
             Input::Message(Checked { from, item, .. }) => match item {
                 Message::Vote(vote) => self.on_vote(from, vote, out),
                 Message::Status(status) => self.on_status(from, status, out),
-                Message::GuardianVotes(votes) => self.on_guardian_votes(from, votes),
+                Message::GuardianVotes(votes) => self.on_guardian_votes(from, votes, out),
                 Message::EliteVote(vote) => self.on_elite_vote(from, vote),
                 Message::EliteVotes(votes) => self.on_elite_votes(from, votes),
             },
@@ -326,6 +327,11 @@ impl Engine {
         (self.lock.block, self.lock.height)
     }
 
+    /// Hash and height of the newest checkpoint that is known to be final, since this engine started.
+    pub const fn final_checkpoint(&self) -> Option<(Hash, u64)> {
+        self.final_checkpoint
+    }
+
     /// Hash and height of the newest settled block.
     pub fn settled(&self) -> (Hash, u64) {
         (self.tree.head(), self.tree.head_height())
@@ -343,6 +349,7 @@ impl Engine {
             self.try_execute(hash, out);
         }
         self.open_ballot(out);
+        self.learn_finality(out);
         self.enter_epoch(out);
     }
 

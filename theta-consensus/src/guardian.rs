@@ -36,6 +36,12 @@ pub enum AggregateError {
     /// Not one multiplier for each voter.
     #[error("votes have not one multiplier for each voter")]
     Length,
+    /// A voter counted more than once, where votes finalize.
+    #[error("a voter is counted more than once")]
+    Repeated,
+    /// Two thirds of the guardians' stake or less.
+    #[error("votes are no quorum of the guardians")]
+    NoQuorum,
     /// No voter, where one is needed.
     #[error("votes without a voter")]
     Empty,
@@ -81,14 +87,19 @@ pub fn merge_guardian_votes(
     a.merged(b).map(Some)
 }
 
-/// A vote of the guardian at `index` of `size` guardians with stake.
-pub(crate) fn sign(key: &SecretKey, block: Hash, pool: Hash, index: usize, size: usize) -> GuardianVotes {
+/// A vote of the guardian at `index` of `size` guardians with stake, over `message`.
+pub(crate) fn sign(
+    key: &SecretKey,
+    message: &[u8],
+    (block, pool): (Hash, Hash),
+    index: usize,
+    size: usize,
+) -> GuardianVotes {
     let mut multipliers = vec![0; size];
     if let Some(own) = multipliers.get_mut(index) {
         *own = 1;
     }
-    let signature = key.sign(SUITE, &GuardianVotes::message(&block, &pool));
-    GuardianVotes { block, pool, multipliers, signature }
+    GuardianVotes { block, pool, multipliers, signature: key.sign(SUITE, message) }
 }
 
 impl Aggregate for GuardianVotes {

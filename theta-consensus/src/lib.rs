@@ -39,6 +39,7 @@ mod certificate;
 mod checks;
 mod elite;
 mod engine;
+mod finality;
 mod go_rand;
 mod guardian;
 mod message;
@@ -58,6 +59,7 @@ pub use certificate::{CertificateError, check_form, verify as verify_certificate
 pub use checks::{Checked, Checks, Fault};
 pub use elite::{EliteVote, merge_elite_votes, verify_elite_votes};
 pub use engine::{Effect, Engine, Held, Input, RecoverError, Roles, Start};
+pub use finality::Checkpoint;
 pub use go_rand::GoRand;
 pub use guardian::{AggregateError, merge_guardian_votes, verify_guardian_votes};
 pub use message::{MAX_MESSAGE_BYTES, Message, Peer, Proposal, Status};

@@ -6,16 +6,12 @@
 use theta_core::{
     block::Header,
     spec::Pace,
-    stake::{Pools, ValidatorSet},
+    stake::{EliteState, ValidatorSet},
 };
 
 use crate::{
-    certificate::verify,
-    checks::Fault,
-    elite::verify_elite_votes,
-    guardian::{AggregateError, verify_guardian_votes},
-    proposer::proposer,
-    set_change,
+    certificate::verify, checks::Fault, elite::verify_elite_votes, finality::Checkpoint,
+    guardian::AggregateError, proposer::proposer, set_change,
 };
 
 /// What is known of the chain below the block in question.
@@ -37,10 +33,12 @@ pub struct Below<'a> {
     pub pace: Pace,
     /// Whether this height is a checkpoint.
     pub checkpoint: bool,
-    /// Pools of the checkpoint at or below the block that the header's guardian votes are for, if that is in the chain.
-    pub guardians: Option<&'a Pools>,
-    /// The same for its elite edge votes.
-    pub elite: Option<&'a Pools>,
+    /// The block that the header's guardian votes are for, if it is in the chain, with the pool of the checkpoint there or
+    /// below.
+    pub guardians: Option<Checkpoint<'a>>,
+    /// Elite edge nodes of the checkpoint at or below the block that the header's elite edge votes are for, if that is in the
+    /// chain.
+    pub elite: Option<&'a EliteState>,
 }
 
 /// Whether a block may follow. That its proposer signed it is checked elsewhere.
@@ -75,18 +73,14 @@ pub fn judge(header: &Header, below: &Below<'_>) -> Result<(), Fault> {
 }
 
 fn judge_upper(header: &Header, below: &Below<'_>) -> Result<(), Fault> {
-    let pools = |pools| match (below.checkpoint, pools) {
-        (true, pools) => Option::ok_or(pools, AggregateError::Ancestor),
-        (false, _) => Err(AggregateError::Place),
-    };
+    let place = if below.checkpoint { Ok(()) } else { Err(AggregateError::Place) };
     if let Some(votes) = header.extension.guardian_votes() {
-        let verified =
-            pools(below.guardians).and_then(|pools: &Pools| verify_guardian_votes(votes, &pools.guardians));
-        verified.map_err(Fault::Guardians)?;
+        let voted = place.and_then(|()| below.guardians.ok_or(AggregateError::Ancestor));
+        voted.and_then(|voted| voted.verify(votes)).map_err(Fault::Guardians)?;
     }
     if let Some(votes) = header.extension.elite_votes() {
-        let verified = pools(below.elite).and_then(|pools: &Pools| verify_elite_votes(votes, &pools.elite));
-        verified.map_err(Fault::Elite)?;
+        let pool = place.and_then(|()| below.elite.ok_or(AggregateError::Ancestor));
+        pool.and_then(|pool| verify_elite_votes(votes, pool)).map_err(Fault::Elite)?;
     }
     Ok(())
 }

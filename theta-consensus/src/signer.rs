@@ -14,12 +14,13 @@ use theta_core::{
     hash::{Address, Hash},
     journal::{Disk, Journal, JournalError, Record},
     sign::{SignError, Signature, Signer},
+    spec::GuardianRule,
     vote::{Vote, VoteSet},
 };
 
 use crate::{
     elite::EliteVote,
-    guardian,
+    finality, guardian,
     message::{Message, Proposal},
 };
 
@@ -50,6 +51,10 @@ pub enum Intent {
         block: Hash,
         /// Its height.
         height: u64,
+        /// The chain.
+        chain: String,
+        /// What the vote is good for.
+        rule: GuardianRule,
         /// Hash of the guardian pool.
         pool: Hash,
         /// This guardian's place among those with stake.
@@ -103,10 +108,46 @@ impl Record for Mark {
     const VERSION: u8 = 1;
 }
 
+const NO_CHECKPOINT_KEY: &str = "there is no key for votes on checkpoints";
+
+/// The checkpoint a guardian signed last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct CheckpointMark {
+    height: u64,
+    block: Hash,
+}
+
+impl Record for CheckpointMark {
+    const VERSION: u8 = 1;
+}
+
+/// A guardian's or elite edge node's key. Guardians' votes may finalize, so one block of a height is all that is signed.
+struct CheckpointKey {
+    key: bls::SecretKey,
+    journal: Journal<CheckpointMark>,
+    mark: CheckpointMark,
+}
+
+impl CheckpointKey {
+    fn remember(&mut self, height: u64, block: Hash) -> Result<(), SignError> {
+        let mark = CheckpointMark { height, block };
+        if mark == self.mark {
+            return Ok(());
+        }
+        if self.mark.block != Hash::ZERO && height <= self.mark.height {
+            return refused("a vote on another checkpoint of this height or above was signed");
+        }
+        // One in minutes: the file never gets long, so it is written anew each time.
+        self.journal.replace(&[mark]).map_err(|error| SignError::Mark(error.to_string()))?;
+        self.mark = mark;
+        Ok(())
+    }
+}
+
 /// A key in memory and its durable mark.
 pub struct LocalSigner {
     key: Arc<dyn Signer>,
-    checkpoints: Option<bls::SecretKey>,
+    checkpoints: Option<CheckpointKey>,
     journal: Journal<Mark>,
     mark: Mark,
     written: u32,
@@ -129,15 +170,15 @@ impl LocalSigner {
         Ok(Self { key, checkpoints: None, journal, mark, written: 0 })
     }
 
-    /// Signs for checkpoints too, as a guardian or an elite edge node. Such votes decide rewards alone, so they have no mark.
-    pub fn with_checkpoint_key(self, key: bls::SecretKey) -> Self {
-        Self { checkpoints: Some(key), ..self }
-    }
-
-    fn checkpoint_key(&self) -> Result<&bls::SecretKey, SignError> {
-        self.checkpoints
-            .as_ref()
-            .ok_or_else(|| SignError::Refused("there is no key for votes on checkpoints".to_owned()))
+    /// Signs for checkpoints too, as a guardian or an elite edge node. The disk has to be this key's alone.
+    pub fn with_checkpoint_key(
+        self,
+        key: bls::SecretKey,
+        disk: impl Disk + 'static,
+    ) -> Result<Self, JournalError> {
+        let (journal, marks) = Journal::open(disk)?;
+        let mark = marks.last().copied().unwrap_or_default();
+        Ok(Self { checkpoints: Some(CheckpointKey { key, journal, mark }), ..self })
     }
 
     /// The same key without the mark, for what is no vote and no block, such as the coinbase of a block being built.
@@ -216,13 +257,16 @@ impl RoleSigner for LocalSigner {
                 let proposer = self.address();
                 Ok(Signed::Proposal(Proposal { block, proposer, votes: votes.clone() }))
             }
-            Intent::Guardian { block, pool, index, size, .. } => {
-                let votes = guardian::sign(self.checkpoint_key()?, *block, *pool, *index, *size);
+            Intent::Guardian { block, height, chain, rule, pool, index, size } => {
+                let Some(guardian) = &mut self.checkpoints else { return refused(NO_CHECKPOINT_KEY) };
+                guardian.remember(*height, *block)?;
+                let message = finality::message(*rule, chain, *height, block, pool);
+                let votes = guardian::sign(&guardian.key, &message, (*block, *pool), *index, *size);
                 Ok(Signed::Message(Message::GuardianVotes(votes)))
             }
             Intent::Elite { block, height, address, timestamp } => {
-                let key = self.checkpoint_key()?;
-                let vote = EliteVote::sign(key, *block, *height, *address, timestamp.clone());
+                let Some(elite) = &self.checkpoints else { return refused(NO_CHECKPOINT_KEY) };
+                let vote = EliteVote::sign(&elite.key, *block, *height, *address, timestamp.clone());
                 Ok(Signed::Message(Message::EliteVote(vote)))
             }
         }

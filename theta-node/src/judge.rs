@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use theta_consensus::settled::{Below, judge};
+use theta_consensus::{
+    Checkpoint,
+    settled::{Below, judge},
+};
 use theta_core::{block::Header, hash::Hash, stake::Pools};
 use theta_ledger::{
     Status,
@@ -45,17 +48,23 @@ impl Judge for Consensus {
             low_s: rules.tx.low_s,
             pace: rules.consensus.pace,
             checkpoint: rules.is_checkpoint(header.height),
-            guardians: guardians.as_deref(),
-            elite: elite.as_deref(),
+            guardians: guardians.as_ref().map(|(height, pools)| Checkpoint {
+                chain: &header.chain,
+                height: *height,
+                rule: reader.spec().rules(*height).consensus.guardians,
+                pool: &pools.guardians,
+            }),
+            elite: elite.as_ref().map(|(_, pools)| &pools.elite),
         };
         judge(header, &below).map_err(|fault| Refusal::Block(fault.into()))
     }
 }
 
-/// Pools of the checkpoint at or below a block of the chain; none if the block is not in it.
-fn pools_at(reader: &LedgerReader, voted: Hash) -> Result<Option<Arc<Pools>>, StateError> {
+/// Height of a block of the chain and pools of the checkpoint at or below it; none if the block is not in it.
+fn pools_at(reader: &LedgerReader, voted: Hash) -> Result<Option<(u64, Arc<Pools>)>, StateError> {
     let Some(mut block) = reader.block(At::Block(voted))? else { return Ok(None) };
     let same_height = reader.block(At::Height(block.block.header.height))?;
+    let height = block.block.header.height;
     if same_height.is_some_and(|other| other.hash != voted) {
         return Ok(None);
     }
@@ -65,5 +74,5 @@ fn pools_at(reader: &LedgerReader, voted: Hash) -> Result<Option<Arc<Pools>>, St
             None => return Ok(None),
         }
     }
-    Ok(reader.post_state(At::Block(block.hash))?.pools)
+    Ok(reader.post_state(At::Block(block.hash))?.pools.map(|pools| (height, pools)))
 }

@@ -81,6 +81,7 @@ impl Engine {
             self.book.latest().map(|vote| vote.voter).filter(|voter| self.is_member(voter)).collect();
         self.book.forget(&gone, |voter| members.contains(voter));
         self.open_ballot(out);
+        self.learn_finality(out);
         self.trim_log(out);
     }
 }

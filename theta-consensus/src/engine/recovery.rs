@@ -120,6 +120,7 @@ impl Engine {
             started: false,
             members: Vec::new(),
             ballot: None,
+            final_checkpoint: None,
         };
         engine.gather_members();
         Ok(engine)

@@ -35,7 +35,9 @@ impl World {
     }
 
     fn vote(&self, index: usize) -> GuardianVotes {
-        sign(&self.keys[index], self.block, self.pool.hash(), index, self.keys.len())
+        let pool = self.pool.hash();
+        let message = GuardianVotes::message(&self.block, &pool);
+        sign(&self.keys[index], &message, (self.block, pool), index, self.keys.len())
     }
 
     fn verify(&self, votes: &GuardianVotes) -> Result<(), AggregateError> {

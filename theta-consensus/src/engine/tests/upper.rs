@@ -39,15 +39,22 @@ fn pools() -> Pools {
     Pools { guardians, elite }
 }
 
-/// A chain with both levels from genesis on and a checkpoint every ten blocks.
+/// A chain by the reference's rules with both levels from genesis on.
 fn spec() -> ChainSpec {
+    ChainSpec::new("privatenet", [(Fork::Theta2, 0), (Fork::Theta3, 0)])
+}
+
+/// The same where guardians finalize; a checkpoint is every ten blocks.
+fn finalizing() -> ChainSpec {
     ChainSpec::new("privatenet", [(Fork::Theta2, 0), (Fork::Theta3, 0), (Fork::Improved, 0)])
 }
 
 fn guardian_votes(block: Hash, signers: std::ops::Range<u8>) -> GuardianVotes {
     let pool = pools().guardians.hash();
     let votes = signers.map(|index| {
-        crate::guardian::sign(&bls_key(index), block, pool, usize::from(index), usize::from(GUARDIANS))
+        let message = GuardianVotes::message(&block, &pool);
+        let (at, size) = (usize::from(index), usize::from(GUARDIANS));
+        crate::guardian::sign(&bls_key(index), &message, (block, pool), at, size)
     });
     votes.reduce(|a, b| a.merged(&b).expect("fits")).expect("one at least")
 }
@@ -101,7 +108,7 @@ fn context(effects: &[Effect]) -> Option<&BlockContext> {
 #[test]
 fn a_checkpoint_block_may_carry_votes_for_an_older_one() {
     let mut bench = Bench::new(spec(), Roles::observer(), Vec::new());
-    let chain = grow(&mut bench, 10);
+    let chain = grow(&mut bench, 100);
     let voted = chain[1].0;
     let (guardians, elite) = (guardian_votes(voted, 0..3), elite_votes(voted, 0..2));
     let block = with_votes(&bench, &chain, Some(guardians.clone()), Some(elite.clone()));
@@ -115,7 +122,7 @@ fn a_checkpoint_block_may_carry_votes_for_an_older_one() {
 #[test]
 fn each_forgery_of_the_upper_votes_is_named() {
     let mut bench = Bench::new(spec(), Roles::observer(), Vec::new());
-    let chain = grow(&mut bench, 10);
+    let chain = grow(&mut bench, 100);
     let voted = chain[1].0;
     let (guardians, elite) = (guardian_votes(voted, 0..3), elite_votes(voted, 0..2));
     let mismatch = AggregateError::Signature(bls::BlsError::Mismatch);
@@ -163,19 +170,19 @@ fn each_forgery_of_the_upper_votes_is_named() {
 #[test]
 fn votes_outside_checkpoints_and_for_other_branches_condemn_a_block() {
     let mut bench = Bench::new(spec(), Roles::observer(), Vec::new());
-    let chain = grow(&mut bench, 8);
+    let chain = grow(&mut bench, 98);
     let block = with_votes(&bench, &chain, Some(guardian_votes(chain[1].0, 0..3)), None);
     let effects = bench.give_block(&block).expect("wanted").expect("signed");
     assert_eq!(penalty(&effects), Some(Fault::Guardians(AggregateError::Place)));
 
     let mut bench = Bench::new(spec(), Roles::observer(), Vec::new());
-    let mut chain = grow(&mut bench, 9);
-    // A rival of the tenth block, known and executed, but not below the eleventh.
-    let rival = bench.block(chain[9], chain[9], 20);
+    let mut chain = grow(&mut bench, 99);
+    // A rival of the hundredth block, known and executed, but not below the next.
+    let rival = bench.block(chain[99], chain[99], 120);
     bench.apply(&rival, false);
-    let tenth = bench.block(chain[9], chain[9], 10);
-    bench.apply(&tenth, false);
-    chain.push((tenth.header.hash(), 10));
+    let hundredth = bench.block(chain[99], chain[99], 100);
+    bench.apply(&hundredth, false);
+    chain.push((hundredth.header.hash(), 100));
     let block = with_votes(&bench, &chain, Some(guardian_votes(rival.header.hash(), 0..3)), None);
     let effects = bench.give_block(&block).expect("wanted").expect("signed");
     assert_eq!(penalty(&effects), Some(Fault::Guardians(AggregateError::Ancestor)));
@@ -190,23 +197,25 @@ fn give(bench: &mut Bench, message: Message) -> Option<Result<(), Fault>> {
 
 #[test]
 fn gathered_votes_go_into_the_next_checkpoint_block() {
-    // Whoever proposes the eleventh block.
+    // Whoever proposes the next checkpoint block.
     let probe = Bench::new(spec(), Roles::observer(), Vec::new());
-    let proposer = proposer(&probe.post.validators, 11).expect("not empty");
+    let proposer = proposer(&probe.post.validators, 101).expect("not empty");
     let mut bench = Bench::new(spec(), Roles::validator(proposer), Vec::new());
-    let chain = grow(&mut bench, 10);
+    let chain = grow(&mut bench, 100);
     let voted = chain[1].0;
     assert!(matches!(give(&mut bench, Message::GuardianVotes(guardian_votes(voted, 0..1))), Some(Ok(()))));
     assert!(matches!(give(&mut bench, Message::GuardianVotes(guardian_votes(voted, 1..3))), Some(Ok(()))));
     assert!(matches!(give(&mut bench, Message::EliteVote(elite_vote(voted, 1))), Some(Ok(()))));
     assert!(matches!(give(&mut bench, Message::EliteVotes(elite_votes(voted, 2..4))), Some(Ok(()))));
-    // Three validators have finished the tenth epoch.
+    // Three validators have finished the hundredth epoch.
+    let mut asked = Vec::new();
     for voter in 0..3 {
-        let vote = bench.vote(voter, chain[10].0, 10, 10);
-        bench.give_vote(vote);
+        let vote = bench.vote(voter, chain[100].0, 100, 100);
+        asked.extend(bench.give_vote(vote).into_iter().flatten().flatten());
     }
     let mut effects = Vec::new();
     bench.engine.step(NOW + 1_000, Input::Tick, &mut effects);
+    effects.extend(asked);
     let context = context(&effects).expect("asked to build").clone();
     let votes = context.guardian_votes.expect("gathered");
     assert_eq!((votes.block, votes.signers()), (voted, 3));
@@ -217,7 +226,7 @@ fn gathered_votes_go_into_the_next_checkpoint_block() {
         receipts_root: Hash::ZERO,
         bloom: theta_core::block::Bloom::ZERO,
     };
-    let effects = bench.step(Input::Built { parent: chain[10].0, epoch: 11, body });
+    let effects = bench.step(Input::Built { parent: chain[100].0, epoch: 101, body });
     let block = effects.iter().find_map(|effect| match effect {
         Effect::Sign(Intent::Proposal { block, .. }) => Some(block.clone()),
         _ => None,
@@ -231,7 +240,7 @@ fn gathered_votes_go_into_the_next_checkpoint_block() {
 #[test]
 fn useless_and_hostile_votes_cost_no_signature_check() {
     let mut bench = Bench::new(spec(), Roles::observer(), Vec::new());
-    let chain = grow(&mut bench, 10);
+    let chain = grow(&mut bench, 100);
     let voted = chain[1].0;
     let votes = guardian_votes(voted, 0..2);
     assert!(give(&mut bench, Message::GuardianVotes(votes.clone())).is_some());
@@ -285,8 +294,9 @@ fn a_settled_checkpoint_is_voted_on_and_the_vote_goes_round() {
     };
     let key: Arc<dyn Signer> = Arc::new(key(3));
     let signer = |index| {
-        let disk = theta_core::journal::MemDisk::default();
-        LocalSigner::open(key.clone(), disk).expect("empty").with_checkpoint_key(bls_key(index))
+        let disk = theta_core::journal::MemDisk::default;
+        let signer = LocalSigner::open(key.clone(), disk()).expect("empty");
+        signer.with_checkpoint_key(bls_key(index), disk()).expect("empty")
     };
     let intents: Vec<Intent> = effects
         .iter()
@@ -316,7 +326,7 @@ fn a_settled_checkpoint_is_voted_on_and_the_vote_goes_round() {
         });
         votes.collect()
     };
-    let round = Settings::new(Pace::Responsive).upper_round;
+    let round = Settings::new(Pace::Clocked).upper_round;
     // One's own vote first, what was gathered in the second round.
     assert_eq!(sent(&mut bench, round), [1, 11]);
     assert_eq!(sent(&mut bench, round + 1), [0; 0]);
@@ -335,11 +345,117 @@ fn a_ballot_is_open_again_after_a_restart() {
         post: bench.engine.tree.post(hash).expect("executed").clone(),
     });
     let start = Start { root: bench.genesis, settled: settled.collect(), wal: Vec::new() };
-    let settings = Settings::new(Pace::Responsive);
+    let settings = Settings::new(Pace::Clocked);
     let roles = Roles::observer().with_guardian(bls_key(0).public_key());
     let mut engine = Engine::recover(Arc::new(spec()), settings, roles, start).expect("a chain");
     let mut out = Vec::new();
     engine.step(NOW, Input::Tick, &mut out);
     let voted = out.iter().any(|effect| matches!(effect, Effect::Sign(Intent::Guardian { height: 1, .. })));
     assert!(voted, "{out:?}");
+}
+
+/// A guardian's vote where guardians finalize.
+fn final_votes(block: Hash, height: u64, signers: &[u8]) -> GuardianVotes {
+    let pool = pools().guardians.hash();
+    let rule = theta_core::spec::GuardianRule::Finalize;
+    let message = crate::finality::message(rule, "privatenet", height, &block, &pool);
+    let votes = signers.iter().map(|index| {
+        let (at, size) = (usize::from(*index), usize::from(GUARDIANS));
+        crate::guardian::sign(&bls_key(*index), &message, (block, pool), at, size)
+    });
+    votes.reduce(|a, b| a.merged(&b).expect("fits")).expect("one at least")
+}
+
+fn finals(effects: &[Effect]) -> Vec<u64> {
+    let reached = effects.iter().filter_map(|effect| match effect {
+        Effect::Reached { finality: Finality::Final, header, .. } => Some(header.height),
+        _ => None,
+    });
+    reached.collect()
+}
+
+fn give_votes(bench: &mut Bench, votes: GuardianVotes) -> Vec<Effect> {
+    let checks = bench.engine.wants(Peer::Remote(1), Message::GuardianVotes(votes)).expect("new");
+    bench.step(Input::Message(checks.verify().expect("right")))
+}
+
+#[test]
+fn more_than_two_thirds_of_the_guardians_make_a_settled_checkpoint_final() {
+    let mut bench = Bench::new(finalizing(), Roles::observer(), Vec::new());
+    let chain = grow(&mut bench, 5);
+    let voted = chain[1].0;
+    assert_eq!(finals(&give_votes(&mut bench, final_votes(voted, 1, &[0, 1]))), [0; 0]);
+    // An aggregate that overlaps adds nothing by itself; single votes do.
+    assert_eq!(finals(&give_votes(&mut bench, final_votes(voted, 1, &[1, 2]))), [0; 0]);
+    assert_eq!(bench.engine.finality_certificate(), None);
+    let effects = give_votes(&mut bench, final_votes(voted, 1, &[2]));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Relay { .. })));
+    assert_eq!(finals(&effects), [1]);
+    assert_eq!(bench.engine.final_checkpoint(), Some((voted, 1)));
+    let certificate = bench.engine.finality_certificate().expect("three of four");
+    assert_eq!(certificate.multipliers, [1, 1, 1, 0]);
+    // The fourth changes nothing about it.
+    assert_eq!(finals(&give_votes(&mut bench, final_votes(voted, 1, &[3]))), [0; 0]);
+}
+
+#[test]
+fn a_certificate_in_a_settled_header_is_learned() {
+    let mut bench = Bench::new(finalizing(), Roles::observer(), Vec::new());
+    let mut chain = grow(&mut bench, 10);
+    let votes = final_votes(chain[1].0, 1, &[0, 2, 3]);
+    let block = with_votes(&bench, &chain, Some(votes), None);
+    bench.give_block(&block).expect("wanted").expect("right");
+    let post = PostState { pools: Some(Arc::new(pools())), ..bench.post.clone() };
+    let mut effects = bench.step(Input::Executed { hash: block.header.hash(), post: Some(post) });
+    chain.push((block.header.hash(), 11));
+    for height in 12..14 {
+        let on = chain[chain.len() - 1];
+        let block = bench.block(on, on, height);
+        effects.extend(bench.apply(&block, false));
+        chain.push((block.header.hash(), height));
+    }
+    assert_eq!(finals(&effects), [1]);
+}
+
+#[test]
+fn where_guardians_finalize_nobody_is_counted_twice_and_no_vote_is_good_elsewhere() {
+    let mut bench = Bench::new(finalizing(), Roles::observer(), Vec::new());
+    let chain = grow(&mut bench, 10);
+    let voted = chain[1].0;
+    let wants = |bench: &Bench, votes| bench.engine.wants(Peer::Remote(1), Message::GuardianVotes(votes));
+    let twice = final_votes(voted, 1, &[0]).merged(&final_votes(voted, 1, &[0, 1])).expect("fits");
+    assert!(wants(&bench, twice.clone()).is_none());
+    let block = with_votes(&bench, &chain, Some(twice), None);
+    let fault = bench.give_block(&block).expect("wanted").err();
+    assert_eq!(fault, Some(Fault::Guardians(AggregateError::Repeated)));
+    let mismatch = Some(Fault::Guardians(AggregateError::Signature(bls::BlsError::Mismatch)));
+    // Of another height, and in the form that names neither chain nor height.
+    for votes in [final_votes(voted, 11, &[0]), guardian_votes(voted, 0..1)] {
+        assert_eq!(wants(&bench, votes).expect("new").verify().err(), mismatch);
+    }
+}
+
+#[test]
+fn a_guardian_signs_one_block_of_a_height_even_after_a_power_cut() {
+    let disk = theta_core::journal::MemDisk::default();
+    let open = || {
+        let key: Arc<dyn Signer> = Arc::new(key(3));
+        let signer = LocalSigner::open(key, theta_core::journal::MemDisk::default()).expect("empty");
+        signer.with_checkpoint_key(bls_key(0), disk.clone()).expect("whole")
+    };
+    let vote = |block: u8, height| Intent::Guardian {
+        block: Hash::repeat_byte(block),
+        height,
+        chain: "privatenet".to_owned(),
+        rule: theta_core::spec::GuardianRule::Finalize,
+        pool: Hash::ZERO,
+        index: 0,
+        size: 1,
+    };
+    let first = open().sign(&vote(1, 11)).expect("first");
+    let mut signer = open();
+    assert!(signer.sign(&vote(2, 11)).is_err());
+    assert!(signer.sign(&vote(2, 1)).is_err());
+    assert_eq!(signer.sign(&vote(1, 11)), Ok(first));
+    assert!(signer.sign(&vote(2, 21)).is_ok());
 }
