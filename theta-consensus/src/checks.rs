@@ -18,6 +18,7 @@ use theta_core::{
 use crate::{
     certificate::{CertificateError, check_votes},
     elite::verify_elite_votes,
+    evidence::EvidenceError,
     finality::Checkpoint,
     guardian::AggregateError,
     message::{Message, Peer},
@@ -48,6 +49,9 @@ pub enum Fault {
     /// Elite edge nodes' votes that are none.
     #[error("elite edge votes: {0}")]
     Elite(AggregateError),
+    /// Evidence that proves nothing.
+    #[error(transparent)]
+    Evidence(#[from] EvidenceError),
     /// Not one above the parent.
     #[error("height is not the parent's plus one")]
     Height,
@@ -131,7 +135,7 @@ impl<T> Checked<T> {
 pub(crate) type SignatureRule<'a> = &'a dyn Fn(&Signature, &Hash, Address) -> bool;
 
 /// The rule of every real network: the address of the recovered key.
-fn recovers(signature: &Signature, digest: &Hash, address: Address) -> bool {
+pub(crate) fn recovers(signature: &Signature, digest: &Hash, address: Address) -> bool {
     signature.recover(digest) == Ok(address)
 }
 
@@ -180,6 +184,7 @@ impl Checks<Message> {
             (Message::EliteVote(vote), _, Some(pools)) => {
                 verify_elite_votes(&vote.clone().into_votes(), &pools.elite).map_err(Fault::Elite)?;
             }
+            (Message::Evidence(evidence), ..) => evidence.verify_by(&self.spec, rule)?,
             _ => {}
         }
         Ok(Checked { from: self.from, item: self.item, upper: true })

@@ -9,6 +9,7 @@ mod recovery;
 mod time;
 mod upper;
 mod voting;
+mod watching;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -33,6 +34,7 @@ use self::{
 };
 use crate::{
     checks::{Checked, Checks, Fault, VotedPools},
+    evidence::Evidence,
     message::{Message, Peer, Status},
     pace::{Millis, Settings, Timers},
     signer::Intent,
@@ -154,6 +156,8 @@ pub enum Effect {
         /// Its header.
         header: Arc<Header>,
     },
+    /// A validator contradicted itself: keep the proof, and have it punished where the chain's rules know how.
+    Report(Evidence),
     /// Give [`Input::Tick`] at this time; replaces earlier ones.
     WakeAt(Millis),
     /// A peer sent something that no honest node sends.
@@ -209,6 +213,8 @@ pub struct Engine {
     members: Vec<Arc<ValidatorSet>>,
     ballot: Option<Ballot>,
     final_checkpoint: Option<(Hash, u64)>,
+    /// Validators that have been reported.
+    reported: BTreeSet<Address>,
 }
 
 impl Engine {
@@ -228,6 +234,7 @@ impl Engine {
                 Message::GuardianVotes(votes) => self.on_guardian_votes(from, votes, out),
                 Message::EliteVote(vote) => self.on_elite_vote(from, vote),
                 Message::EliteVotes(votes) => self.on_elite_votes(from, votes),
+                Message::Evidence(evidence) => self.on_evidence(from, evidence, out),
             },
             Input::Block(Checked { from, item, upper }) => {
                 self.on_block(Arrival { from, block: Arc::new(item), upper }, out);
@@ -257,6 +264,8 @@ impl Engine {
                 pools = self.wants_upper(&message)?;
                 Vec::new()
             }
+            Message::Evidence(evidence) if self.wants_evidence(evidence) => Vec::new(),
+            Message::Evidence(_) => return None,
         };
         let low_s = self.spec.rules(self.tree.head_height() + 1).tx.low_s;
         Some(Checks { from, item: message, votes, low_s, spec: self.spec.clone(), pools })

@@ -33,12 +33,13 @@
 //! the certificate of the voter's lock; the lock never falls. With less than a third of the stake at fault, two settled
 //! blocks never conflict (`spec/consensus.md` 5.1).
 //!
-//! What it does not do: light clients, evidence.
+//! What it does not do: light clients.
 
 mod certificate;
 mod checks;
 mod elite;
 mod engine;
+mod evidence;
 mod finality;
 mod go_rand;
 mod guardian;
@@ -59,6 +60,7 @@ pub use certificate::{CertificateError, check_form, verify as verify_certificate
 pub use checks::{Checked, Checks, Fault};
 pub use elite::{EliteVote, merge_elite_votes, verify_elite_votes};
 pub use engine::{Effect, Engine, Held, Input, RecoverError, Roles, Start};
+pub use evidence::{Evidence, EvidenceError};
 pub use finality::Checkpoint;
 pub use go_rand::GoRand;
 pub use guardian::{AggregateError, merge_guardian_votes, verify_guardian_votes};

@@ -8,7 +8,7 @@ use theta_core::{
     vote::{EliteVotes, GuardianVotes, Vote, VoteSet},
 };
 
-use crate::elite::EliteVote;
+use crate::{elite::EliteVote, evidence::Evidence};
 
 /// A [`Message`] is never larger: a certificate of 31 votes has less than 6 KiB, votes of 10,000 guardians 50 KiB, those of
 /// all elite edge nodes that a checkpoint samples 40 KiB.
@@ -37,6 +37,8 @@ pub enum Message {
     EliteVote(EliteVote),
     /// Elite edge nodes' votes for a checkpoint.
     EliteVotes(EliteVotes),
+    /// Proof that a validator contradicted itself.
+    Evidence(Evidence),
 }
 
 /// Where a node stands. Nothing in it is believed but the votes of the certificate.
@@ -82,6 +84,10 @@ impl Encode for Message {
                 4_u8.encode(out);
                 votes.encode(out);
             }
+            Self::Evidence(evidence) => {
+                5_u8.encode(out);
+                evidence.encode(out);
+            }
         });
     }
 }
@@ -96,6 +102,7 @@ impl Decode for Message {
             2 => Self::GuardianVotes(list.read()?),
             3 => Self::EliteVote(list.read()?),
             4 => Self::EliteVotes(list.read()?),
+            5 => Self::Evidence(list.read()?),
             _ => return Err(unknown),
         };
         list.finish()?;

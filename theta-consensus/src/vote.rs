@@ -128,6 +128,16 @@ impl VoteBook {
         }
     }
 
+    /// Who has voted for a block.
+    pub(crate) fn voters_on(&self, block: &Hash) -> Vec<Address> {
+        self.blocks.get(block).into_iter().flat_map(BTreeMap::keys).copied().collect()
+    }
+
+    /// A voter's vote for a block.
+    pub(crate) fn vote_on(&self, block: &Hash, voter: Address) -> Option<&Vote> {
+        self.blocks.get(block)?.get(&voter)
+    }
+
     /// The members' votes for a block, one each.
     pub(crate) fn on_block<'a>(
         &'a self,

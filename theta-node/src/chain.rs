@@ -215,6 +215,9 @@ impl Chain {
             Effect::Reached { finality: Finality::Settled, hash, .. } => self.settle(&hash)?,
             Effect::Reached { hash, .. } => drop(self.ledger.reached(Finality::Final, &hash)?),
             Effect::WakeAt(at) => self.wake_at = at,
+            Effect::Report(evidence) => {
+                tracing::warn!(offender = %evidence.offender(), "a validator contradicted itself");
+            }
             Effect::Penalize { peer, fault } => {
                 tracing::warn!(peer, ?fault, "a peer broke the protocol");
             }

@@ -83,6 +83,7 @@ impl Engine {
                     open.push((child, orphan));
                 }
             }
+            self.watch_block(&hash, out);
             if self.tree.is_valid(&parent) {
                 self.try_execute(hash, out);
             }

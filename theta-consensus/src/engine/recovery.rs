@@ -121,6 +121,7 @@ impl Engine {
             members: Vec::new(),
             ballot: None,
             final_checkpoint: None,
+            reported: BTreeSet::new(),
         };
         engine.gather_members();
         Ok(engine)

@@ -161,7 +161,7 @@ impl Engine {
                     && !votes.multipliers.contains(&0)
                     && ballot.elite.wants(votes)
             }
-            Message::Vote(_) | Message::Status(_) => false,
+            Message::Vote(_) | Message::Status(_) | Message::Evidence(_) => false,
         };
         wanted.then(|| ballot.pools())
     }

@@ -53,7 +53,7 @@ impl Engine {
     }
 
     pub(super) fn on_vote(&mut self, from: Peer, vote: Vote, out: &mut Vec<Effect>) {
-        let block = vote.block;
+        let (block, voter) = (vote.block, vote.voter);
         if !self.takes(&vote) {
             return;
         }
@@ -67,6 +67,7 @@ impl Engine {
         if self.is_lost(&block) {
             self.want(block, from, self.settings.fetch_delay);
         }
+        self.watch_vote(&block, voter, out);
         self.certify(block, out);
         self.complete_lock();
         self.try_advance(out);

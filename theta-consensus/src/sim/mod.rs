@@ -156,6 +156,11 @@ pub enum Violation {
         /// For what.
         fault: Fault,
     },
+    /// An honest validator was accused of contradicting itself.
+    Accused {
+        /// By whom.
+        by: usize,
+    },
     /// A node holds more than its limits allow.
     Swollen {
         /// Which node.
@@ -186,6 +191,8 @@ pub struct Report {
     pub violations: Vec<Violation>,
     /// Restarts of all nodes.
     pub restarts: u64,
+    /// Proofs of contradictions that honest nodes reported.
+    pub reported: u64,
     /// Time from a transaction's coming up to its being settled at the first node, in milliseconds, ascending.
     pub latencies: Vec<Millis>,
     /// Transactions that came up.

@@ -128,6 +128,7 @@ impl Network {
                 epochs: Vec::new(),
                 violations: Vec::new(),
                 restarts: 0,
+                reported: 0,
                 latencies: Vec::new(),
                 transactions: 0,
                 trace: Hash::ZERO,
@@ -350,6 +351,14 @@ impl Network {
             if let Some(peer) = usize::try_from(*peer).ok().filter(|peer| !self.allies.contains(peer)) {
                 self.audit.broken(Violation::Blamed { node: peer, fault: *fault });
             }
+        }
+        for evidence in &outcome.reported {
+            let offender = evidence.offender();
+            let guilty = self.allies.iter().any(|ally| self.keys[*ally].address() == offender);
+            if !guilty {
+                self.audit.broken(Violation::Accused { by: node });
+            }
+            self.report.reported += 1;
         }
         if let Some(witness) = &outcome.witness {
             let real = self.scenario.real_signatures;

@@ -15,6 +15,7 @@ use super::{audit::Witness, ledger::Ledger, network::pretends};
 use crate::{
     checks::Fault,
     engine::{Effect, Engine, Input, Roles, Start},
+    evidence::Evidence,
     message::{Message, Peer},
     pace::{Millis, Settings},
     signer::{Intent, LocalSigner, RoleSigner, Signed},
@@ -47,6 +48,7 @@ pub(super) struct Outcome {
     pub(super) fell: bool,
     pub(super) stuck: bool,
     pub(super) blamed: Vec<(u64, Fault)>,
+    pub(super) reported: Vec<Evidence>,
     pub(super) witness: Option<Witness>,
 }
 
@@ -249,6 +251,7 @@ impl Node {
             }
             Effect::Reached { .. } => {}
             Effect::WakeAt(at) => outcome.wake_at = Some(at),
+            Effect::Report(evidence) => outcome.reported.push(evidence),
             Effect::Penalize { peer, fault } => outcome.blamed.push((peer, fault)),
         }
     }
@@ -314,6 +317,7 @@ impl Outcome {
         self.fell |= next.fell;
         self.stuck |= next.stuck;
         self.blamed.extend(next.blamed);
+        self.reported.extend(next.reported);
         self.witness = next.witness.or(self.witness.take());
     }
 }

@@ -54,12 +54,14 @@ impl Adversary for Equivocate {
             let shown = if to % 2 == 0 { block } else { &twin };
             hand.send(to, Packet::Block(shown.clone()));
         }
-        // The allies' own engines vote for one of them; the votes for the other are made here.
+        // Each half gets the votes for what it was shown. (The allies' own engines vote for one of them, towards everybody.)
         for ally in hand.allies {
-            for hash in [hash, other] {
+            for (half, hash) in [hash, other].into_iter().enumerate() {
                 let vote = hand.vote(*ally, hash, block.header.height, block.header.epoch);
                 self.note(&vote);
-                hand.send_to(None, &Packet::Message(Message::Vote(vote)));
+                for to in hand.others().filter(|to| to % 2 == half) {
+                    hand.send(to, Packet::Message(Message::Vote(vote.clone())));
+                }
             }
         }
     }

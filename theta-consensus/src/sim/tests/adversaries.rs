@@ -115,7 +115,7 @@ fn at_the_clocked_pace_one_of_four_breaks_nothing() {
 #[test]
 fn more_than_a_third_that_equivocates_is_noticed() {
     for spec in [ChainSpec::devnet(), ChainSpec::privatenet()] {
-        let caught = (0..10).any(|seed| {
+        let caught = (0..40).any(|seed| {
             let adversaries = vec![(0, Strategy::Equivocate), (1, Strategy::Equivocate)];
             let quiet = Scenario::honest(spec.clone(), 4, seed);
             let report = Scenario { adversaries, until: 300_000, ..quiet }.run();
@@ -132,5 +132,17 @@ fn real_signatures_stand_against_every_strategy() {
         let adversaries = vec![(2, strategy)];
         let scenario = Scenario { adversaries, until: 6_000, real_signatures: true, ..quiet };
         assert_eq!(scenario.run().violations, [], "THETA_SEED={seed} {strategy:?}");
+    }
+}
+
+#[test]
+fn who_equivocates_is_reported_and_nobody_else() {
+    for spec in [ChainSpec::devnet(), ChainSpec::privatenet()] {
+        let quiet = Scenario::honest(spec, 4, 1);
+        let adversaries = vec![(2, Strategy::Equivocate)];
+        let report = Scenario { adversaries, until: 120_000, ..quiet }.run();
+        assert_eq!(report.violations, []);
+        // Once by each of the others.
+        assert_eq!(report.reported, 3);
     }
 }
