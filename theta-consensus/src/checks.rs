@@ -7,13 +7,20 @@
 use std::sync::Arc;
 
 use theta_core::{
-    block::{Block, transactions_root},
-    spec::ChainSpec,
+    block::{Block, Header, transactions_root},
+    hash::{Address, Hash},
+    sign::Signature,
+    spec::{ChainSpec, GuardianRule},
+    stake::Pools,
     vote::Vote,
 };
 
 use crate::{
     certificate::{CertificateError, check_votes},
+    elite::verify_elite_votes,
+    evidence::EvidenceError,
+    finality::Checkpoint,
+    guardian::AggregateError,
     message::{Message, Peer},
 };
 
@@ -36,9 +43,15 @@ pub enum Fault {
     /// Transactions that do not hash to the header's root.
     #[error("transactions do not belong to the header")]
     Transactions,
-    /// Guardian or elite votes, which a node without those levels cannot judge.
-    #[error("header carries votes of a level that this node does not judge")]
-    UpperVotes,
+    /// Guardians' votes that are none.
+    #[error("guardian votes: {0}")]
+    Guardians(AggregateError),
+    /// Elite edge nodes' votes that are none.
+    #[error("elite edge votes: {0}")]
+    Elite(AggregateError),
+    /// Evidence that proves nothing.
+    #[error(transparent)]
+    Evidence(#[from] EvidenceError),
     /// Not one above the parent.
     #[error("height is not the parent's plus one")]
     Height,
@@ -51,8 +64,8 @@ pub enum Fault {
     /// The certificate certifies nothing.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
-    /// Another certificate than the set change rule allows here.
-    #[error("a block near a change of validators has to certify its parent")]
+    /// Another certificate than the parent's, near a change of validators or at the responsive pace.
+    #[error("a block has to certify its parent here")]
     SetChange,
     /// Not by the proposer of its epoch.
     #[error("proposer is not the scheduled one")]
@@ -71,6 +84,30 @@ pub struct Checks<T> {
     pub(crate) votes: Vec<Vote>,
     pub(crate) low_s: bool,
     pub(crate) spec: Arc<ChainSpec>,
+    /// Pools of the checkpoints that its guardian and elite edge votes are for, where they are known.
+    pub(crate) pools: VotedPools,
+}
+
+/// The pools that guardian and elite edge votes come from.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct VotedPools {
+    pub(crate) guardians: Option<VotedCheckpoint>,
+    pub(crate) elite: Option<Arc<Pools>>,
+}
+
+/// What guardians vote on.
+#[derive(Clone, Debug)]
+pub(crate) struct VotedCheckpoint {
+    /// Of the voted block.
+    pub(crate) height: u64,
+    pub(crate) rule: GuardianRule,
+    pub(crate) pools: Arc<Pools>,
+}
+
+impl VotedCheckpoint {
+    pub(crate) fn on<'a>(&'a self, chain: &'a str) -> Checkpoint<'a> {
+        Checkpoint { chain, height: self.height, rule: self.rule, pool: &self.pools.guardians }
+    }
 }
 
 /// A message whose signatures are right.
@@ -78,6 +115,8 @@ pub struct Checks<T> {
 pub struct Checked<T> {
     pub(crate) from: Peer,
     pub(crate) item: T,
+    /// Whether its guardian and elite edge votes have been checked too.
+    pub(crate) upper: bool,
 }
 
 impl<T> Checked<T> {
@@ -92,28 +131,63 @@ impl<T> Checked<T> {
     }
 }
 
-impl<T> Checks<T> {
-    /// Takes everything as right. For simulators, whose signatures are make-believe.
-    #[cfg(feature = "sim")]
-    pub fn assume(self) -> Checked<T> {
-        Checked { from: self.from, item: self.item }
-    }
+/// Whether a signature over a digest is an address's. Simulators have one of their own, whose signatures are make-believe.
+pub(crate) type SignatureRule<'a> = &'a dyn Fn(&Signature, &Hash, Address) -> bool;
 
-    fn votes_right(&self) -> Result<(), Fault> {
-        self.votes.iter().try_for_each(|vote| vote_right(vote, self.low_s))
+/// The rule of every real network: the address of the recovered key.
+pub(crate) fn recovers(signature: &Signature, digest: &Hash, address: Address) -> bool {
+    signature.recover(digest) == Ok(address)
+}
+
+impl<T> Checks<T> {
+    fn votes_right(&self, rule: SignatureRule<'_>) -> Result<(), Fault> {
+        let right = |vote: &Vote| signed(&vote.signature, &vote.digest(), vote.voter, self.low_s, rule);
+        self.votes.iter().try_for_each(right)
     }
 }
 
+fn signed(
+    signature: &Signature,
+    digest: &Hash,
+    address: Address,
+    low_s: bool,
+    rule: SignatureRule<'_>,
+) -> Result<(), Fault> {
+    if low_s && !signature.is_low_s() {
+        return Err(Fault::HighS);
+    }
+    if rule(signature, digest, address) { Ok(()) } else { Err(Fault::Signature) }
+}
+
 impl Checks<Message> {
-    /// Checks the signatures. Costs a key recovery per vote.
+    /// Checks the signatures. Costs a key recovery per vote; for votes of the upper levels an addition per voter and two
+    /// pairings.
     pub fn verify(self) -> Result<Checked<Message>, Fault> {
+        self.verify_by(&recovers)
+    }
+
+    pub(crate) fn verify_by(self, rule: SignatureRule<'_>) -> Result<Checked<Message>, Fault> {
         if let Message::Status(status) = &self.item
             && !status.certificate.votes.is_empty()
         {
             check_votes(&status.certificate)?;
         }
-        self.votes_right()?;
-        Ok(Checked { from: self.from, item: self.item })
+        self.votes_right(rule)?;
+        let VotedPools { guardians, elite } = &self.pools;
+        match (&self.item, guardians, elite) {
+            (Message::GuardianVotes(votes), Some(voted), _) => {
+                voted.on(&self.spec.chain).verify(votes).map_err(Fault::Guardians)?;
+            }
+            (Message::EliteVotes(votes), _, Some(pools)) => {
+                verify_elite_votes(votes, &pools.elite).map_err(Fault::Elite)?;
+            }
+            (Message::EliteVote(vote), _, Some(pools)) => {
+                verify_elite_votes(&vote.clone().into_votes(), &pools.elite).map_err(Fault::Elite)?;
+            }
+            (Message::Evidence(evidence), ..) => evidence.verify_by(&self.spec, rule)?,
+            _ => {}
+        }
+        Ok(Checked { from: self.from, item: self.item, upper: true })
     }
 }
 
@@ -121,6 +195,10 @@ impl Checks<Block> {
     /// Checks signatures, fields and the root over transactions. Costs a key recovery, and one per vote in the
     /// certificate that the engine has not seen before.
     pub fn verify(self) -> Result<Checked<Block>, Fault> {
+        self.verify_by(&recovers)
+    }
+
+    pub(crate) fn verify_by(self, rule: SignatureRule<'_>) -> Result<Checked<Block>, Fault> {
         let header = &self.item.header;
         if header.chain != self.spec.chain {
             return Err(Fault::Chain);
@@ -128,24 +206,30 @@ impl Checks<Block> {
         if header.extension.rules() != self.spec.rules(header.height).header {
             return Err(Fault::Fields);
         }
-        if header.extension.guardian_votes().is_some() || header.extension.elite_votes().is_some() {
-            return Err(Fault::UpperVotes);
-        }
-        if self.low_s && !header.signature.is_low_s() {
-            return Err(Fault::HighS);
-        }
-        header.verify().map_err(|_| Fault::Signature)?;
+        signed(&header.signature, &header.digest(), header.proposer, self.low_s, rule)?;
         if transactions_root(&self.item.transactions) != header.transactions_root {
             return Err(Fault::Transactions);
         }
-        self.votes_right()?;
-        Ok(Checked { from: self.from, item: self.item })
+        self.votes_right(rule)?;
+        let upper = verify_upper(header, &self.pools)?;
+        Ok(Checked { from: self.from, item: self.item, upper })
     }
 }
 
-fn vote_right(vote: &Vote, low_s: bool) -> Result<(), Fault> {
-    if low_s && !vote.signature.is_low_s() {
-        return Err(Fault::HighS);
+/// Checks the guardian and elite edge votes in a header; `false` if a pool is missing, so that it has to be done later.
+pub(crate) fn verify_upper(header: &Header, pools: &VotedPools) -> Result<bool, Fault> {
+    let mut whole = true;
+    if let Some(votes) = header.extension.guardian_votes() {
+        match &pools.guardians {
+            Some(voted) => voted.on(&header.chain).verify(votes).map_err(Fault::Guardians)?,
+            None => whole = false,
+        }
     }
-    vote.verify().map_err(|_| Fault::Signature)
+    if let Some(votes) = header.extension.elite_votes() {
+        match &pools.elite {
+            Some(pools) => verify_elite_votes(votes, &pools.elite).map_err(Fault::Elite)?,
+            None => whole = false,
+        }
+    }
+    Ok(whole)
 }

@@ -13,7 +13,7 @@
 //! use theta_core::{block::Header, context::PostState, spec::{ChainSpec, Pace}};
 //!
 //! let genesis = Arc::new(Header::zero());
-//! let post = PostState { root: genesis.state_root, validators: Arc::default(), changes_validators: false };
+//! let post = PostState::new(genesis.state_root, Arc::default());
 //! let start = Start {
 //!     root: genesis.hash(),
 //!     settled: vec![SettledBlock { header: genesis, post }],
@@ -33,15 +33,20 @@
 //! the certificate of the voter's lock; the lock never falls. With less than a third of the stake at fault, two settled
 //! blocks never conflict (`spec/consensus.md` 5.1).
 //!
-//! What it does not do: guardians' and elite edge nodes' levels, light clients, evidence.
+//! What it does not do: light clients.
 
 mod certificate;
 mod checks;
+mod elite;
 mod engine;
+mod evidence;
+mod finality;
 mod go_rand;
+mod guardian;
 mod message;
 mod pace;
 mod proposer;
+mod round;
 mod set_change;
 pub mod settled;
 mod signer;
@@ -53,11 +58,16 @@ mod wal;
 
 pub use certificate::{CertificateError, check_form, verify as verify_certificate};
 pub use checks::{Checked, Checks, Fault};
-pub use engine::{Effect, Engine, Input, RecoverError, Roles, Start};
+pub use elite::{EliteVote, merge_elite_votes, verify_elite_votes};
+pub use engine::{Effect, Engine, Held, Input, RecoverError, Roles, Start};
+pub use evidence::{Evidence, EvidenceError};
+pub use finality::Checkpoint;
 pub use go_rand::GoRand;
+pub use guardian::{AggregateError, merge_guardian_votes, verify_guardian_votes};
 pub use message::{MAX_MESSAGE_BYTES, Message, Peer, Proposal, Status};
 pub use pace::{Millis, Settings};
 pub use proposer::proposer;
+pub use round::MergeError;
 pub use signer::{Intent, LocalSigner, RoleSigner, Signed};
 pub use tree::SettledBlock;
 pub use wal::{WalRecord, WalVote};
@@ -76,6 +86,19 @@ mod fixture {
         let all: Value =
             serde_json::from_str(include_str!("../tests/fixtures/consensus.json")).expect("fixture is JSON");
         all[name].clone()
+    }
+
+    /// Votes of guardians and elite edge nodes.
+    pub(crate) fn upper(name: &str) -> Value {
+        let all: Value =
+            serde_json::from_str(include_str!("../tests/fixtures/upper.json")).expect("fixture is JSON");
+        all[name].clone()
+    }
+
+    /// Reads an object whose RLP stands beside it.
+    pub(crate) fn read<T: theta_core::codec::rlp::Decode>(value: &Value) -> Option<T> {
+        let raw = hex::decode(value["rlp"].as_str().expect("text")).expect("hex");
+        T::from_rlp(&raw, 1 << 16).ok()
     }
 
     pub(crate) fn array(name: &str) -> Vec<Value> {

@@ -5,11 +5,14 @@ use theta_core::{
     codec::rlp::{Decode, DecodeError, Encode, Fault, Reader, encode_list},
     hash::{Address, Hash},
     rlp_list,
-    vote::{Vote, VoteSet},
+    vote::{EliteVotes, GuardianVotes, Vote, VoteSet},
 };
 
-/// A [`Message`] is never larger: a certificate of 31 votes has less than 6 KiB.
-pub const MAX_MESSAGE_BYTES: usize = 16 * 1024;
+use crate::{elite::EliteVote, evidence::Evidence};
+
+/// A [`Message`] is never larger: a certificate of 31 votes has less than 6 KiB, votes of 10,000 guardians 50 KiB, those of
+/// all elite edge nodes that a checkpoint samples 40 KiB.
+pub const MAX_MESSAGE_BYTES: usize = 64 * 1024;
 
 /// Who sent something: the host's number for a peer, or this node itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,6 +31,14 @@ pub enum Message {
     Vote(Vote),
     /// Where a node stands, so that others see what they miss.
     Status(Status),
+    /// Guardians' votes for a checkpoint.
+    GuardianVotes(GuardianVotes),
+    /// An elite edge node's vote for a checkpoint, from itself.
+    EliteVote(EliteVote),
+    /// Elite edge nodes' votes for a checkpoint.
+    EliteVotes(EliteVotes),
+    /// Proof that a validator contradicted itself.
+    Evidence(Evidence),
 }
 
 /// Where a node stands. Nothing in it is believed but the votes of the certificate.
@@ -39,16 +50,18 @@ pub struct Status {
     pub settled_height: u64,
     /// Height of the block that `certificate` certifies.
     pub certified_height: u64,
+    /// Epoch of that block.
+    pub certified_epoch: u64,
     /// The epoch the node is in.
     pub epoch: u64,
     /// Certificate of the highest certified block; without votes if that is the root of the chain.
     pub certificate: CommitCertificate,
 }
 
-rlp_list!(Status { settled, settled_height, certified_height, epoch, certificate });
+rlp_list!(Status { settled, settled_height, certified_height, certified_epoch, epoch, certificate });
 
 impl Encode for Message {
-    /// `[kind, body]`; kind 0 is a vote, 1 a status.
+    /// `[kind, body]`; kinds count up in the order of the variants.
     fn encode(&self, out: &mut Vec<u8>) {
         encode_list(out, |out| match self {
             Self::Vote(vote) => {
@@ -58,6 +71,22 @@ impl Encode for Message {
             Self::Status(status) => {
                 1_u8.encode(out);
                 status.encode(out);
+            }
+            Self::GuardianVotes(votes) => {
+                2_u8.encode(out);
+                votes.encode(out);
+            }
+            Self::EliteVote(vote) => {
+                3_u8.encode(out);
+                vote.encode(out);
+            }
+            Self::EliteVotes(votes) => {
+                4_u8.encode(out);
+                votes.encode(out);
+            }
+            Self::Evidence(evidence) => {
+                5_u8.encode(out);
+                evidence.encode(out);
             }
         });
     }
@@ -70,6 +99,10 @@ impl Decode for Message {
         let message = match list.read::<u8>()? {
             0 => Self::Vote(list.read()?),
             1 => Self::Status(list.read()?),
+            2 => Self::GuardianVotes(list.read()?),
+            3 => Self::EliteVote(list.read()?),
+            4 => Self::EliteVotes(list.read()?),
+            5 => Self::Evidence(list.read()?),
             _ => return Err(unknown),
         };
         list.finish()?;
@@ -135,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_message_of_unknown_kind_is_refused() {
-        let error = Message::from_rlp(&[0xc2, 0x02, 0xc0], MAX_MESSAGE_BYTES).expect_err("unknown");
+        let error = Message::from_rlp(&[0xc2, 0x7f, 0xc0], MAX_MESSAGE_BYTES).expect_err("unknown");
         assert_eq!(error.fault, Fault::Value("no message of this kind"));
     }
 }

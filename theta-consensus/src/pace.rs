@@ -27,6 +27,8 @@ pub struct Settings {
     pub fetch_timeout: Millis,
     /// How often a node tells where it stands.
     pub status_interval: Millis,
+    /// How long a round of guardians' and elite edge nodes' votes takes.
+    pub upper_round: Millis,
     /// How many transactions a block has that carries nothing: the coinbase.
     pub empty_transactions: usize,
 }
@@ -43,6 +45,7 @@ impl Settings {
                 fetch_delay: 1_000,
                 fetch_timeout: 3_000,
                 status_interval: 6_000,
+                upper_round: 30_000,
                 empty_transactions: 1,
             },
             spec::Pace::Responsive => Self {
@@ -53,6 +56,7 @@ impl Settings {
                 fetch_delay: 150,
                 fetch_timeout: 1_000,
                 status_interval: 1_000,
+                upper_round: 2_000,
                 empty_transactions: 1,
             },
         }

@@ -3,9 +3,16 @@
 //! The rules are those by which the engine judges a block of the network (`spec/consensus.md` section 7); what differs is
 //! that a certificate of a settled block is checked too, since here nobody has seen its votes yet.
 
-use theta_core::{block::Header, stake::ValidatorSet};
+use theta_core::{
+    block::Header,
+    spec::Pace,
+    stake::{EliteState, ValidatorSet},
+};
 
-use crate::{certificate::verify, checks::Fault, proposer::proposer, set_change};
+use crate::{
+    certificate::verify, checks::Fault, elite::verify_elite_votes, finality::Checkpoint,
+    guardian::AggregateError, proposer::proposer, set_change,
+};
 
 /// What is known of the chain below the block in question.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +29,16 @@ pub struct Below<'a> {
     pub voters: Option<&'a ValidatorSet>,
     /// Whether signatures with a high `s` are refused.
     pub low_s: bool,
+    /// The pace at this height.
+    pub pace: Pace,
+    /// Whether this height is a checkpoint.
+    pub checkpoint: bool,
+    /// The block that the header's guardian votes are for, if it is in the chain, with the pool of the checkpoint there or
+    /// below.
+    pub guardians: Option<Checkpoint<'a>>,
+    /// Elite edge nodes of the checkpoint at or below the block that the header's elite edge votes are for, if that is in the
+    /// chain.
+    pub elite: Option<&'a EliteState>,
 }
 
 /// Whether a block may follow. That its proposer signed it is checked elsewhere.
@@ -41,11 +58,29 @@ pub fn judge(header: &Header, below: &Below<'_>) -> Result<(), Fault> {
     if let Some(voters) = below.voters {
         verify(&header.certificate, voters, below.low_s)?;
     }
-    if !set_change::allows(&header.parent, below.change_near, &header.certificate.block) {
+    let certified = &header.certificate.block;
+    let may_certify = match below.pace {
+        Pace::Clocked => set_change::allows(&header.parent, below.change_near, certified),
+        Pace::Responsive => header.parent == *certified,
+    };
+    if !may_certify {
         return Err(Fault::SetChange);
     }
     if proposer(below.proposers, header.epoch) != Some(header.proposer) {
         return Err(Fault::Proposer);
+    }
+    judge_upper(header, below)
+}
+
+fn judge_upper(header: &Header, below: &Below<'_>) -> Result<(), Fault> {
+    let place = if below.checkpoint { Ok(()) } else { Err(AggregateError::Place) };
+    if let Some(votes) = header.extension.guardian_votes() {
+        let voted = place.and_then(|()| below.guardians.ok_or(AggregateError::Ancestor));
+        voted.and_then(|voted| voted.verify(votes)).map_err(Fault::Guardians)?;
+    }
+    if let Some(votes) = header.extension.elite_votes() {
+        let pool = place.and_then(|()| below.elite.ok_or(AggregateError::Ancestor));
+        pool.and_then(|pool| verify_elite_votes(votes, pool)).map_err(Fault::Elite)?;
     }
     Ok(())
 }
@@ -91,6 +126,10 @@ mod tests {
             certified: Some(7),
             voters: Some(&set),
             low_s: true,
+            pace: Pace::Clocked,
+            checkpoint: false,
+            guardians: None,
+            elite: None,
         };
         assert_eq!(judge(&header, &below), Ok(()));
         let changed = |change: &dyn Fn(&mut Header)| {

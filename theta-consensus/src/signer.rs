@@ -8,14 +8,21 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use theta_core::{
+    BigUint,
     block::Block,
+    bls,
     hash::{Address, Hash},
     journal::{Disk, Journal, JournalError, Record},
     sign::{SignError, Signature, Signer},
+    spec::GuardianRule,
     vote::{Vote, VoteSet},
 };
 
-use crate::message::{Message, Proposal};
+use crate::{
+    elite::EliteVote,
+    finality, guardian,
+    message::{Message, Proposal},
+};
 
 /// What the engine wants signed and sent to everybody.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,8 +33,10 @@ pub enum Intent {
     Vote {
         /// The vote; its height is the block's.
         vote: Vote,
-        /// Height of the block that the voted block certifies: the lock, which never falls.
-        certified_height: u64,
+        /// What ranks the voted block: its height at the clocked pace, its epoch at the responsive one.
+        rank: u64,
+        /// The same of the block that it certifies: of the lock, which never falls.
+        certified_rank: u64,
     },
     /// A block, as yet without signature, and votes that help slow peers.
     Proposal {
@@ -35,6 +44,34 @@ pub enum Intent {
         block: Block,
         /// See [`Proposal::votes`].
         votes: VoteSet,
+    },
+    /// A guardian's vote for a settled checkpoint.
+    Guardian {
+        /// The checkpoint.
+        block: Hash,
+        /// Its height.
+        height: u64,
+        /// The chain.
+        chain: String,
+        /// What the vote is good for.
+        rule: GuardianRule,
+        /// Hash of the guardian pool.
+        pool: Hash,
+        /// This guardian's place among those with stake.
+        index: usize,
+        /// How many guardians have stake.
+        size: usize,
+    },
+    /// An elite edge node's vote for a settled checkpoint.
+    Elite {
+        /// The checkpoint.
+        block: Hash,
+        /// Its height.
+        height: u64,
+        /// The node.
+        address: Address,
+        /// Seconds since 1970.
+        timestamp: BigUint,
     },
 }
 
@@ -60,9 +97,9 @@ pub trait RoleSigner: Send {
 /// What was signed last: all that has to be known to sign safely.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Mark {
-    voted_height: u64,
+    voted_rank: u64,
     voted_block: Hash,
-    certified_height: u64,
+    certified_rank: u64,
     proposed_epoch: u64,
     proposed_digest: Hash,
 }
@@ -71,9 +108,46 @@ impl Record for Mark {
     const VERSION: u8 = 1;
 }
 
+const NO_CHECKPOINT_KEY: &str = "there is no key for votes on checkpoints";
+
+/// The checkpoint a guardian signed last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct CheckpointMark {
+    height: u64,
+    block: Hash,
+}
+
+impl Record for CheckpointMark {
+    const VERSION: u8 = 1;
+}
+
+/// A guardian's or elite edge node's key. Guardians' votes may finalize, so one block of a height is all that is signed.
+struct CheckpointKey {
+    key: bls::SecretKey,
+    journal: Journal<CheckpointMark>,
+    mark: CheckpointMark,
+}
+
+impl CheckpointKey {
+    fn remember(&mut self, height: u64, block: Hash) -> Result<(), SignError> {
+        let mark = CheckpointMark { height, block };
+        if mark == self.mark {
+            return Ok(());
+        }
+        if self.mark.block != Hash::ZERO && height <= self.mark.height {
+            return refused("a vote on another checkpoint of this height or above was signed");
+        }
+        // One in minutes: the file never gets long, so it is written anew each time.
+        self.journal.replace(&[mark]).map_err(|error| SignError::Mark(error.to_string()))?;
+        self.mark = mark;
+        Ok(())
+    }
+}
+
 /// A key in memory and its durable mark.
 pub struct LocalSigner {
     key: Arc<dyn Signer>,
+    checkpoints: Option<CheckpointKey>,
     journal: Journal<Mark>,
     mark: Mark,
     written: u32,
@@ -92,7 +166,19 @@ impl LocalSigner {
     /// Opens the mark of a key. The disk has to be this key's alone, and to move with it.
     pub fn open(key: Arc<dyn Signer>, disk: impl Disk + 'static) -> Result<Self, JournalError> {
         let (journal, marks) = Journal::open(disk)?;
-        Ok(Self { key, journal, mark: marks.last().copied().unwrap_or_default(), written: 0 })
+        let mark = marks.last().copied().unwrap_or_default();
+        Ok(Self { key, checkpoints: None, journal, mark, written: 0 })
+    }
+
+    /// Signs for checkpoints too, as a guardian or an elite edge node. The disk has to be this key's alone.
+    pub fn with_checkpoint_key(
+        self,
+        key: bls::SecretKey,
+        disk: impl Disk + 'static,
+    ) -> Result<Self, JournalError> {
+        let (journal, marks) = Journal::open(disk)?;
+        let mark = marks.last().copied().unwrap_or_default();
+        Ok(Self { checkpoints: Some(CheckpointKey { key, journal, mark }), ..self })
     }
 
     /// The same key without the mark, for what is no vote and no block, such as the coinbase of a block being built.
@@ -133,21 +219,21 @@ impl RoleSigner for LocalSigner {
     fn sign(&mut self, intent: &Intent) -> Result<Signed, SignError> {
         let mut mark = self.mark;
         match intent {
-            Intent::Vote { vote, certified_height } => {
+            Intent::Vote { vote, rank, certified_rank } => {
                 if vote.voter != self.address() {
                     return refused("vote is another validator's");
                 }
                 let again = vote.block == mark.voted_block;
-                if !again && mark.voted_block != Hash::ZERO && vote.height <= mark.voted_height {
-                    return refused("a vote of this height or above was signed for another block");
+                if !again && mark.voted_block != Hash::ZERO && *rank <= mark.voted_rank {
+                    return refused("a vote of this rank or above was signed for another block");
                 }
-                if !again && *certified_height < mark.certified_height {
+                if !again && *certified_rank < mark.certified_rank {
                     return refused("a vote on a higher lock was signed before");
                 }
                 if !again {
-                    mark.voted_height = vote.height;
+                    mark.voted_rank = *rank;
                     mark.voted_block = vote.block;
-                    mark.certified_height = *certified_height;
+                    mark.certified_rank = *certified_rank;
                 }
                 self.remember(mark)?;
                 let signature = self.signature(&vote.digest())?;
@@ -171,6 +257,18 @@ impl RoleSigner for LocalSigner {
                 let proposer = self.address();
                 Ok(Signed::Proposal(Proposal { block, proposer, votes: votes.clone() }))
             }
+            Intent::Guardian { block, height, chain, rule, pool, index, size } => {
+                let Some(guardian) = &mut self.checkpoints else { return refused(NO_CHECKPOINT_KEY) };
+                guardian.remember(*height, *block)?;
+                let message = finality::message(*rule, chain, *height, block, pool);
+                let votes = guardian::sign(&guardian.key, &message, (*block, *pool), *index, *size);
+                Ok(Signed::Message(Message::GuardianVotes(votes)))
+            }
+            Intent::Elite { block, height, address, timestamp } => {
+                let Some(elite) = &self.checkpoints else { return refused(NO_CHECKPOINT_KEY) };
+                let vote = EliteVote::sign(&elite.key, *block, *height, *address, timestamp.clone());
+                Ok(Signed::Message(Message::EliteVote(vote)))
+            }
         }
     }
 }
@@ -189,10 +287,10 @@ mod tests {
         LocalSigner::open(Arc::new(key()), disk.clone()).expect("whole")
     }
 
-    fn vote(block: u8, height: u64, epoch: u64, certified_height: u64) -> Intent {
+    fn vote(block: u8, height: u64, epoch: u64, certified_rank: u64) -> Intent {
         let block = Hash::repeat_byte(block);
         let vote = Vote { block, height, epoch, voter: key().address(), signature: Signature::EMPTY };
-        Intent::Vote { vote, certified_height }
+        Intent::Vote { vote, rank: height, certified_rank }
     }
 
     fn proposal(epoch: u64, timestamp: u32) -> Intent {

@@ -12,10 +12,11 @@ use theta_core::{
     block::{Block, Header},
     context::PostState,
     hash::Hash,
-    stake::ValidatorSet,
+    spec::{ChainSpec, Pace},
+    stake::{Pools, ValidatorSet},
 };
 
-use crate::message::Peer;
+use crate::{message::Peer, vote::settles_parent};
 
 /// Settled headers kept for ancestor and validator look-ups; the reference searches as far.
 const KEPT: usize = 2_000;
@@ -40,6 +41,8 @@ pub(crate) struct Node {
     pub(crate) children: Vec<Hash>,
     /// Whether the write-ahead log has it.
     pub(crate) logged: bool,
+    /// Whether its guardian and elite edge votes have been checked.
+    pub(crate) upper: bool,
     /// Who sent it.
     pub(crate) from: Peer,
 }
@@ -61,6 +64,7 @@ pub struct SettledBlock {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Tree {
+    spec: Arc<ChainSpec>,
     /// Where walks over certificates end: genesis, or the block a snapshot starts at.
     root: Hash,
     settled: VecDeque<Hash>,
@@ -70,9 +74,9 @@ pub(crate) struct Tree {
 
 impl Tree {
     /// `tail` is ascending and ends with the settled head; `None` if it is empty or no chain.
-    pub(crate) fn new(root: Hash, tail: Vec<SettledBlock>) -> Option<Self> {
+    pub(crate) fn new(spec: Arc<ChainSpec>, root: Hash, tail: Vec<SettledBlock>) -> Option<Self> {
         let mut tree =
-            Self { root, settled: VecDeque::new(), below: BTreeMap::new(), nodes: BTreeMap::new() };
+            Self { spec, root, settled: VecDeque::new(), below: BTreeMap::new(), nodes: BTreeMap::new() };
         for block in tail {
             if tree.settled.back().is_some_and(|above| *above != block.header.parent) {
                 return None;
@@ -91,6 +95,14 @@ impl Tree {
     /// Hash of the newest settled block.
     pub(crate) fn head(&self) -> Hash {
         self.settled.back().copied().unwrap_or(self.root)
+    }
+
+    /// The newest settled checkpoint that guardians or elite edge nodes may vote on, among the last `interval` blocks.
+    pub(crate) fn newest_checkpoint(&self, interval: usize) -> Option<(Hash, Arc<Header>, Arc<Pools>)> {
+        self.settled.iter().rev().take(interval).find_map(|hash| {
+            let block = self.below.get(hash)?;
+            Some((*hash, block.header.clone(), block.post.pools.clone()?))
+        })
     }
 
     pub(crate) fn head_height(&self) -> u64 {
@@ -141,15 +153,46 @@ impl Tree {
         Some(if hash == self.root || certified == Hash::ZERO { hash } else { certified })
     }
 
-    /// The set that votes on a known block: after the block certified by the block it certifies.
-    pub(crate) fn validators(&self, hash: &Hash) -> Option<&Arc<ValidatorSet>> {
-        let two_down = self.certified(self.certified(*hash)?)?;
-        Some(&self.post(&two_down)?.validators)
+    /// How blocks of this height are ranked and settled.
+    pub(crate) fn pace(&self, height: u64) -> Pace {
+        self.spec.rules(height).consensus.pace
     }
 
-    /// The set that may propose children of a known block: after the block it certifies.
+    /// The newest block that a certificate of this one settles, or the root.
+    fn settled_by(&self, mut certified: Hash) -> Option<Hash> {
+        loop {
+            let header = self.header(&certified)?;
+            if certified == self.root || header.certificate.block == Hash::ZERO {
+                return Some(certified);
+            }
+            let parent = self.header(&header.parent)?;
+            if settles_parent(header, parent, self.pace(header.height)) {
+                return Some(header.parent);
+            }
+            certified = header.certificate.block;
+        }
+    }
+
+    /// The set that votes on a known block. Clocked: after the block certified by the block it certifies. Responsive: after
+    /// the newest block that its certificate settles.
+    pub(crate) fn validators(&self, hash: &Hash) -> Option<&Arc<ValidatorSet>> {
+        let certified = self.certified(*hash)?;
+        let source = match self.pace(self.header(hash)?.height) {
+            Pace::Clocked => self.certified(certified)?,
+            Pace::Responsive if certified == *hash => certified,
+            Pace::Responsive => self.settled_by(certified)?,
+        };
+        Some(&self.post(&source)?.validators)
+    }
+
+    /// The set that may propose children of a known block. Clocked: after the block it certifies. Responsive: those who also
+    /// vote on the children, which certify this block.
     pub(crate) fn next_validators(&self, hash: &Hash) -> Option<&Arc<ValidatorSet>> {
-        Some(&self.post(&self.certified(*hash)?)?.validators)
+        let source = match self.pace(self.header(hash)?.height + 1) {
+            Pace::Clocked => self.certified(*hash)?,
+            Pace::Responsive => self.settled_by(*hash)?,
+        };
+        Some(&self.post(&source)?.validators)
     }
 
     /// Whether the set change rule binds children of this block.
@@ -188,7 +231,15 @@ impl Tree {
             None => return false,
         }
         let header = Arc::new(block.header.clone());
-        let node = Node { block, header, progress: Progress::Waiting, children: Vec::new(), logged, from };
+        let node = Node {
+            block,
+            header,
+            progress: Progress::Waiting,
+            children: Vec::new(),
+            logged,
+            upper: logged,
+            from,
+        };
         self.nodes.insert(hash, node);
         true
     }
@@ -294,7 +345,7 @@ mod tests {
     }
 
     fn post() -> PostState {
-        PostState { root: Hash::ZERO, validators: Arc::default(), changes_validators: false }
+        PostState::new(Hash::ZERO, Arc::default())
     }
 
     fn add(tree: &mut Tree, parent: Hash, height: u64, epoch: u64) -> Hash {
@@ -307,7 +358,11 @@ mod tests {
     fn tree() -> (Tree, Hash) {
         let header = Arc::new(Header::zero());
         let root = header.hash();
-        (Tree::new(root, vec![SettledBlock { header, post: post() }]).expect("a chain"), root)
+        (
+            Tree::new(Arc::new(ChainSpec::devnet()), root, vec![SettledBlock { header, post: post() }])
+                .expect("a chain"),
+            root,
+        )
     }
 
     #[test]

@@ -2,19 +2,33 @@
 //!
 //! Safety rests on three rules, kept across crashes by the write-ahead log and the signer's own mark:
 //!
-//! * R1: a vote's height is above that of the last vote for another block;
-//! * R2: the voted block carries the certificate of exactly the block this node is locked on;
+//! * R1: a vote's rank is above that of the last vote for another block;
+//! * R2: the voted block carries the certificate of exactly the block this node is locked on, and the rank of the lock
+//!   never falls;
 //! * R3: it descends from that block, which choosing the tip among the lock's descendants gives.
 //!
-//! One vote per height means at most one certified block per height. If b1 is settled by its certified child b2, every
-//! validator that voted for b2 was locked on b1 or higher ever after, so a later certified block descends from b1
-//! (`spec/consensus.md` 5.1, with the set change rule of [`crate::set_change`]).
+//! What ranks a block depends on the pace.
+//!
+//! *Clocked*, the reference: its height. One vote per height means at most one certified block per height. If b1 is settled
+//! by its certified child b2, every validator that voted for b2 was locked on b1 or higher ever after, so a later certified
+//! block descends from b1 (`spec/consensus.md` 5.1, with the set change rule of [`crate::set_change`]).
+//! The price: who voted for a block that came to nothing has no other vote for its height. Two blocks that change
+//! validators, with half of the votes each, end such a chain for good, since nobody may build on either.
+//!
+//! *Responsive*: its epoch. Every block certifies its parent, and a certified b2 settles its parent b1 only if their epochs
+//! follow each other. One vote per epoch means at most one certified block per epoch. Let x be certified with an epoch
+//! above b1's. If it is b2's epoch, x is b2. Else an honest validator voted for b2 and then, by R1, for x; when it voted for
+//! b2 it was locked on b1, so by R2 the block y that x certifies has an epoch of b1's or above, and one below x's. Either y is
+//! b1, or by induction y descends from b1; there is no epoch between b1 and b2. So x descends from b1. A block that came
+//! to nothing costs its epoch and nothing else: the proposer of the next one starts again from the lock. Validators of a
+//! block are those of the newest block that its ancestors settle, so two sets never decide side by side.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use theta_core::{
     block::Header,
     hash::{Address, Hash},
+    spec::Pace,
     stake::ValidatorSet,
     vote::Vote,
 };
@@ -27,18 +41,34 @@ const UNKNOWN_PER_VOTER: usize = 8;
 pub(crate) struct LastVote {
     pub(crate) block: Hash,
     pub(crate) height: u64,
+    /// Of the block; see [`rank`].
+    pub(crate) rank: u64,
+    /// Of the vote.
     pub(crate) epoch: u64,
 }
 
+/// What orders blocks in votes and locks.
+pub(crate) const fn rank(header: &Header, pace: Pace) -> u64 {
+    match pace {
+        Pace::Clocked => header.height,
+        Pace::Responsive => header.epoch,
+    }
+}
+
 /// R1 and R2 for a block that descends from the lock (R3).
-pub(crate) fn allows(last: Option<&LastVote>, lock: &Hash, tip: &Header) -> bool {
-    let above = last.is_none_or(|last| tip.height > last.height);
+pub(crate) fn allows(last: Option<&LastVote>, lock: &Hash, tip: &Header, pace: Pace) -> bool {
+    let above = last.is_none_or(|last| rank(tip, pace) > last.rank);
     above && tip.certificate.block == *lock
 }
 
-/// Whether certifying this block settles its parent: the certificate it carries is the parent's own.
-pub(crate) fn settles_parent(header: &Header) -> bool {
+/// Whether certifying this block settles its parent: the certificate it carries is the parent's own, and where epochs rank
+/// blocks none lies between them.
+pub(crate) fn settles_parent(header: &Header, parent: &Header, pace: Pace) -> bool {
     header.certificate.block == header.parent
+        && match pace {
+            Pace::Clocked => true,
+            Pace::Responsive => parent.epoch.checked_add(1) == Some(header.epoch),
+        }
 }
 
 /// Votes of members, in bounded slots: the latest per voter, and per block the latest per voter.
@@ -98,6 +128,16 @@ impl VoteBook {
         }
     }
 
+    /// Who has voted for a block.
+    pub(crate) fn voters_on(&self, block: &Hash) -> Vec<Address> {
+        self.blocks.get(block).into_iter().flat_map(BTreeMap::keys).copied().collect()
+    }
+
+    /// A voter's vote for a block.
+    pub(crate) fn vote_on(&self, block: &Hash, voter: Address) -> Option<&Vote> {
+        self.blocks.get(block)?.get(&voter)
+    }
+
     /// The members' votes for a block, one each.
     pub(crate) fn on_block<'a>(
         &'a self,
@@ -129,8 +169,8 @@ impl VoteBook {
         self.latest.retain(|voter, _| is_member(voter));
     }
 
-    #[cfg(test)]
-    fn len(&self) -> usize {
+    /// How many votes are kept.
+    pub(crate) fn len(&self) -> usize {
         self.blocks.values().map(BTreeMap::len).sum()
     }
 }
@@ -150,23 +190,39 @@ mod tests {
 
     #[test]
     fn a_second_block_of_the_same_height_gets_no_vote() {
-        let last = LastVote { block: Hash::repeat_byte(8), height: 7, epoch: 9 };
+        let last = LastVote { block: Hash::repeat_byte(8), height: 7, rank: 7, epoch: 9 };
         let lock = Hash::repeat_byte(5);
-        assert!(!allows(Some(&last), &lock, &header(6, 5)));
-        assert!(!allows(Some(&last), &lock, &header(7, 5)));
-        assert!(allows(Some(&last), &lock, &header(8, 5)));
+        assert!(!allows(Some(&last), &lock, &header(6, 5), Pace::Clocked));
+        assert!(!allows(Some(&last), &lock, &header(7, 5), Pace::Clocked));
+        assert!(allows(Some(&last), &lock, &header(8, 5), Pace::Clocked));
+    }
+
+    #[test]
+    fn where_epochs_rank_a_second_block_of_the_same_epoch_gets_no_vote() {
+        let last = LastVote { block: Hash::repeat_byte(8), height: 7, rank: 7, epoch: 9 };
+        let lock = Hash::repeat_byte(5);
+        let of_epoch = |epoch| Header { epoch, ..header(7, 5) };
+        assert!(!allows(Some(&last), &lock, &of_epoch(6), Pace::Responsive));
+        assert!(!allows(Some(&last), &lock, &of_epoch(7), Pace::Responsive));
+        assert!(allows(Some(&last), &lock, &of_epoch(8), Pace::Responsive));
     }
 
     #[test]
     fn a_block_on_another_lock_gets_no_vote() {
-        assert!(!allows(None, &Hash::repeat_byte(5), &header(7, 4)));
-        assert!(allows(None, &Hash::repeat_byte(5), &header(7, 5)));
+        for pace in [Pace::Clocked, Pace::Responsive] {
+            assert!(!allows(None, &Hash::repeat_byte(5), &header(7, 4), pace));
+            assert!(allows(None, &Hash::repeat_byte(5), &header(7, 5), pace));
+        }
     }
 
     #[test]
     fn only_a_direct_parent_is_settled() {
-        assert!(settles_parent(&header(7, 5)));
-        assert!(!settles_parent(&header(7, 4)));
+        let of_epoch = |epoch, certified| Header { epoch, ..header(7, certified) };
+        let parent = of_epoch(3, 1);
+        assert!(settles_parent(&of_epoch(9, 5), &parent, Pace::Clocked));
+        assert!(!settles_parent(&of_epoch(4, 4), &parent, Pace::Clocked));
+        assert!(settles_parent(&of_epoch(4, 5), &parent, Pace::Responsive));
+        assert!(!settles_parent(&of_epoch(5, 5), &parent, Pace::Responsive));
     }
 
     fn vote(voter: u8, block: u8, epoch: u64) -> Vote {

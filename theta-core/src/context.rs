@@ -8,7 +8,7 @@ use crate::{
     block::{Block, Bloom, Extension, Header, transactions_root},
     hash::{Address, Hash},
     spec::HeaderRules,
-    stake::ValidatorSet,
+    stake::{Pools, ValidatorSet},
     vote::{EliteVotes, GuardianVotes},
 };
 
@@ -31,7 +31,7 @@ pub struct BlockContext {
     pub guardian_votes: Option<GuardianVotes>,
     /// Elite edge votes that the block carries.
     pub elite_votes: Option<EliteVotes>,
-    /// State root whose pools those votes reward: that of the checkpoint at or below the voted block.
+    /// State root whose pools those votes reward: that of the block the guardians voted for.
     pub voted_state: Option<Hash>,
     /// Whether stake transactions have to wait (`consensus.md` 3.5).
     pub freeze_stakes: bool,
@@ -94,6 +94,15 @@ pub struct PostState {
     pub validators: Arc<ValidatorSet>,
     /// Whether the block holds a transaction that changes validators, as the set-change rule counts it.
     pub changes_validators: bool,
+    /// Who may vote for the block on the upper levels, if it is a checkpoint and its header's fork has such votes.
+    pub pools: Option<Arc<Pools>>,
+}
+
+impl PostState {
+    /// A state that is no checkpoint's and changes no validators.
+    pub const fn new(root: Hash, validators: Arc<ValidatorSet>) -> Self {
+        Self { root, validators, changes_validators: false, pools: None }
+    }
 }
 
 /// What a proposer needs from the ledger to complete a header.

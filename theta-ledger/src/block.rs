@@ -8,7 +8,7 @@ use theta_core::{
     context::{BlockContext, Body},
     hash::{EMPTY_ROOT, Hash},
     sign::Signer,
-    stake::ValidatorSet,
+    stake::{Pools, ValidatorSet},
     trie::list_root,
     workers::{Workers, each_mut},
 };
@@ -38,6 +38,7 @@ pub(crate) struct Executed {
     pub(crate) new_nodes: NewNodes,
     pub(crate) validators: Arc<ValidatorSet>,
     pub(crate) changes_validators: bool,
+    pub(crate) pools: Option<Arc<Pools>>,
 }
 
 /// Checks a transaction and carries it out, or leaves the view as it was.
@@ -80,6 +81,7 @@ impl Execution {
     ) -> Result<Executed, BlockError> {
         staking::end_of_block(&mut view, scope.rules).map_err(BlockError::End)?;
         let pool = view.validators()?.unwrap_or_default();
+        let pools = staking::pools(&mut view, scope.rules, scope.height())?;
         let root = view.root_by(workers)?;
         let receipts = scope.rules.commits_receipts.then(|| {
             let rows: Vec<_> = self.results.iter().map(|result| result.receipt.to_rlp()).collect();
@@ -93,6 +95,7 @@ impl Execution {
             new_nodes: view.into_new_nodes(),
             validators: Arc::new(ValidatorSet::of_pool(&pool)),
             changes_validators: self.changes_validators,
+            pools,
         })
     }
 }

@@ -10,13 +10,14 @@ use theta_core::{
     context::{BlockContext, Finality, PostState},
     hash::Hash,
     sign::SignError,
+    spec::Pace,
     stake::ValidatorSet,
 };
 
 use crate::{
     chain::Status,
     error::BlockError,
-    ledger::{At, Head, Ledger, LedgerReader},
+    ledger::{At, BlockInfo, Head, Ledger, LedgerReader},
     state::StateError,
 };
 
@@ -155,20 +156,55 @@ impl Follower {
         &self.reader
     }
 
-    /// The validators whose votes certify a known block: those of the state two certificates below (`ledger.md` 7.7).
+    /// The validators whose votes certify a known block. At the clocked pace those of the state two certificates below
+    /// (`ledger.md` 7.7), at the responsive one those of the newest block that its certificate settles.
     pub fn validators_of(&self, block: Hash) -> Result<Arc<ValidatorSet>, StateError> {
-        self.set_below(block, 2)
+        let info = self.known(block)?;
+        let certified = info.block.header.certificate.block;
+        let starts_here = info.status == Status::TRUSTED.0 || certified.is_zero();
+        match self.pace(info.block.header.height) {
+            Pace::Responsive if !starts_here => self.set_settled_by(certified),
+            _ => self.set_below(block, 2),
+        }
     }
 
-    /// The validators that may propose on a known block and are rewarded there: those one certificate below.
+    /// The validators that may propose on a known block and are rewarded there: at the clocked pace those one certificate
+    /// below, at the responsive one those whose votes certify its children.
     pub fn validators_after(&self, block: Hash) -> Result<Arc<ValidatorSet>, StateError> {
-        self.set_below(block, 1)
+        match self.pace(self.known(block)?.block.header.height + 1) {
+            Pace::Responsive => self.set_settled_by(block),
+            Pace::Clocked => self.set_below(block, 1),
+        }
+    }
+
+    fn pace(&self, height: u64) -> Pace {
+        self.reader.spec().rules(height).consensus.pace
+    }
+
+    fn known(&self, block: Hash) -> Result<BlockInfo, StateError> {
+        self.reader.block(At::Block(block))?.ok_or_else(|| StateError::UnknownBlock(block.to_string()))
+    }
+
+    /// A certified block settles its parent if no epoch lies between them; else whatever the block below settles is newest.
+    fn set_settled_by(&self, mut block: Hash) -> Result<Arc<ValidatorSet>, StateError> {
+        loop {
+            let info = self.known(block)?;
+            let header = &info.block.header;
+            if info.status == Status::TRUSTED.0 || header.certificate.block.is_zero() {
+                break;
+            }
+            let parent = self.known(header.parent)?;
+            block = header.parent;
+            if parent.block.header.epoch + 1 == header.epoch {
+                break;
+            }
+        }
+        Ok(self.reader.post_state(At::Block(block))?.validators)
     }
 
     fn set_below(&self, mut block: Hash, steps: usize) -> Result<Arc<ValidatorSet>, StateError> {
-        let unknown = |block: Hash| StateError::UnknownBlock(block.to_string());
         for _ in 0..steps {
-            let info = self.reader.block(At::Block(block))?.ok_or_else(|| unknown(block))?;
+            let info = self.known(block)?;
             let certified = info.block.header.certificate.block;
             if info.status == Status::TRUSTED.0 || certified.is_zero() {
                 break;

@@ -24,6 +24,7 @@ use crate::{
     error::{BlockError, OpenError},
     genesis::Genesis,
     logs::{self, Bloom, FoundLog, LogFilter},
+    staking,
     state::{
         Keep, StateError, StateView,
         nodes::{NewNodes, Nodes},
@@ -296,6 +297,7 @@ impl Ledger {
             root: executed.root,
             validators: executed.validators,
             changes_validators: executed.changes_validators,
+            pools: executed.pools,
         };
         self.shared.nodes.add(&executed.new_nodes);
         let chain_id = self.shared.spec.ethereum_chain_id(header.height);
@@ -579,6 +581,7 @@ impl LedgerReader {
             root: header.state_root,
             validators: Arc::new(ValidatorSet::of_pool(&pool)),
             changes_validators: info.changes_validators,
+            pools: staking::pools(&mut view, self.shared.spec.rules(header.height), header.height)?,
         })
     }
 

@@ -1,12 +1,14 @@
 //! Loads stake pools, applies core's rules to them, stores them. Balances are the caller's to move, but for what a
 //! block's end returns.
 
+use std::sync::Arc;
+
 use theta_core::{
     amount::{Coins, TFuelWei, ThetaWei},
     codec::rlp::{Decode, Encode},
     hash::{Address, Hash, keccak},
-    spec::Rules,
-    stake::{EliteEdgeNode, Stake, StakeError, elite::StakeReturn},
+    spec::{HeaderRules, Rules},
+    stake::{EliteEdgeNode, EliteState, Pools, Stake, StakeError, elite::StakeReturn},
 };
 
 use crate::{
@@ -98,6 +100,22 @@ fn returns_at(view: &mut StateView, key: &[u8]) -> Result<Vec<StakeReturn>, Stat
     let Some(bytes) = view.record(key)? else { return Ok(Vec::new()) };
     Vec::from_rlp(&bytes, bytes.len())
         .map_err(|source| StateError::Damaged { key: String::from_utf8_lossy(key).into_owned(), source })
+}
+
+/// Who may vote for the block of this state on the upper levels: nobody unless it is a checkpoint.
+pub fn pools(view: &mut StateView, rules: &Rules, height: u64) -> Result<Option<Arc<Pools>>, StateError> {
+    if rules.header == HeaderRules::Twelve || !rules.is_checkpoint(height) {
+        return Ok(None);
+    }
+    let mut elite = EliteState { total: view.elite_total()?, ..EliteState::default() };
+    for (key, value) in view.records_with(keys::ELITE)? {
+        let node = EliteEdgeNode::from_rlp(&value, value.len()).map_err(|source| StateError::Damaged {
+            key: String::from_utf8_lossy(&key).into_owned(),
+            source,
+        })?;
+        elite.nodes.insert(node.stakes.holder, node);
+    }
+    Ok(Some(Arc::new(Pools { guardians: view.guardians()?, elite })))
 }
 
 /// What the end of every block does: returns stakes that are due (`ledger.md` 7.4).

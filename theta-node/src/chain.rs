@@ -210,7 +210,11 @@ impl Chain {
             Effect::Broadcast(message) => self.port.broadcast(&Packet::Message(message)),
             Effect::Fetch { block, above, from } => self.fetch(block, above, from),
             Effect::Reached { finality: Finality::Settled, hash, .. } => self.settle(&hash)?,
+            Effect::Reached { hash, .. } => drop(self.ledger.reached(Finality::Final, &hash)?),
             Effect::WakeAt(at) => self.wake_at = at,
+            Effect::Report(evidence) => {
+                tracing::warn!(offender = %evidence.offender(), "a validator contradicted itself");
+            }
             Effect::Penalize { peer, fault } => {
                 tracing::warn!(peer, ?fault, "a peer broke the protocol");
                 self.port.penalize(peer);

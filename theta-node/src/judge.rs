@@ -1,15 +1,20 @@
 //! Consensus's word on blocks that a ledger follows: the ledger knows the chain, consensus knows the rules.
 
-use theta_consensus::settled::{Below, judge};
-use theta_core::{block::Header, hash::Hash};
+use std::sync::Arc;
+
+use theta_consensus::{
+    Checkpoint,
+    settled::{Below, judge},
+};
+use theta_core::{block::Header, hash::Hash, stake::Pools};
 use theta_ledger::{
     Status,
     follow::{Follower, Judge, Refusal},
-    ledger::At,
+    ledger::{At, LedgerReader},
     state::StateError,
 };
 
-/// Checks votes, proposers and changes of validators. Votes of guardians and elite edge nodes are not judged.
+/// Checks votes of all levels, proposers and changes of validators.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Consensus;
 
@@ -27,14 +32,47 @@ impl Judge for Consensus {
             }
             _ => None,
         };
+        let rules = reader.spec().rules(header.height);
+        let pools_at = |voted: Option<Hash>| match voted {
+            Some(voted) if rules.is_checkpoint(header.height) => pools_at(reader, voted),
+            _ => Ok(None),
+        };
+        let guardians = pools_at(header.extension.guardian_votes().map(|votes| votes.block))?;
+        let elite = pools_at(header.extension.elite_votes().map(|votes| votes.block))?;
         let below = Below {
             parent: &parent.header,
             change_near: changes(parent.hash)? || changes(parent.header.parent)?,
             proposers: &*follower.validators_after(parent.hash)?,
             certified: certified.map(|block| block.block.header.height),
             voters: voters.as_deref(),
-            low_s: reader.spec().rules(header.height).tx.low_s,
+            low_s: rules.tx.low_s,
+            pace: rules.consensus.pace,
+            checkpoint: rules.is_checkpoint(header.height),
+            guardians: guardians.as_ref().map(|(height, pools)| Checkpoint {
+                chain: &header.chain,
+                height: *height,
+                rule: reader.spec().rules(*height).consensus.guardians,
+                pool: &pools.guardians,
+            }),
+            elite: elite.as_ref().map(|(_, pools)| &pools.elite),
         };
         judge(header, &below).map_err(|fault| Refusal::Block(fault.into()))
     }
+}
+
+/// Height of a block of the chain and pools of the checkpoint at or below it; none if the block is not in it.
+fn pools_at(reader: &LedgerReader, voted: Hash) -> Result<Option<(u64, Arc<Pools>)>, StateError> {
+    let Some(mut block) = reader.block(At::Block(voted))? else { return Ok(None) };
+    let same_height = reader.block(At::Height(block.block.header.height))?;
+    let height = block.block.header.height;
+    if same_height.is_some_and(|other| other.hash != voted) {
+        return Ok(None);
+    }
+    while !reader.spec().rules(block.block.header.height).is_checkpoint(block.block.header.height) {
+        match reader.block(At::Block(block.block.header.parent))? {
+            Some(parent) => block = parent,
+            None => return Ok(None),
+        }
+    }
+    Ok(reader.post_state(At::Block(block.hash))?.pools.map(|pools| (height, pools)))
 }

@@ -1,11 +1,21 @@
 use theta_core::{
     amount::ThetaWei,
-    sign::{SecretKey, Signer},
+    block::{CommitCertificate, Extension, transactions_root},
+    hash::U256,
+    sign::{SecretKey, Signature, Signer},
     stake::Validator,
+    vote::{Vote, VoteSet},
 };
 
-use super::*;
-use crate::signer::{LocalSigner, RoleSigner, Signed};
+use super::{voting::VOTE_WINDOW, *};
+use crate::{
+    proposer::proposer,
+    signer::{LocalSigner, RoleSigner, Signed},
+    tree::SettledBlock,
+    wal::WalVote,
+};
+
+mod upper;
 
 const NOW: Millis = 1_700_000_000_000;
 
@@ -21,6 +31,7 @@ fn set(members: std::ops::Range<u8>) -> Arc<ValidatorSet> {
 /// Four validators on genesis; the tests play all of them and the ledger.
 struct Bench {
     engine: Engine,
+    spec: ChainSpec,
     genesis: Hash,
     post: PostState,
 }
@@ -29,12 +40,13 @@ impl Bench {
     fn new(spec: ChainSpec, roles: Roles, wal: Vec<WalRecord>) -> Self {
         let header = Arc::new(Header { chain: spec.chain.clone(), ..Header::zero() });
         let (genesis, validators) = (header.hash(), set(0..4));
-        let post = PostState { root: Hash::ZERO, validators, changes_validators: false };
+        let post = PostState::new(Hash::ZERO, validators);
         let settled = vec![SettledBlock { header, post: post.clone() }];
         let start = Start { root: genesis, settled, wal };
         let settings = Settings::new(spec.rules(1).consensus.pace);
-        let engine = Engine::recover(Arc::new(spec), settings, roles, start).expect("genesis is a chain");
-        Self { engine, genesis, post }
+        let engine =
+            Engine::recover(Arc::new(spec.clone()), settings, roles, start).expect("genesis is a chain");
+        Self { engine, spec, genesis, post }
     }
 
     fn observer() -> Self {
@@ -70,16 +82,15 @@ impl Bench {
         let votes = (0..3).map(|voter| self.vote(voter, certified.0, certified.1, epoch - 1));
         let proposer = proposer(&self.post.validators, epoch).expect("not empty");
         let height = parent.1 + 1;
-        let spec = ChainSpec::devnet();
         let header = Header {
-            chain: spec.chain.clone(),
+            chain: self.spec.chain.clone(),
             epoch,
             height,
             parent: parent.0,
             certificate: CommitCertificate { votes: VoteSet::new(votes), block: certified.0 },
             transactions_root: transactions_root(&[]),
             proposer,
-            extension: Extension::empty(spec.rules(height).header),
+            extension: Extension::empty(self.spec.rules(height).header),
             ..Header::zero()
         };
         let mut block = Block { header, transactions: Vec::new() };
@@ -149,7 +160,7 @@ fn a_certified_child_settles_its_parent() {
 
 #[test]
 fn a_gap_in_the_certificates_settles_nothing() {
-    let mut bench = Bench::observer();
+    let mut bench = Bench::new(ChainSpec::privatenet(), Roles::observer(), Vec::new());
     let genesis = (bench.genesis, 0);
     let first = bench.block(genesis, genesis, 1);
     let on_first = (first.header.hash(), 1);
@@ -161,6 +172,53 @@ fn a_gap_in_the_certificates_settles_nothing() {
     bench.apply(&second, false);
     assert_eq!(settled(&bench.apply(&third, false)), [0; 0]);
     assert_eq!(bench.engine.certified(), on_second);
+}
+
+#[test]
+fn at_the_responsive_pace_every_block_certifies_its_parent_and_a_gap_in_the_epochs_settles_nothing() {
+    let mut bench = Bench::observer();
+    let genesis = (bench.genesis, 0);
+    let first = bench.block(genesis, genesis, 1);
+    let on_first = (first.header.hash(), 1);
+    bench.apply(&first, false);
+    let loose = bench.block(on_first, genesis, 2);
+    let effects = bench.give_block(&loose).expect("wanted").expect("signed");
+    assert_eq!(penalty(&effects), Some(Fault::SetChange));
+    // The second epoch went by without a block: certifying the second block does not settle the first.
+    let second = bench.block(on_first, on_first, 3);
+    let on_second = (second.header.hash(), 2);
+    bench.apply(&second, false);
+    let third = bench.block(on_second, on_second, 4);
+    let on_third = (third.header.hash(), 3);
+    assert_eq!(settled(&bench.apply(&third, false)), [0; 0]);
+    assert_eq!(bench.engine.certified(), on_second);
+    // Certifying the third settles the second, and with it the first.
+    let fourth = bench.block(on_third, on_third, 9);
+    assert_eq!(settled(&bench.apply(&fourth, false)), [2]);
+    assert_eq!(bench.engine.settled(), on_second);
+}
+
+#[test]
+fn a_certified_block_of_a_later_epoch_takes_the_lock_from_a_rival_of_its_height() {
+    let mut bench = Bench::observer();
+    let genesis = (bench.genesis, 0);
+    let first = bench.block(genesis, genesis, 1);
+    let on_first = (first.header.hash(), 1);
+    bench.apply(&first, false);
+    let rivals = [bench.block(on_first, on_first, 3), bench.block(on_first, on_first, 5)];
+    for rival in &rivals {
+        bench.apply(rival, false);
+    }
+    let certify = |bench: &mut Bench, block: &Block| {
+        for voter in 0..3 {
+            let vote = bench.vote(voter, block.header.hash(), 2, block.header.epoch);
+            bench.give_vote(vote);
+        }
+        bench.engine.lock_rank()
+    };
+    assert_eq!(certify(&mut bench, &rivals[1]), 5);
+    assert_eq!(certify(&mut bench, &rivals[0]), 5);
+    assert_eq!(bench.engine.certified(), (rivals[1].header.hash(), 2));
 }
 
 #[test]
@@ -276,7 +334,7 @@ fn a_forged_vote_in_a_certificate_is_found() {
 
 #[test]
 fn near_a_change_of_validators_a_block_has_to_certify_its_parent() {
-    let mut bench = Bench::observer();
+    let mut bench = Bench::new(ChainSpec::privatenet(), Roles::observer(), Vec::new());
     let genesis = (bench.genesis, 0);
     let change = bench.block(genesis, genesis, 1);
     let on_change = (change.header.hash(), 1);
@@ -328,6 +386,8 @@ fn an_unknown_block_is_asked_for_a_bounded_number_of_times() {
 fn run_to_vote(bench: &mut Bench, block: &Block) -> (Vec<WalRecord>, Vec<Intent>) {
     let mut effects = bench.step(Input::Tick);
     effects.extend(bench.apply(block, false));
+    // At the clocked pace a vote waits for its timer.
+    bench.engine.step(NOW + 12_000, Input::Tick, &mut effects);
     let records = effects.iter().filter_map(|effect| match effect {
         Effect::Append(record) => Some(record.clone()),
         _ => None,
@@ -341,27 +401,41 @@ fn run_to_vote(bench: &mut Bench, block: &Block) -> (Vec<WalRecord>, Vec<Intent>
 
 #[test]
 fn after_a_crash_no_other_block_of_the_height_gets_a_vote() {
+    no_second_vote(&ChainSpec::privatenet(), 2);
+}
+
+#[test]
+fn after_a_crash_no_other_block_of_the_epoch_gets_a_vote() {
+    no_second_vote(&ChainSpec::devnet(), 1);
+}
+
+/// A validator that has voted for the first block does not vote for a rival of the given epoch after a crash.
+fn no_second_vote(spec: &ChainSpec, epoch: u64) {
     let roles = || Roles::validator(key(3).address());
-    let mut bench = Bench::new(ChainSpec::devnet(), roles(), Vec::new());
+    let mut bench = Bench::new(spec.clone(), roles(), Vec::new());
     let genesis = (bench.genesis, 0);
-    let (first, rival) = (bench.block(genesis, genesis, 1), bench.block(genesis, genesis, 2));
+    let (first, mut rival) = (bench.block(genesis, genesis, 1), bench.block(genesis, genesis, epoch));
+    rival.header.timestamp = 9_u32.into();
+    sign(&mut rival);
     let (wal, intents) = run_to_vote(&mut bench, &first);
     let voted = |intents: &[Intent]| -> Vec<Hash> {
         let blocks = intents.iter().filter_map(|intent| match intent {
             Intent::Vote { vote, .. } if vote.height == 1 => Some(vote.block),
             _ => None,
         });
-        blocks.collect()
+        let mut blocks: Vec<Hash> = blocks.collect();
+        blocks.dedup();
+        blocks
     };
     assert_eq!(voted(&intents), [first.header.hash()]);
     // The log holds the block, so the vote can be explained to others.
     assert!(wal.iter().any(|record| record.blocks == [first.clone()]));
 
-    let mut again = Bench::new(ChainSpec::devnet(), roles(), wal);
+    let mut again = Bench::new(spec.clone(), roles(), wal);
     let (_, intents) = run_to_vote(&mut again, &rival);
     assert!(voted(&intents).iter().all(|block| *block == first.header.hash()), "{intents:?}");
 
-    let mut fresh = Bench::new(ChainSpec::devnet(), roles(), Vec::new());
+    let mut fresh = Bench::new(spec.clone(), roles(), Vec::new());
     assert_eq!(voted(&run_to_vote(&mut fresh, &rival).1), [rival.header.hash()]);
 }
 

@@ -41,7 +41,7 @@ pub(super) struct Ledger {
 
 impl Ledger {
     pub(super) fn new(genesis: Arc<Block>, validators: Arc<ValidatorSet>) -> Self {
-        let post = PostState { root: genesis.header.state_root, validators, changes_validators: false };
+        let post = PostState::new(genesis.header.state_root, validators);
         Self {
             settled: vec![(genesis.header.hash(), genesis, post)],
             executed: BTreeMap::new(),
@@ -91,7 +91,7 @@ impl Ledger {
                 validators = Arc::new(ValidatorSet::new(others.cloned().chain([changed.clone()])));
             }
         }
-        PostState { root, validators, changes_validators }
+        PostState { changes_validators, ..PostState::new(root, validators) }
     }
 
     /// Transactions of the pool that no unsettled ancestor holds.

@@ -1,47 +1,36 @@
-//! A network of engines in virtual time: loss, delay, partitions, crashes at any effect, torn writes.
+//! A network of engines in virtual time: loss, duplicates, delay, partitions, crashes at any effect, torn writes, and
+//! validators that break the rules.
 //!
-//! Everything depends on [`Scenario::seed`] alone. Each run checks what must hold whatever happens (no two settled blocks
-//! conflict, nobody signs two blocks of one height or epoch, nothing falls) and reports what was violated.
+//! Everything depends on [`Scenario::seed`] alone; the environment variable `THETA_SEED` runs one seed of the tests. Each
+//! run checks what must hold whatever happens (`spec/consensus.md` 15) and reports what was violated: no two settled
+//! blocks conflict, nobody honest signs two blocks of one height or epoch, nothing falls, every settled block has a
+//! witness, what is held stays within bounds, packets are read back as they were written.
 //!
 //! ```
-//! use theta_consensus::sim::Scenario;
+//! use theta_consensus::sim::{Scenario, Strategy};
 //! use theta_core::spec::ChainSpec;
 //!
-//! let report = Scenario::honest(ChainSpec::devnet(), 4, 42).run();
+//! let quiet = Scenario::honest(ChainSpec::devnet(), 4, 42);
+//! let report = Scenario { adversaries: vec![(0, Strategy::Equivocate)], ..quiet }.run();
 //! assert!(report.violations.is_empty());
-//! assert!(report.settled.iter().all(|height| *height > 5));
+//! assert!(report.settled.iter().skip(1).all(|height| *height > 5));
 //! ```
 
+mod adversary;
+mod audit;
 mod ledger;
+mod network;
 mod node;
 mod random;
 
-use std::{collections::BTreeMap, sync::Arc};
+use theta_core::{hash::Hash, spec::ChainSpec};
 
-use theta_core::{
-    amount::ThetaWei,
-    block::{Block, Header},
-    codec::rlp::Encode,
-    hash::{Address, Hash, keccak_parts},
-    journal::MemDisk,
-    sign::{SecretKey, SignError, Signature, Signer},
-    spec::ChainSpec,
-    stake::{Validator, ValidatorSet},
-};
-
-use self::{
-    ledger::Ledger,
-    node::{Node, Outcome, Packet},
-    random::Random,
-};
+pub use self::adversary::Strategy;
+use self::network::Network;
 use crate::{
-    message::{Message, Peer},
+    checks::Fault,
     pace::{Millis, Settings},
-    signer::Signed,
 };
-
-/// 1 January 2024; where virtual time starts.
-const DAWN: Millis = 1_704_067_200_000;
 
 /// Some nodes that hear only each other for a while.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +60,10 @@ pub struct Scenario {
     pub delay: (Millis, Millis),
     /// Messages lost in a thousand.
     pub loss_per_mille: u64,
+    /// Messages in a thousand that arrive twice.
+    pub duplicate_per_mille: u64,
+    /// Nodes that break the rules. What is reported is about the others.
+    pub adversaries: Vec<(usize, Strategy)>,
     /// Nodes that never run.
     pub stopped: Vec<usize>,
     /// Partitions.
@@ -103,6 +96,8 @@ impl Scenario {
             settings,
             delay: (5, 40),
             loss_per_mille: 0,
+            duplicate_per_mille: 0,
+            adversaries: Vec::new(),
             stopped: Vec::new(),
             partitions: Vec::new(),
             crashes_per_100k: 0,
@@ -130,12 +125,12 @@ pub enum Violation {
         /// The height.
         height: u64,
     },
-    /// A validator signed votes for two blocks of one height.
+    /// A validator signed votes for two blocks of one height, or of one epoch at the responsive pace.
     DoubleVote {
         /// Which.
         validator: usize,
-        /// The height.
-        height: u64,
+        /// The height or epoch.
+        rank: u64,
     },
     /// A validator signed two blocks of one epoch.
     DoubleProposal {
@@ -147,6 +142,33 @@ pub enum Violation {
     /// Settled height, lock or epoch fell, or the settled block is not below the lock.
     Fell {
         /// Which node.
+        node: usize,
+    },
+    /// A settled block without a certified child that settles it.
+    NoWitness {
+        /// The height.
+        height: u64,
+    },
+    /// An honest node was blamed for something by another.
+    Blamed {
+        /// Who was blamed.
+        node: usize,
+        /// For what.
+        fault: Fault,
+    },
+    /// An honest validator was accused of contradicting itself.
+    Accused {
+        /// By whom.
+        by: usize,
+    },
+    /// A node holds more than its limits allow.
+    Swollen {
+        /// Which node.
+        node: usize,
+    },
+    /// A packet is not read back as it was written.
+    Garbled {
+        /// Whose.
         node: usize,
     },
     /// An engine could not start again, or did something that the host cannot carry out.
@@ -169,329 +191,14 @@ pub struct Report {
     pub violations: Vec<Violation>,
     /// Restarts of all nodes.
     pub restarts: u64,
+    /// Proofs of contradictions that honest nodes reported.
+    pub reported: u64,
     /// Time from a transaction's coming up to its being settled at the first node, in milliseconds, ascending.
     pub latencies: Vec<Millis>,
     /// Transactions that came up.
     pub transactions: usize,
     /// Hash over all that happened; equal runs have equal ones.
     pub trace: Hash,
-}
-
-/// A signer whose signatures only look like some.
-#[derive(Debug)]
-struct Pretender(Address);
-
-impl Signer for Pretender {
-    fn address(&self) -> Address {
-        self.0
-    }
-    fn sign(&self, digest: &Hash) -> Result<Signature, SignError> {
-        let first = keccak_parts(&[self.0.as_slice(), digest.as_slice()]);
-        Ok(Signature::from_bytes([first.as_slice(), &[0; 33]].concat()))
-    }
-}
-
-#[derive(Debug)]
-enum Event {
-    Deliver { to: usize, from: usize, packet: Packet },
-    Wake { node: usize, life: u64 },
-    Executed { node: usize, life: u64, hash: Hash },
-    Restart { node: usize },
-    Blackout,
-    Sample,
-    Transaction(Vec<u8>),
-}
-
-struct Network {
-    scenario: Scenario,
-    random: Random,
-    now: Millis,
-    queue: BTreeMap<(Millis, u64), Event>,
-    sequence: u64,
-    nodes: Vec<Node>,
-    settled: BTreeMap<u64, Hash>,
-    votes: BTreeMap<(usize, u64), Hash>,
-    proposals: BTreeMap<(usize, u64), Hash>,
-    born: BTreeMap<Vec<u8>, Millis>,
-    report: Report,
-    #[cfg(test)]
-    lose_disks_at_blackout: bool,
-}
-
-impl Network {
-    fn new(scenario: Scenario) -> Self {
-        let signers: Vec<Arc<dyn Signer>> = (0..scenario.validators)
-            .map(|index| {
-                let seed = keccak_parts(&[b"simulated validator", &index.to_be_bytes()]);
-                match SecretKey::from_bytes(seed.as_slice()) {
-                    Ok(key) if scenario.real_signatures => Arc::new(key) as Arc<dyn Signer>,
-                    _ => Arc::new(Pretender(Address::from_slice(&seed[12..]))),
-                }
-            })
-            .collect();
-        let stake = ThetaWei::whole(1_000_000);
-        let validators = Arc::new(ValidatorSet::new(
-            signers.iter().map(|signer| Validator { address: signer.address(), stake }),
-        ));
-        let header = Header { chain: scenario.spec.chain.clone(), ..Header::zero() };
-        let genesis = Arc::new(Block { header, transactions: Vec::new() });
-        let spec = Arc::new(scenario.spec.clone());
-        let nodes = signers
-            .into_iter()
-            .map(|signer| Node {
-                spec: spec.clone(),
-                settings: scenario.settings.clone(),
-                key: signer,
-                wal: MemDisk::default(),
-                mark: MemDisk::default(),
-                ledger: Ledger::new(genesis.clone(), validators.clone()),
-                running: None,
-                life: 0,
-                real: scenario.real_signatures,
-                settled_height: 0,
-            })
-            .collect();
-        Self {
-            random: Random::new(scenario.seed),
-            now: 0,
-            queue: BTreeMap::new(),
-            sequence: 0,
-            nodes,
-            settled: BTreeMap::new(),
-            votes: BTreeMap::new(),
-            proposals: BTreeMap::new(),
-            born: BTreeMap::new(),
-            #[cfg(test)]
-            lose_disks_at_blackout: false,
-            report: Report {
-                settled: Vec::new(),
-                samples: Vec::new(),
-                epochs: Vec::new(),
-                violations: Vec::new(),
-                restarts: 0,
-                latencies: Vec::new(),
-                transactions: 0,
-                trace: Hash::ZERO,
-            },
-            scenario,
-        }
-    }
-
-    fn run(mut self) -> Report {
-        for node in 0..self.nodes.len() {
-            if !self.scenario.stopped.contains(&node) {
-                let at = self.random.below(50);
-                self.at(at, Event::Restart { node });
-            }
-        }
-        for at in self.scenario.blackouts.clone() {
-            self.at(at, Event::Blackout);
-        }
-        let until = self.scenario.until;
-        for at in (0..until).step_by(10_000) {
-            self.at(at, Event::Sample);
-        }
-        let times =
-            |every: Millis| (1..).map(move |n| n * every).take_while(move |at| every > 0 && *at < until);
-        for at in times(self.scenario.transaction_every).collect::<Vec<_>>() {
-            self.at(at, Event::Transaction(ledger::plain(at)));
-        }
-        for at in times(self.scenario.stake_change_every).collect::<Vec<_>>() {
-            let index = usize::try_from(self.random.below(self.nodes.len() as u64)).unwrap_or(0);
-            let stake = self.random.between((900_000, 1_100_000));
-            let address = self.nodes[index].key.address();
-            self.at(at, Event::Transaction(ledger::stake(at, address, stake)));
-        }
-        while let Some(((at, _), event)) = self.queue.pop_first() {
-            if at > until {
-                break;
-            }
-            self.now = at;
-            self.happen(event);
-        }
-        for node in &self.nodes {
-            self.report.settled.push(node.settled_height);
-            self.report.epochs.push(node.running.as_ref().map_or(0, |running| running.engine.epoch()));
-        }
-        self.report.latencies.sort_unstable();
-        self.report
-    }
-
-    fn at(&mut self, at: Millis, event: Event) {
-        self.sequence += 1;
-        self.queue.insert((at, self.sequence), event);
-    }
-
-    fn is_calm(&self) -> bool {
-        self.now >= self.scenario.calm_from
-    }
-
-    fn happen(&mut self, event: Event) {
-        match event {
-            Event::Restart { node } => {
-                self.report.restarts += 1;
-                for (transaction, _) in self.born.iter().filter(|(_, born)| **born != Millis::MAX) {
-                    self.nodes[node].offer(transaction);
-                }
-                let outcome = self.nodes[node].start(DAWN + self.now);
-                self.carry_out(node, outcome);
-            }
-            Event::Blackout => {
-                for node in 0..self.nodes.len() {
-                    if self.nodes[node].running.is_some() {
-                        self.crash(node);
-                    }
-                    #[cfg(test)]
-                    if self.lose_disks_at_blackout {
-                        self.nodes[node].wal = MemDisk::default();
-                        self.nodes[node].mark = MemDisk::default();
-                    }
-                }
-            }
-            Event::Sample => {
-                self.report.samples.push(self.nodes.iter().map(|node| node.settled_height).collect());
-            }
-            Event::Transaction(transaction) => {
-                self.report.transactions += 1;
-                self.born.insert(transaction.clone(), self.now);
-                for node in 0..self.nodes.len() {
-                    self.nodes[node].offer(&transaction);
-                    self.turn(node, |node, now, dice| node.work(now, dice));
-                }
-            }
-            Event::Wake { node, life } if self.nodes[node].life == life => {
-                self.turn(node, |node, now, dice| node.tick(now, dice));
-            }
-            Event::Executed { node, life, hash } if self.nodes[node].life == life => {
-                self.turn(node, |node, now, dice| node.executed(now, hash, dice));
-            }
-            Event::Wake { .. } | Event::Executed { .. } => {}
-            Event::Deliver { to, from, packet } => {
-                let peer = Peer::Remote(from as u64);
-                self.turn(to, |node, now, dice| node.receive(now, peer, packet, dice));
-            }
-        }
-    }
-
-    /// Lets a running node act. The dice say before which effect it crashes.
-    fn turn(
-        &mut self,
-        index: usize,
-        act: impl FnOnce(&mut Node, Millis, &mut dyn FnMut() -> bool) -> Outcome,
-    ) {
-        if self.nodes[index].running.is_none() {
-            return;
-        }
-        let rate = if self.is_calm() { 0 } else { self.scenario.crashes_per_100k };
-        let random = &mut self.random;
-        let mut dice = || rate > 0 && random.below(100_000) < rate;
-        let outcome = act(&mut self.nodes[index], DAWN + self.now, &mut dice);
-        self.carry_out(index, outcome);
-    }
-
-    fn crash(&mut self, node: usize) {
-        let torn = self.random.below(16);
-        self.nodes[node].crash(usize::try_from(torn).unwrap_or(0));
-        let pause = self.random.between((1, 2_000));
-        self.at(self.now + pause, Event::Restart { node });
-    }
-
-    fn note(&mut self, node: usize, what: &[u8]) {
-        let parts = [self.report.trace.as_slice(), &self.now.to_be_bytes(), &[node as u8], what];
-        self.report.trace = keccak_parts(&parts);
-    }
-
-    fn carry_out(&mut self, node: usize, outcome: Outcome) {
-        for signed in &outcome.signed {
-            self.audit(node, signed);
-        }
-        for (hash, height, blocks) in &outcome.settled {
-            self.note(node, hash.as_slice());
-            for block in blocks {
-                let (height, hash) = (block.header.height, block.header.hash());
-                if *self.settled.entry(height).or_insert(hash) != hash {
-                    self.report.violations.push(Violation::Conflict { height });
-                }
-                for transaction in &block.transactions {
-                    if let Some(born) = self.born.get_mut(transaction)
-                        && *born != Millis::MAX
-                    {
-                        self.report.latencies.push(self.now - *born);
-                        // Settled; nodes that start later need not be offered it.
-                        *born = Millis::MAX;
-                    }
-                }
-            }
-            if *height < self.nodes[node].settled_height {
-                self.report.violations.push(Violation::Fell { node });
-            }
-            self.nodes[node].settled_height = *height;
-        }
-        if outcome.fell {
-            self.report.violations.push(Violation::Fell { node });
-        }
-        if outcome.stuck {
-            self.report.violations.push(Violation::Stuck { node });
-        }
-        let life = self.nodes[node].life;
-        if let Some(at) = outcome.wake_at {
-            self.at(at.saturating_sub(DAWN).max(self.now + 1), Event::Wake { node, life });
-        }
-        for hash in outcome.execute {
-            self.at(self.now + self.scenario.execution, Event::Executed { node, life, hash });
-        }
-        for (to, packet) in outcome.packets {
-            match to {
-                Some(to) => self.send(node, to, packet),
-                None => (0..self.nodes.len()).for_each(|to| self.send(node, to, packet.clone())),
-            }
-        }
-        for (from, packet) in outcome.requests {
-            let to = match from {
-                Some(Peer::Remote(peer)) => usize::try_from(peer).unwrap_or(node),
-                _ => usize::try_from(self.random.below(self.nodes.len() as u64)).unwrap_or(node),
-            };
-            self.send(node, to, packet);
-        }
-        if outcome.crashed {
-            self.crash(node);
-        }
-    }
-
-    fn audit(&mut self, node: usize, signed: &Signed) {
-        match signed {
-            Signed::Message(Message::Vote(vote)) => {
-                self.note(node, &vote.to_rlp());
-                if *self.votes.entry((node, vote.height)).or_insert(vote.block) != vote.block {
-                    let height = vote.height;
-                    self.report.violations.push(Violation::DoubleVote { validator: node, height });
-                }
-            }
-            Signed::Proposal(proposal) => {
-                let (epoch, digest) = (proposal.block.header.epoch, proposal.block.header.digest());
-                self.note(node, digest.as_slice());
-                if *self.proposals.entry((node, epoch)).or_insert(digest) != digest {
-                    self.report.violations.push(Violation::DoubleProposal { validator: node, epoch });
-                }
-            }
-            Signed::Message(_) => {}
-        }
-    }
-
-    fn send(&mut self, from: usize, to: usize, packet: Packet) {
-        if from == to || self.scenario.stopped.contains(&to) {
-            return;
-        }
-        let cut = self.scenario.partitions.iter().any(|partition| {
-            (partition.from..partition.until).contains(&self.now)
-                && partition.group.contains(&from) != partition.group.contains(&to)
-        });
-        let lost = !self.is_calm() && self.random.below(1_000) < self.scenario.loss_per_mille;
-        if !cut && !lost {
-            let delay = self.random.between(self.scenario.delay);
-            self.at(self.now + delay, Event::Deliver { to, from, packet });
-        }
-    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use theta_core::{
-    block::Block,
+    block::{Block, CommitCertificate},
     context::Finality,
     hash::Hash,
     journal::{Disk, Journal, MemDisk},
@@ -11,10 +11,11 @@ use theta_core::{
     spec::ChainSpec,
 };
 
-use super::ledger::Ledger;
+use super::{audit::Witness, ledger::Ledger, network::pretends};
 use crate::{
-    checks::Checked,
+    checks::Fault,
     engine::{Effect, Engine, Input, Roles, Start},
+    evidence::Evidence,
     message::{Message, Peer},
     pace::{Millis, Settings},
     signer::{Intent, LocalSigner, RoleSigner, Signed},
@@ -46,6 +47,9 @@ pub(super) struct Outcome {
     pub(super) crashed: bool,
     pub(super) fell: bool,
     pub(super) stuck: bool,
+    pub(super) blamed: Vec<(u64, Fault)>,
+    pub(super) reported: Vec<Evidence>,
+    pub(super) witness: Option<Witness>,
 }
 
 #[derive(Debug)]
@@ -88,7 +92,7 @@ impl Node {
         let Ok(engine) = Engine::recover(self.spec.clone(), self.settings.clone(), roles, start) else {
             return stuck;
         };
-        let seen = (0, engine.certified().1, engine.epoch());
+        let seen = (engine.settled().1, engine.lock_rank(), engine.epoch());
         self.running = Some(Running { engine, wal, signer, executing: Vec::new(), seen });
         self.drive(now, vec![Input::Tick, Input::Work], &mut || false)
     }
@@ -175,14 +179,14 @@ impl Node {
 
     fn check_message(&self, running: &Running, from: Peer, message: Message) -> Option<Input> {
         let checks = running.engine.wants(from, message)?;
-        let checked: Checked<Message> = if self.real { checks.verify().ok()? } else { checks.assume() };
-        Some(Input::Message(checked))
+        let checked = if self.real { checks.verify() } else { checks.verify_by(&pretends) };
+        Some(Input::Message(checked.ok()?))
     }
 
     fn check_block(&self, running: &Running, from: Peer, block: &Arc<Block>) -> Option<Input> {
         let checks = running.engine.wants_block(from, block.as_ref().clone())?;
-        let checked = if self.real { checks.verify().ok()? } else { checks.assume() };
-        Some(Input::Block(checked))
+        let checked = if self.real { checks.verify() } else { checks.verify_by(&pretends) };
+        Some(Input::Block(checked.ok()?))
     }
 
     fn finish_execution(&mut self, hash: Hash) -> Vec<Input> {
@@ -247,8 +251,8 @@ impl Node {
             }
             Effect::Reached { .. } => {}
             Effect::WakeAt(at) => outcome.wake_at = Some(at),
-            // Among honest nodes there is nothing to penalize.
-            Effect::Penalize { .. } => outcome.stuck = true,
+            Effect::Report(evidence) => outcome.reported.push(evidence),
+            Effect::Penalize { peer, fault } => outcome.blamed.push((peer, fault)),
         }
     }
 
@@ -280,13 +284,23 @@ impl Node {
     fn look(&mut self, outcome: &mut Outcome) {
         let Some(running) = &mut self.running else { return };
         let engine = &running.engine;
-        let ((settled, settled_height), (lock, lock_height)) = (engine.settled(), engine.certified());
-        let now = (settled_height, lock_height, engine.epoch());
+        let ((settled, settled_height), (lock, _)) = (engine.settled(), engine.certified());
+        let now = (settled_height, engine.lock_rank(), engine.epoch());
         let before = running.seen;
         outcome.fell |= now.0 < before.0 || now.1 < before.1 || now.2 < before.2;
         let branch = engine.branch(&lock);
         let below = branch.first().map_or(lock, |block| block.header.parent);
         outcome.fell |= below != settled;
+        if now.0 > before.0
+            && let Some(child) = branch.first()
+        {
+            let later = branch.iter().skip(1).map(|block| &block.header.certificate);
+            let on_lock = engine.status().certificate;
+            let on_child = |certificate: &&CommitCertificate| certificate.block == child.header.hash();
+            let certificate = later.chain([&on_lock]).find(on_child).cloned().unwrap_or_default();
+            let epoch = self.ledger.settled.last().map_or(0, |(_, block, _)| block.header.epoch);
+            outcome.witness = Some(Witness { block: settled, epoch, child: child.clone(), certificate });
+        }
         running.seen = now;
     }
 }
@@ -302,5 +316,8 @@ impl Outcome {
         self.crashed |= next.crashed;
         self.fell |= next.fell;
         self.stuck |= next.stuck;
+        self.blamed.extend(next.blamed);
+        self.reported.extend(next.reported);
+        self.witness = next.witness.or(self.witness.take());
     }
 }

@@ -1,6 +1,8 @@
 use theta_core::spec::Pace;
 
-use super::*;
+use super::{random::Random, *};
+
+mod adversaries;
 
 /// Twenty-five seconds of loss, partitions and crashes, then calm.
 fn storm(spec: ChainSpec, seed: u64) -> Scenario {
@@ -39,34 +41,34 @@ fn storms_break_no_rule_and_calm_ends_them(seeds: std::ops::Range<u64>) {
         assert!(grown >= 3, "seed {seed}: {:?} then {:?}", report.samples, report.settled);
         restarts += report.restarts;
     }
-    assert!(restarts > 250, "{restarts}");
+    assert!(restarts > 120, "{restarts}");
 }
 
 // Four tests, so that they run beside each other.
 #[test]
-fn storms_0_to_49_break_no_rule_and_calm_ends_them() {
-    storms_break_no_rule_and_calm_ends_them(0..50);
+fn storms_0_to_24_break_no_rule_and_calm_ends_them() {
+    storms_break_no_rule_and_calm_ends_them(0..25);
 }
 
 #[test]
-fn storms_50_to_99_break_no_rule_and_calm_ends_them() {
-    storms_break_no_rule_and_calm_ends_them(50..100);
+fn storms_25_to_49_break_no_rule_and_calm_ends_them() {
+    storms_break_no_rule_and_calm_ends_them(25..50);
 }
 
 #[test]
-fn storms_100_to_149_break_no_rule_and_calm_ends_them() {
-    storms_break_no_rule_and_calm_ends_them(100..150);
+fn storms_50_to_74_break_no_rule_and_calm_ends_them() {
+    storms_break_no_rule_and_calm_ends_them(50..75);
 }
 
 #[test]
-fn storms_150_to_199_break_no_rule_and_calm_ends_them() {
-    storms_break_no_rule_and_calm_ends_them(150..200);
+fn storms_75_to_99_break_no_rule_and_calm_ends_them() {
+    storms_break_no_rule_and_calm_ends_them(75..100);
 }
 
 /// So much loss, and delays so near to the timeout, that blocks get certified on several branches.
 #[test]
 fn hopeless_networks_break_no_rule() {
-    for seed in 0..60 {
+    for seed in 0..30 {
         let mut random = Random::new(seed);
         let flapping = (0..20).map(|slot| {
             let group = (0..4).filter(|_| random.below(2) == 0).collect();
@@ -90,13 +92,13 @@ fn hopeless_networks_break_no_rule() {
 #[test]
 fn storms_over_changing_validators_break_no_rule() {
     let mut changed = 0;
-    for seed in 0..40 {
+    for seed in 0..20 {
         let scenario = Scenario { stake_change_every: 2_000, ..storm(ChainSpec::devnet(), seed) };
         let report = scenario.run();
         assert_eq!(report.violations, [], "seed {seed}");
         changed += report.settled.iter().max().copied().unwrap_or(0);
     }
-    assert!(changed > 1_000, "{changed}");
+    assert!(changed > 500, "{changed}");
 }
 
 #[test]
@@ -112,7 +114,7 @@ fn validators_change_while_the_chain_goes_on() {
 
 #[test]
 fn the_clocked_pace_survives_storms_too() {
-    for seed in 0..20 {
+    for seed in 0..10 {
         let scenario = Scenario { until: 400_000, ..storm(ChainSpec::privatenet(), seed) };
         let scenario = Scenario { calm_from: 200_000, ..scenario };
         let report = scenario.run();
@@ -162,7 +164,7 @@ fn two_of_four_stop_and_break_nothing() {
 
 #[test]
 fn a_network_killed_as_a_whole_goes_on_where_it_was() {
-    for seed in 0..20 {
+    for seed in 0..10 {
         let scenario = Scenario::honest(ChainSpec::devnet(), 4, seed);
         let times = vec![20_000 + seed * 37, 25_000 + seed * 53, 30_000];
         let report = Scenario { blackouts: times, ..scenario }.run();

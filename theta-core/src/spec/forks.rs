@@ -1,6 +1,6 @@
 //! The forks and, for each, the whole of what it changes.
 
-use super::{ConsensusRules, EvmRules, HeaderRules, Pace, RuleSet, Rules, StakeRules, TxRules};
+use super::{ConsensusRules, EvmRules, GuardianRule, HeaderRules, Pace, RuleSet, Rules, StakeRules, TxRules};
 use crate::{amount::TFuelWei, stake::reward::RewardRule};
 
 /// A change of rules. In the order in which they apply where heights are equal.
@@ -174,7 +174,11 @@ impl Fork {
                 rules.tx.max_gas = 1 << 24;
                 rules.evm.rule_set = RuleSet::Ethereum;
                 rules.stake.validator_keys = true;
-                rules.consensus = ConsensusRules { pace: Pace::Responsive, checkpoint_interval: 10 };
+                rules.consensus = ConsensusRules {
+                    pace: Pace::Responsive,
+                    checkpoint_interval: 10,
+                    guardians: GuardianRule::Finalize,
+                };
             }
         }
     }
@@ -218,6 +222,10 @@ pub(super) fn oldest() -> Rules {
             stake_precompiles: false,
             code_limit: 24_576,
         },
-        consensus: ConsensusRules { pace: Pace::Clocked, checkpoint_interval: 100 },
+        consensus: ConsensusRules {
+            pace: Pace::Clocked,
+            checkpoint_interval: 100,
+            guardians: GuardianRule::RewardOnly,
+        },
     }
 }

@@ -122,6 +122,19 @@ pub struct ConsensusRules {
     pub pace: Pace,
     /// Blocks between checkpoints.
     pub checkpoint_interval: u64,
+    /// What guardians' votes are good for.
+    pub guardians: GuardianRule,
+}
+
+/// What guardians' votes are good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum GuardianRule {
+    /// The reference's: they decide who is rewarded, and nothing else.
+    RewardOnly,
+    /// Those of more than two thirds of the guardians' stake make a checkpoint final as well. Each guardian stands in an
+    /// aggregate once at most, and what is signed names chain and height.
+    Finalize,
 }
 
 /// How time moves the protocol.

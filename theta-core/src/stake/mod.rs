@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     elite::EliteEdgeNode,
     guardian::{Guardian, GuardianPool},
+    reward::EliteState,
     validator::{Validator, ValidatorPool, ValidatorSet},
 };
 use crate::{
@@ -21,6 +22,15 @@ use crate::{
     codec::rlp::{Decode, DecodeError, Encode, Item, Reader, encode_list},
     hash::Address,
 };
+
+/// Who may vote for a checkpoint besides validators: the pools in the state after it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pools {
+    /// Guardians, withdrawn ones included.
+    pub guardians: GuardianPool,
+    /// All elite edge nodes and their live stake.
+    pub elite: EliteState,
+}
 
 /// Return height of a stake that is not withdrawn.
 pub const NEVER: u64 = u64::MAX;

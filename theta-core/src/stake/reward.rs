@@ -83,12 +83,12 @@ impl std::fmt::Debug for RewardInput<'_> {
     }
 }
 
-/// The elite edge nodes that a payment may concern.
+/// Elite edge nodes of a state: all of them, or those that a payment may concern.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EliteState {
     /// Live stake of all nodes.
     pub total: TFuelWei,
-    /// The nodes that voted; those unknown to the state are missing.
+    /// The nodes; those unknown to the state are missing.
     pub nodes: BTreeMap<Address, EliteEdgeNode>,
 }
 

@@ -1,0 +1,104 @@
+//! Blocks that are missing: who is asked for them, how often, and what is given up.
+
+use std::sync::Arc;
+
+use theta_core::{block::Block, hash::Hash};
+
+use super::{Effect, Engine};
+use crate::{message::Peer, pace::Millis};
+
+/// Blocks being looked for at once, and how often each is asked for without progress.
+const WANTS: usize = 32;
+const WANT_ATTEMPTS: u32 = 6;
+/// Hashes of blocks that are not to be fetched again.
+const REFUSED: usize = 1_024;
+
+/// A block on its way into the tree.
+#[derive(Clone, Debug)]
+pub(super) struct Arrival {
+    pub(super) from: Peer,
+    pub(super) block: Arc<Block>,
+    /// Whether its guardian and elite edge votes have been checked.
+    pub(super) upper: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Want {
+    pub(super) from: Peer,
+    pub(super) next: Millis,
+    pub(super) attempts: u32,
+    /// Height of the tip when it was asked for last.
+    pub(super) seen: u64,
+}
+
+impl Engine {
+    pub(super) fn want(&mut self, block: Hash, from: Peer, delay: Millis) {
+        if self.wants.len() < WANTS && block != Hash::ZERO {
+            let next = self.now + delay;
+            let want = self.wants.entry(block).or_insert(Want { from, next, attempts: 0, seen: 0 });
+            if want.attempts == 0 {
+                want.next = want.next.min(next);
+            }
+        }
+    }
+
+    pub(super) fn fetch(&mut self, out: &mut Vec<Effect>) {
+        if self.wants.is_empty() {
+            return;
+        }
+        let (tree, orphans) = (&self.tree, &self.orphans);
+        self.wants.retain(|hash, _| !tree.knows(hash) && !orphans.contains_key(hash));
+        let pending = self.tree.nodes().any(|(_, node)| !node.is_valid());
+        let (tip, above) = (self.tip().1, self.tree.head_height());
+        for (hash, want) in &mut self.wants {
+            if want.attempts > 0 && tip > want.seen && !pending {
+                // The last answer has been worked off and led further up: go on at once.
+                want.attempts = 0;
+                want.next = self.now;
+            }
+            if self.now < want.next {
+                continue;
+            }
+            let from = (want.attempts == 0).then_some(want.from);
+            out.push(Effect::Fetch { block: *hash, above, from });
+            want.attempts += 1;
+            want.seen = tip;
+            want.next = self.now + self.settings.fetch_timeout.max(1);
+        }
+        let given_up: Vec<Hash> = self
+            .wants
+            .iter()
+            .filter(|(_, want)| want.attempts > WANT_ATTEMPTS)
+            .map(|(hash, _)| *hash)
+            .collect();
+        for hash in given_up {
+            self.wants.remove(&hash);
+            self.forget_orphans_of(hash);
+        }
+    }
+
+    /// Drops the blocks that wait for one that nobody has, so that a later vote may start a new search.
+    pub(super) fn forget_orphans_of(&mut self, hash: Hash) {
+        let mut open = vec![hash];
+        while let Some(parent) = open.pop() {
+            let children = self.orphans.iter().filter(|(_, orphan)| orphan.block.header.parent == parent);
+            for child in children.map(|(child, _)| *child).collect::<Vec<_>>() {
+                self.orphans.remove(&child);
+                open.push(child);
+            }
+        }
+    }
+
+    /// Remembers a block that is not to be fetched again.
+    pub(super) fn refuse(&mut self, hash: Hash) {
+        self.wants.remove(&hash);
+        if self.refused.insert(hash) {
+            self.refused_order.push_back(hash);
+        }
+        if self.refused_order.len() > REFUSED
+            && let Some(oldest) = self.refused_order.pop_front()
+        {
+            self.refused.remove(&oldest);
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! When this node proposes, on what, and what is in the header.
+
+use std::sync::Arc;
+
+use theta_core::{
+    BigUint,
+    block::{Block, Extension, Header, transactions_root},
+    context::{BlockContext, Body},
+    hash::Hash,
+    sign::Signature,
+    spec::{HeaderRules, Pace},
+    stake::ValidatorSet,
+    vote::{Vote, VoteSet},
+};
+
+use super::{Effect, Engine, upper::UpperVotes};
+use crate::{certificate::is_quorum, proposer::proposer, set_change, signer::Intent, wal::WalRecord};
+
+#[derive(Clone, Debug)]
+pub(super) struct Building {
+    pub(super) parent: Hash,
+    pub(super) epoch: u64,
+    pub(super) timestamp: BigUint,
+    pub(super) upper: UpperVotes,
+}
+
+impl Engine {
+    /// A proposer that was quicker than the certificate, or than the execution of what it certifies, has another go.
+    pub(super) fn propose_again(&mut self) {
+        let has_proposed = self.proposal.as_ref().is_some_and(|block| block.header.epoch == self.epoch);
+        if self.pace() == Pace::Responsive && !has_proposed {
+            self.timers.propose.get_or_insert(self.now);
+        }
+    }
+
+    /// The block to extend. Clocked: the highest that the set change rule allows. Responsive: the lock.
+    pub(super) fn tip_to_extend(&self) -> Option<Hash> {
+        if self.pace() == Pace::Responsive {
+            // After a restart the lock is known before its block has been executed again.
+            return Some(self.lock.block).filter(|lock| self.tree.is_valid(lock));
+        }
+        self.tree.tip(&self.lock.block, |hash| {
+            set_change::allows(hash, self.tree.change_near(hash), &self.lock.block)
+        })
+    }
+
+    pub(super) fn propose(&mut self, out: &mut Vec<Effect>) {
+        let Some(me) = self.roles.validator else { return };
+        if let Some(block) = &self.proposal
+            && block.header.epoch == self.epoch
+        {
+            let (block, votes) = (block.clone(), self.helpful_votes());
+            out.push(Effect::Sign(Intent::Proposal { block, votes }));
+            return;
+        }
+        let Some(parent) = self.tip_to_extend() else { return };
+        let (Some(header), Some(validators)) =
+            (self.tree.header(&parent).cloned(), self.tree.next_validators(&parent).cloned())
+        else {
+            return;
+        };
+        if self.epoch <= header.epoch || proposer(&validators, self.epoch) != Some(me) {
+            return;
+        }
+        if self.lock.certificate.votes.is_empty() && self.lock.block != self.tree.root() {
+            return;
+        }
+        if self.waits_for_votes(&parent, header.height, &validators) {
+            return;
+        }
+        let same = |building: &Building| building.parent == parent && building.epoch == self.epoch;
+        if self.building.as_ref().is_some_and(same) {
+            return;
+        }
+        let timestamp = BigUint::from(self.now / 1_000).max(header.timestamp.clone());
+        let upper = self.votes_for(header.height + 1);
+        let (guardian_votes, elite_votes) = upper.clone();
+        let voted = guardian_votes.as_ref().and_then(|votes| self.tree.header(&votes.block));
+        let voted_state = voted.map(|header| header.state_root);
+        self.building = Some(Building { parent, epoch: self.epoch, timestamp: timestamp.clone(), upper });
+        let freeze_stakes = self.pace() == Pace::Clocked && self.behind(header.height, &validators);
+        out.push(Effect::Build(BlockContext {
+            parent: header,
+            parent_hash: parent,
+            epoch: self.epoch,
+            timestamp,
+            proposer: me,
+            validators,
+            guardian_votes,
+            elite_votes,
+            voted_state,
+            freeze_stakes,
+        }));
+    }
+
+    /// Whether the set change rule keeps this node from extending the tip and a second block beside it would only split
+    /// the votes, of which nobody has two for one height. Where the parent changes validators that would be for ever;
+    /// elsewhere a quorum that has split already is led past by a block that changes nothing.
+    pub(super) fn waits_for_votes(&self, parent: &Hash, height: u64, validators: &ValidatorSet) -> bool {
+        if self.pace() == Pace::Responsive {
+            return false;
+        }
+        let Some(tip) = self.tree.tip(&self.lock.block, |_| true) else { return true };
+        let can_win =
+            |header: &Arc<Header>| header.height > height && header.certificate.block == self.lock.block;
+        self.tree.header(&tip).is_some_and(can_win)
+            && (self.tree.change_near(parent) || !self.behind(height, validators))
+    }
+
+    /// Whether a quorum has voted for blocks above this height, so that a block that changes validators would come too
+    /// late (`spec/consensus.md` 3.5). Heights are the blocks' own.
+    pub(super) fn behind(&self, height: u64, validators: &ValidatorSet) -> bool {
+        let above = |vote: &&Vote| self.tree.header(&vote.block).is_some_and(|header| header.height > height);
+        is_quorum(self.book.since(0, validators).filter(above), validators)
+    }
+
+    /// Votes on the highest certified block and the latest ones, for peers that missed them.
+    pub(super) fn helpful_votes(&self) -> VoteSet {
+        let Some(validators) = self.tree.validators(&self.lock.block) else { return VoteSet::default() };
+        let on_lock = self.lock.certificate.votes.as_slice().iter();
+        VoteSet::new(on_lock.chain(self.book.since(0, validators)).cloned())
+    }
+
+    pub(super) fn on_built(&mut self, parent: Hash, epoch: u64, body: Body, out: &mut Vec<Effect>) {
+        let asked = |building: &Building| building.parent == parent && building.epoch == epoch;
+        let Some(building) = self.building.take_if(|building| asked(building)) else { return };
+        let (Some(me), Some(header)) = (self.roles.validator, self.tree.header(&parent)) else { return };
+        if epoch != self.epoch {
+            return;
+        }
+        if self.tip_to_extend() != Some(parent) {
+            self.propose(out);
+            return;
+        }
+        if body.transactions.len() <= self.settings.empty_transactions {
+            self.work = false;
+        }
+        let height = header.height + 1;
+        let (guardian_votes, elite_votes) = building.upper;
+        let header = Header {
+            chain: self.spec.chain.clone(),
+            epoch,
+            height,
+            parent,
+            certificate: self.lock.certificate.clone(),
+            transactions_root: transactions_root(&body.transactions),
+            receipts_root: body.receipts_root,
+            bloom: body.bloom,
+            state_root: body.state_root,
+            timestamp: building.timestamp,
+            proposer: me,
+            signature: Signature::EMPTY,
+            extension: match self.spec.rules(height).header {
+                HeaderRules::Twelve => Extension::None,
+                HeaderRules::Guardians => Extension::Guardians(guardian_votes),
+                HeaderRules::GuardiansAndElite => Extension::GuardiansAndElite(guardian_votes, elite_votes),
+            },
+        };
+        let block = Block { header, transactions: body.transactions };
+        self.append(WalRecord { proposal: Some(block.clone()), ..WalRecord::default() }, out);
+        self.proposal = Some(block.clone());
+        out.push(Effect::Sign(Intent::Proposal { block, votes: self.helpful_votes() }));
+    }
+}

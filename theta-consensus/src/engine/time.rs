@@ -1,0 +1,64 @@
+//! Timers: when an epoch begins and ends, and when the host has to come back.
+
+use super::{Effect, Engine};
+use crate::message::Message;
+use theta_core::spec::Pace;
+
+impl Engine {
+    pub(super) fn enter_epoch(&mut self, out: &mut Vec<Effect>) {
+        let (pace, busy) = (self.pace(), self.busy());
+        self.timers.enter(self.now, pace, &self.settings, busy);
+        // Where nobody can propose, because the tip is of this epoch or a later one, there is nothing to wait for.
+        if pace == Pace::Responsive
+            && let Some(tip) = self.tree.tip(&self.lock.block, |_| true)
+            && self.tree.header(&tip).is_some_and(|header| header.epoch >= self.epoch)
+        {
+            self.cast_vote(false, out);
+        }
+    }
+
+    pub(super) fn run_timers(&mut self, out: &mut Vec<Effect>) {
+        if self.timers.vote.is_some_and(|at| self.now >= at) {
+            self.timers.vote = None;
+            self.timers.vote_ready = true;
+            if self.timers.block_seen {
+                self.cast_vote(false, out);
+            }
+        }
+        if self.now >= self.timers.timeout {
+            self.cast_vote(true, out);
+            self.timers.failures = self.timers.failures.saturating_add(1);
+            if self.pace() == Pace::Responsive {
+                // The next proposer has to know the highest lock, or whoever holds it cannot vote.
+                out.push(Effect::Broadcast(Message::Status(self.status())));
+            }
+            self.enter_epoch(out);
+        }
+        if self.timers.propose.is_some_and(|at| self.now >= at) {
+            self.timers.propose = None;
+            self.propose(out);
+        }
+        self.run_ballot(out);
+        if self.now >= self.status_at {
+            self.status_at = self.now + self.settings.status_interval.max(1);
+            out.push(Effect::Broadcast(Message::Status(self.status())));
+        }
+    }
+
+    pub(super) fn wake(&mut self, out: &mut Vec<Effect>) {
+        let wants = self.wants.values().map(|want| want.next);
+        let timers = [Some(self.timers.timeout), self.timers.vote, self.timers.propose];
+        let ballot = self.ballot.as_ref().map(|ballot| ballot.tick);
+        let next = timers.into_iter().flatten().chain(wants).chain(ballot).chain([self.status_at]).min();
+        if next != self.wake_at {
+            self.wake_at = next;
+            out.extend(next.map(Effect::WakeAt));
+        }
+    }
+
+    pub(super) fn on_work(&mut self) {
+        self.work = true;
+        let pace = self.pace();
+        self.timers.hurry(self.now, pace, &self.settings);
+    }
+}

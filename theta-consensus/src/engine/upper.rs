@@ -1,0 +1,301 @@
+//! The upper levels: guardians' and elite edge nodes' votes for settled checkpoints, and those in headers.
+//!
+//! A settled checkpoint opens a ballot and closes the one before. Every node gathers votes and hands them on, whether it
+//! has one itself or not; the proposer of the next checkpoint puts what it gathered into its header, where it decides
+//! who is rewarded.
+
+use std::sync::Arc;
+
+use theta_core::{
+    BigUint,
+    block::Header,
+    context::Finality,
+    hash::{Address, Hash},
+    spec::GuardianRule,
+    stake::{Pools, elite::sampled_weight},
+    vote::{EliteVotes, GuardianVotes},
+};
+
+use super::{Effect, Engine};
+use crate::{
+    checks::{Fault, VotedCheckpoint, VotedPools, verify_upper},
+    elite::{self, EliteVote},
+    finality::{self, Tally},
+    guardian::{self, AggregateError},
+    message::{Message, Peer},
+    pace::Millis,
+    round::Round,
+    signer::Intent,
+};
+
+/// The votes on one checkpoint.
+#[derive(Debug)]
+pub(super) struct Ballot {
+    pub(super) block: Hash,
+    height: u64,
+    rule: GuardianRule,
+    pools: Arc<Pools>,
+    pool: Hash,
+    /// Guardians with stake.
+    size: usize,
+    guardians: Gathered,
+    elite: Round<EliteVotes>,
+    pub(super) tick: Millis,
+}
+
+/// Guardians' votes, in the form of the chain's rule.
+#[derive(Debug)]
+enum Gathered {
+    Rounds(Box<Round<GuardianVotes>>),
+    Bitmaps(Tally),
+}
+
+impl Gathered {
+    fn wants(&self, votes: &GuardianVotes) -> bool {
+        match self {
+            Self::Rounds(round) => round.wants(votes),
+            Self::Bitmaps(tally) => tally.wants(votes),
+        }
+    }
+
+    fn add(&mut self, from: Peer, votes: GuardianVotes) -> bool {
+        match self {
+            Self::Rounds(round) if from == Peer::Own => round.add_own(votes),
+            Self::Rounds(round) => round.add(votes),
+            Self::Bitmaps(tally) => tally.add(votes),
+        }
+    }
+
+    fn tick(&mut self) -> Option<GuardianVotes> {
+        match self {
+            Self::Rounds(round) => round.tick(),
+            Self::Bitmaps(tally) => tally.best(),
+        }
+    }
+
+    fn best(&self) -> Option<GuardianVotes> {
+        match self {
+            Self::Rounds(round) => round.best().cloned(),
+            Self::Bitmaps(tally) => tally.best(),
+        }
+    }
+}
+
+/// Guardian and elite edge votes for a header.
+pub(super) type UpperVotes = (Option<GuardianVotes>, Option<EliteVotes>);
+
+impl Ballot {
+    fn pools(&self) -> VotedPools {
+        VotedPools { guardians: Some(self.checkpoint()), elite: Some(self.pools.clone()) }
+    }
+
+    fn checkpoint(&self) -> VotedCheckpoint {
+        VotedCheckpoint { height: self.height, rule: self.rule, pools: self.pools.clone() }
+    }
+
+    fn position(&self, key: &theta_core::bls::PublicKey) -> Option<usize> {
+        self.pools.guardians.with_stake().position(|guardian| guardian.key == *key)
+    }
+
+    fn samples(&self, address: Address) -> bool {
+        let elite = &self.pools.elite;
+        let stake = elite.nodes.get(&address).map(|node| node.stakes.total());
+        stake.is_some_and(|stake| sampled_weight(&self.block, address, stake, elite.total) > 0)
+    }
+}
+
+impl Engine {
+    /// Opens the ballot of the newest settled checkpoint, if it is not the one at hand. Any settled checkpoint is voted on,
+    /// not only one whose own certificate settled it, as in the reference.
+    pub(super) fn open_ballot(&mut self, out: &mut Vec<Effect>) {
+        let Some((block, header, pools)) = self.tree.newest_checkpoint(self.interval()) else { return };
+        if self.ballot.as_ref().is_some_and(|ballot| ballot.block == block) {
+            return;
+        }
+        let rule = self.spec.rules(header.height).consensus.guardians;
+        let (pool, size) = (pools.guardians.hash(), pools.guardians.with_stake().count());
+        let ballot = Ballot {
+            block,
+            height: header.height,
+            rule,
+            pool,
+            size,
+            pools,
+            guardians: match rule {
+                GuardianRule::RewardOnly => Gathered::Rounds(Box::new(Round::new(guardian::ROUNDS))),
+                GuardianRule::Finalize => Gathered::Bitmaps(Tally::new(block, pool, size)),
+            },
+            elite: Round::new(elite::ROUNDS),
+            tick: self.now + self.settings.upper_round.max(1),
+        };
+        if let Some(index) = self.roles.guardian.as_ref().and_then(|key| ballot.position(key)) {
+            let (height, chain) = (header.height, self.spec.chain.clone());
+            out.push(Effect::Sign(Intent::Guardian { block, height, chain, rule, pool, index, size }));
+        }
+        if let Some(address) = self.roles.elite.filter(|address| ballot.samples(*address)) {
+            let timestamp = BigUint::from(self.now / 1_000);
+            out.push(Effect::Sign(Intent::Elite { block, height: header.height, address, timestamp }));
+        }
+        self.ballot = Some(ballot);
+    }
+
+    /// Pools to check a message of the upper levels against; `None` if it is of no use here.
+    pub(super) fn wants_upper(&self, message: &Message) -> Option<VotedPools> {
+        let ballot = self.ballot.as_ref()?;
+        let wanted = match message {
+            Message::GuardianVotes(votes) => {
+                votes.block == ballot.block
+                    && votes.pool == ballot.pool
+                    && votes.multipliers.len() == ballot.size
+                    && ballot.guardians.wants(votes)
+            }
+            Message::EliteVote(vote) => {
+                // The cheap part first: most strangers are in no pool.
+                vote.block == ballot.block
+                    && ballot.pools.elite.nodes.contains_key(&vote.address)
+                    && ballot.elite.wants(&vote.clone().into_votes())
+            }
+            Message::EliteVotes(votes) => {
+                votes.block == ballot.block
+                    && votes.addresses.len() == votes.multipliers.len()
+                    && !votes.multipliers.contains(&0)
+                    && ballot.elite.wants(votes)
+            }
+            Message::Vote(_) | Message::Status(_) | Message::Evidence(_) => false,
+        };
+        wanted.then(|| ballot.pools())
+    }
+
+    pub(super) fn on_guardian_votes(&mut self, from: Peer, votes: GuardianVotes, out: &mut Vec<Effect>) {
+        let Some(ballot) = self.ballot.as_mut().filter(|ballot| ballot.block == votes.block) else { return };
+        let is_single = finality::single(&votes).is_some();
+        if !ballot.guardians.add(from, votes.clone()) {
+            return;
+        }
+        let Gathered::Bitmaps(tally) = &ballot.guardians else { return };
+        let cover = GuardianVotes { multipliers: tally.cover().to_vec(), ..votes.clone() };
+        if is_single && from != Peer::Own {
+            // Overlapping aggregates cannot be added up; with all single votes at hand nobody depends on that.
+            out.push(Effect::Relay { message: Message::GuardianVotes(votes), from });
+        }
+        if ballot.checkpoint().on(&self.spec.chain).is_final(&cover) {
+            self.finalize(cover.block, out);
+        }
+    }
+
+    /// A settled checkpoint has its guardians' certificate. Nothing that is settled ever leaves the chain here, so it and
+    /// everything below it stays for good.
+    fn finalize(&mut self, block: Hash, out: &mut Vec<Effect>) {
+        let settled = self.tree.header(&block).filter(|_| self.tree.is_settled(&block));
+        let Some(header) = settled.cloned() else { return };
+        if self.final_checkpoint.is_some_and(|(_, height)| height >= header.height) {
+            return;
+        }
+        self.final_checkpoint = Some((block, header.height));
+        out.push(Effect::Reached { finality: Finality::Final, hash: block, header });
+    }
+
+    /// Finds certificates in headers that have been settled: who was not there for the votes learns of them there.
+    pub(super) fn learn_finality(&mut self, out: &mut Vec<Effect>) {
+        let Some((_, header, _)) = self.tree.newest_checkpoint(self.interval()) else { return };
+        let Some(votes) = header.extension.guardian_votes() else { return };
+        let voted = self.voted_pools(&header).guardians;
+        if voted.is_some_and(|voted| voted.on(&self.spec.chain).is_final(votes)) {
+            self.finalize(votes.block, out);
+        }
+    }
+
+    /// The guardians' certificate of the newest settled checkpoint, once they have made one.
+    pub fn finality_certificate(&self) -> Option<GuardianVotes> {
+        let ballot = self.ballot.as_ref()?;
+        ballot.guardians.best().filter(|votes| ballot.checkpoint().on(&self.spec.chain).is_final(votes))
+    }
+
+    /// Blocks between checkpoints.
+    fn interval(&self) -> usize {
+        let interval = self.spec.rules(self.tree.head_height()).consensus.checkpoint_interval;
+        usize::try_from(interval).unwrap_or(usize::MAX)
+    }
+
+    pub(super) fn on_elite_votes(&mut self, from: Peer, votes: EliteVotes) {
+        let Some(ballot) = self.ballot.as_mut().filter(|ballot| ballot.block == votes.block) else { return };
+        if from == Peer::Own {
+            ballot.elite.add_own(votes)
+        } else {
+            ballot.elite.add(votes)
+        };
+    }
+
+    pub(super) fn on_elite_vote(&mut self, from: Peer, vote: EliteVote) {
+        self.on_elite_votes(from, vote.into_votes());
+    }
+
+    /// Ends a round of the ballot when its time has come.
+    pub(super) fn run_ballot(&mut self, out: &mut Vec<Effect>) {
+        let Some(ballot) = self.ballot.as_mut().filter(|ballot| self.now >= ballot.tick) else { return };
+        ballot.tick = self.now + self.settings.upper_round.max(1);
+        out.extend(ballot.guardians.tick().map(|votes| Effect::Broadcast(Message::GuardianVotes(votes))));
+        out.extend(ballot.elite.tick().map(|votes| Effect::Broadcast(Message::EliteVotes(votes))));
+    }
+
+    /// What a proposer puts into the header of a checkpoint above everything that is settled.
+    pub(super) fn votes_for(&self, height: u64) -> UpperVotes {
+        match &self.ballot {
+            Some(ballot) if self.spec.rules(height).is_checkpoint(height) && height > ballot.height => {
+                (ballot.guardians.best(), ballot.elite.best().cloned())
+            }
+            _ => (None, None),
+        }
+    }
+
+    /// The pools of the checkpoint at or below a known block.
+    fn pools_at(&self, block: &Hash) -> Option<Arc<Pools>> {
+        let mut at = *block;
+        loop {
+            let header = self.tree.header(&at)?;
+            if self.spec.rules(header.height).is_checkpoint(header.height) {
+                return self.tree.post(&at)?.pools.clone();
+            }
+            at = header.parent;
+        }
+    }
+
+    /// The pools that the votes in a header come from, as far as they are known.
+    pub(super) fn voted_pools(&self, header: &Header) -> VotedPools {
+        VotedPools {
+            guardians: header.extension.guardian_votes().and_then(|votes| {
+                let height = self.tree.header(&votes.block)?.height;
+                let rule = self.spec.rules(height).consensus.guardians;
+                Some(VotedCheckpoint { height, rule, pools: self.pools_at(&votes.block)? })
+            }),
+            elite: header.extension.elite_votes().and_then(|votes| self.pools_at(&votes.block)),
+        }
+    }
+
+    /// Judges the votes in a header (`spec/consensus.md` 7.9 and 7.10) and gives the state that the guardians' reward. An
+    /// error without a fault is a block that cannot be judged here.
+    ///
+    /// The reference does not ask whether the voted block is an ancestor while the chain is shorter than 2,000 blocks;
+    /// here that is always asked, since only a proposer of bad faith could name another.
+    pub(super) fn judge_upper(&self, header: &Header, checked: bool) -> Result<Option<Hash>, Option<Fault>> {
+        let guardians = header.extension.guardian_votes().map(|votes| votes.block);
+        let elite = header.extension.elite_votes().map(|votes| votes.block);
+        for (voted, fault) in [(guardians, Fault::Guardians as fn(_) -> _), (elite, Fault::Elite)] {
+            let Some(voted) = voted else { continue };
+            if !self.spec.rules(header.height).is_checkpoint(header.height) {
+                return Err(Some(fault(AggregateError::Place)));
+            }
+            if !self.tree.knows(&voted) {
+                return Err(None);
+            }
+            if !self.tree.is_ancestor(&voted, &header.parent) {
+                return Err(Some(fault(AggregateError::Ancestor)));
+            }
+        }
+        if !checked && !verify_upper(header, &self.voted_pools(header)).map_err(Some)? {
+            return Err(None);
+        }
+        let Some(voted) = guardians else { return Ok(None) };
+        Ok(Some(self.tree.header(&voted).ok_or(None)?.state_root))
+    }
+}

@@ -1,0 +1,172 @@
+//! Votes of others and of this node, and the epochs they open.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use theta_core::{
+    hash::{Address, Hash, U256},
+    sign::Signature,
+    spec::Pace,
+    stake::ValidatorSet,
+    vote::Vote,
+};
+
+use super::{Effect, Engine};
+use crate::{
+    certificate::is_quorum,
+    message::{Message, Peer, Status},
+    signer::Intent,
+    vote::{self, LastVote},
+    wal::{WalRecord, WalVote},
+};
+
+/// Votes of later epochs than this many ahead are not taken.
+pub(super) const VOTE_WINDOW: u64 = 1 << 20;
+
+impl Engine {
+    /// Whether a vote may have a slot: its voter has a say in what comes next, its epoch is not out of reach.
+    pub(super) fn takes(&self, vote: &Vote) -> bool {
+        vote.block != Hash::ZERO
+            && vote.epoch <= self.epoch.saturating_add(VOTE_WINDOW)
+            && self.is_member(&vote.voter)
+    }
+
+    pub(super) fn is_member(&self, address: &Address) -> bool {
+        self.members.iter().any(|set| set.contains(*address))
+    }
+
+    /// The sets that have a say now: those after the settled head and around the lock.
+    pub(super) fn gather_members(&mut self) {
+        let (head, lock) = (self.tree.head(), self.lock.block);
+        let sets =
+            [self.tree.next_validators(&head), self.tree.validators(&lock), self.tree.next_validators(&lock)];
+        let mut members: Vec<Arc<ValidatorSet>> = Vec::new();
+        for set in sets.into_iter().flatten() {
+            if !members.contains(set) {
+                members.push(set.clone());
+            }
+        }
+        self.members = members;
+    }
+
+    pub(super) fn is_lost(&self, hash: &Hash) -> bool {
+        !self.tree.knows(hash) && !self.orphans.contains_key(hash) && !self.refused.contains(hash)
+    }
+
+    pub(super) fn on_vote(&mut self, from: Peer, vote: Vote, out: &mut Vec<Effect>) {
+        let (block, voter) = (vote.block, vote.voter);
+        if !self.takes(&vote) {
+            return;
+        }
+        let tree = &self.tree;
+        if !self.book.insert(vote.clone(), |hash| tree.knows(hash)) {
+            return;
+        }
+        if from != Peer::Own {
+            out.push(Effect::Relay { message: Message::Vote(vote), from });
+        }
+        if self.is_lost(&block) {
+            self.want(block, from, self.settings.fetch_delay);
+        }
+        self.watch_vote(&block, voter, out);
+        self.certify(block, out);
+        self.complete_lock();
+        self.try_advance(out);
+    }
+
+    /// Whether a peer claims to know a certificate above this node's lock.
+    pub(super) fn is_ahead(&self, status: &Status) -> bool {
+        match self.pace() {
+            Pace::Clocked => status.certified_height > self.lock.height,
+            Pace::Responsive => status.certified_epoch > self.lock.rank,
+        }
+    }
+
+    pub(super) fn on_status(&mut self, from: Peer, status: Status, out: &mut Vec<Effect>) {
+        if !self.is_ahead(&status) {
+            return;
+        }
+        let block = status.certificate.block;
+        for vote in status.certificate.votes.as_slice() {
+            if self.takes(vote) {
+                let tree = &self.tree;
+                self.book.insert(vote.clone(), |hash| tree.knows(hash));
+            }
+        }
+        if self.is_lost(&block) {
+            self.want(block, from, 0);
+        }
+        self.certify(block, out);
+        self.try_advance(out);
+    }
+
+    /// Moves on when a quorum has finished an epoch. The reference asks only about the epoch of the vote at hand and is
+    /// saved by repetition; here a vote counts once, so every epoch that a vote is known of is asked about.
+    pub(super) fn try_advance(&mut self, out: &mut Vec<Effect>) {
+        let from = match self.pace() {
+            Pace::Clocked => self.tree.head(),
+            Pace::Responsive => self.lock.block,
+        };
+        let Some(validators) = self.tree.next_validators(&from).cloned() else { return };
+        let epochs: BTreeSet<u64> = self.book.since(self.epoch, &validators).map(|vote| vote.epoch).collect();
+        let finished = |epoch: &&u64| is_quorum(self.book.since(**epoch, &validators), &validators);
+        if let Some(epoch) = epochs.iter().rev().find(finished).copied() {
+            if epoch > self.epoch {
+                let votes = self.book.since(epoch, &validators).cloned();
+                out.extend(votes.map(|vote| Effect::Broadcast(Message::Vote(vote))));
+            }
+            self.epoch = epoch.saturating_add(1);
+            self.enter_epoch(out);
+            return;
+        }
+        // More than a third, so at least one honest validator has seen the quorum that opened the epoch.
+        let opened = |epoch: &&u64| {
+            let voters = self.book.since(**epoch, &validators).map(|vote| vote.voter);
+            let three = validators.stake_of(voters).get().saturating_mul(U256::from(3));
+            **epoch > self.epoch && three > validators.total_stake().get()
+        };
+        if self.pace() == Pace::Responsive
+            && let Some(epoch) = epochs.iter().rev().find(opened).copied()
+        {
+            self.epoch = epoch;
+            self.enter_epoch(out);
+        }
+    }
+
+    /// Signs a vote for the tip where the rules allow it, and the last vote with the current epoch where they do not.
+    pub(super) fn cast_vote(&mut self, repeat: bool, out: &mut Vec<Effect>) {
+        let Some(me) = self.roles.validator else { return };
+        let Some(tip) = self.tree.tip(&self.lock.block, |_| true) else { return };
+        let Some(header) = self.tree.header(&tip).cloned() else { return };
+        let pace = self.tree.pace(header.height);
+        let has_say = |set: Option<&Arc<ValidatorSet>>| set.is_some_and(|set| set.contains(me));
+        // Whoever has just come in may have nothing to vote on yet, but a say in which epoch it is.
+        let newcomer = pace == Pace::Responsive && has_say(self.tree.next_validators(&self.lock.block));
+        if !has_say(self.tree.validators(&tip)) && !newcomer {
+            return;
+        }
+        let allowed = vote::allows(self.last_vote.as_ref(), &self.lock.block, &header, pace);
+        let (block, height, rank) = match self.last_vote {
+            _ if allowed => (tip, header.height, vote::rank(&header, pace)),
+            Some(last) => (last.block, last.height, last.rank),
+            // A first vote may go to what is certified already: it adds nothing, but it opens the next epoch.
+            None => (self.lock.block, self.lock.height, self.lock.rank),
+        };
+        let cast = LastVote { block, height, rank, epoch: self.epoch };
+        if self.last_vote == Some(cast) {
+            if !repeat {
+                return;
+            }
+        } else {
+            let blocks = self.unlogged(&block);
+            let vote = Some(WalVote { block, height, epoch: self.epoch });
+            self.append(WalRecord { blocks, vote, ..WalRecord::default() }, out);
+            self.last_vote = Some(cast);
+        }
+        let certified =
+            self.tree.header(&block).and_then(|header| self.tree.header(&header.certificate.block));
+        // A voted block that has left the tree was decided on before whatever this node is locked on now.
+        let certified_rank = certified.map_or(self.lock.rank, |header| vote::rank(header, pace));
+        let vote = Vote { block, height, epoch: self.epoch, voter: me, signature: Signature::EMPTY };
+        out.push(Effect::Sign(Intent::Vote { vote, rank, certified_rank }));
+    }
+}

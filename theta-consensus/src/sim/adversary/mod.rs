@@ -1,0 +1,147 @@
+//! Validators that break the rules. Each strategy is a file.
+//!
+//! A faulty validator runs an honest engine, which keeps it up to date; its strategy sees what that engine wants to send
+//! and what comes in, and says what is sent instead. All of them together know each other's keys.
+
+mod bad_certificates;
+mod delay;
+mod equivocate;
+mod flood;
+mod long_range;
+mod replay;
+mod split_votes;
+mod withhold;
+
+use std::sync::Arc;
+
+use theta_core::{
+    block::Block,
+    hash::Hash,
+    sign::{Signature, Signer},
+    vote::Vote,
+};
+
+use super::{node::Packet, random::Random};
+use crate::{message::Message, pace::Millis};
+
+/// How a validator breaks the rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Strategy {
+    /// Proposes two blocks and votes for every block it sees.
+    Equivocate,
+    /// Shows proposals and votes to some only.
+    Withhold,
+    /// Sends everything late.
+    Delay,
+    /// Votes differently towards each half, and with epochs that have not come.
+    SplitVotes,
+    /// Proposes blocks whose certificates certify nothing.
+    BadCertificates,
+    /// Sends again what others have sent.
+    Replay,
+    /// Builds on blocks that the others have left behind.
+    LongRange,
+    /// Sends whatever costs room: votes for unknown blocks, blocks without parents, lies about where it stands.
+    Flood,
+}
+
+impl Strategy {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Equivocate,
+        Self::Withhold,
+        Self::Delay,
+        Self::SplitVotes,
+        Self::BadCertificates,
+        Self::Replay,
+        Self::LongRange,
+        Self::Flood,
+    ];
+
+    pub(super) fn start(self) -> Box<dyn Adversary> {
+        match self {
+            Self::Equivocate => Box::new(equivocate::Equivocate::default()),
+            Self::Withhold => Box::new(withhold::Withhold),
+            Self::Delay => Box::new(delay::Delay),
+            Self::SplitVotes => Box::new(split_votes::SplitVotes::default()),
+            Self::BadCertificates => Box::new(bad_certificates::BadCertificates),
+            Self::Replay => Box::new(replay::Replay::default()),
+            Self::LongRange => Box::new(long_range::LongRange::default()),
+            Self::Flood => Box::new(flood::Flood),
+        }
+    }
+}
+
+/// What a strategy does with a packet.
+pub(super) trait Adversary {
+    /// The honest engine wants to send this, to one node or to all.
+    fn outgoing(&mut self, hand: &mut Hand<'_>, to: Option<usize>, packet: Packet);
+    /// This has come in. The engine gets it too.
+    fn incoming(&mut self, _: &mut Hand<'_>, _: &Packet) {}
+}
+
+/// What a strategy can do.
+pub(super) struct Hand<'a> {
+    pub(super) me: usize,
+    pub(super) nodes: usize,
+    /// Everybody of the conspiracy, this node among them.
+    pub(super) allies: &'a [usize],
+    pub(super) keys: &'a [Arc<dyn Signer>],
+    pub(super) random: &'a mut Random,
+    /// To whom, how much later, what.
+    pub(super) sent: Vec<(usize, Millis, Packet)>,
+}
+
+impl Hand<'_> {
+    fn others(&self) -> impl Iterator<Item = usize> + use<> {
+        let me = self.me;
+        (0..self.nodes).filter(move |to| *to != me)
+    }
+
+    fn send(&mut self, to: usize, packet: Packet) {
+        self.sent.push((to, 0, packet));
+    }
+
+    fn send_to(&mut self, to: Option<usize>, packet: &Packet) {
+        match to {
+            Some(to) => self.send(to, packet.clone()),
+            None => self.others().for_each(|to| self.send(to, packet.clone())),
+        }
+    }
+
+    fn is_mine(&self, block: &Block) -> bool {
+        block.header.proposer == self.keys[self.me].address()
+    }
+
+    fn pick(&mut self) -> usize {
+        let to = usize::try_from(self.random.below(self.nodes as u64)).unwrap_or(0);
+        if to == self.me { (to + 1) % self.nodes } else { to }
+    }
+
+    fn hash(&mut self) -> Hash {
+        let mut hash = Hash::ZERO;
+        for part in hash.0.chunks_exact_mut(8) {
+            part.copy_from_slice(&self.random.next().to_be_bytes());
+        }
+        hash
+    }
+
+    /// A vote signed by an ally.
+    fn vote(&self, ally: usize, block: Hash, height: u64, epoch: u64) -> Vote {
+        let key = &self.keys[ally];
+        let mut vote = Vote { block, height, epoch, voter: key.address(), signature: Signature::EMPTY };
+        vote.signature = key.sign(&vote.digest()).unwrap_or_default();
+        vote
+    }
+
+    fn vote_packet(&self, ally: usize, block: Hash, height: u64, epoch: u64) -> Packet {
+        Packet::Message(Message::Vote(self.vote(ally, block, height, epoch)))
+    }
+
+    /// Signs a block anew after a change.
+    fn sign(&self, mut block: Block) -> Arc<Block> {
+        block.header.signature = self.keys[self.me].sign(&block.header.digest()).unwrap_or_default();
+        Arc::new(block)
+    }
+}

@@ -1,0 +1,148 @@
+//! What must hold whatever happens, checked by a reading of the rules that shares no code with the engine.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use theta_core::{
+    block::{Block, CommitCertificate},
+    codec::rlp::{Decode, Encode},
+    hash::{Address, Hash, U256},
+    spec::{ChainSpec, Pace},
+    stake::ValidatorSet,
+};
+
+use super::{Violation, node::Packet};
+use crate::{
+    engine::Held,
+    message::{MAX_MESSAGE_BYTES, Message},
+    signer::Signed,
+};
+
+/// Why a block is settled: itself, its child, and the votes on the child.
+#[derive(Clone, Debug)]
+pub(super) struct Witness {
+    pub(super) block: Hash,
+    pub(super) epoch: u64,
+    pub(super) child: Arc<Block>,
+    pub(super) certificate: CommitCertificate,
+}
+
+pub(super) struct Audit {
+    spec: ChainSpec,
+    /// The validators, where they never change.
+    validators: Option<Arc<ValidatorSet>>,
+    settled: BTreeMap<u64, Hash>,
+    votes: BTreeMap<(usize, u64), Hash>,
+    /// Epochs of all blocks that were proposed.
+    epochs: BTreeMap<Hash, u64>,
+    proposals: BTreeMap<(usize, u64), Hash>,
+    pub(super) violations: Vec<Violation>,
+}
+
+impl Audit {
+    pub(super) fn new(spec: ChainSpec, validators: Option<Arc<ValidatorSet>>) -> Self {
+        Self {
+            spec,
+            validators,
+            settled: BTreeMap::new(),
+            votes: BTreeMap::new(),
+            epochs: BTreeMap::new(),
+            proposals: BTreeMap::new(),
+            violations: Vec::new(),
+        }
+    }
+
+    pub(super) fn broken(&mut self, violation: Violation) {
+        // One of a kind says all; a broken rule is broken again and again.
+        if self.violations.len() < 20 {
+            self.violations.push(violation);
+        }
+    }
+
+    pub(super) fn settled(&mut self, block: &Block) {
+        let (height, hash) = (block.header.height, block.header.hash());
+        if *self.settled.entry(height).or_insert(hash) != hash {
+            self.broken(Violation::Conflict { height });
+        }
+    }
+
+    /// A block that anybody has sent.
+    pub(super) fn seen(&mut self, block: &Block) {
+        self.epochs.insert(block.header.hash(), block.header.epoch);
+    }
+
+    pub(super) fn signed(&mut self, node: usize, signed: &Signed) {
+        match signed {
+            Signed::Message(Message::Vote(vote)) => {
+                let rank = match self.spec.rules(vote.height).consensus.pace {
+                    Pace::Clocked => vote.height,
+                    Pace::Responsive => self.epochs.get(&vote.block).copied().unwrap_or(0),
+                };
+                if *self.votes.entry((node, rank)).or_insert(vote.block) != vote.block {
+                    self.broken(Violation::DoubleVote { validator: node, rank });
+                }
+            }
+            Signed::Proposal(proposal) => {
+                let (epoch, digest) = (proposal.block.header.epoch, proposal.block.header.digest());
+                if *self.proposals.entry((node, epoch)).or_insert(digest) != digest {
+                    self.broken(Violation::DoubleProposal { validator: node, epoch });
+                }
+            }
+            Signed::Message(_) => {}
+        }
+    }
+
+    pub(super) fn witness(&mut self, witness: &Witness, signed: impl Fn(&theta_core::vote::Vote) -> bool) {
+        let (child, certificate) = (&witness.child.header, &witness.certificate);
+        let follows = match self.spec.rules(child.height).consensus.pace {
+            Pace::Clocked => true,
+            Pace::Responsive => child.epoch == witness.epoch + 1,
+        };
+        let linked = child.parent == witness.block
+            && child.certificate.block == witness.block
+            && certificate.block == child.hash();
+        let mut stakes: BTreeMap<Address, U256> = BTreeMap::new();
+        for vote in certificate.votes.as_slice() {
+            if vote.block == certificate.block && signed(vote) {
+                stakes.insert(vote.voter, U256::from(1));
+            }
+        }
+        let enough = self.validators.as_ref().is_none_or(|set| {
+            let all = set.as_slice().iter().fold(U256::ZERO, |sum, member| sum + member.stake.get());
+            let voted = set.as_slice().iter().filter(|member| stakes.contains_key(&member.address));
+            let voted = voted.fold(U256::ZERO, |sum, member| sum + member.stake.get());
+            voted * U256::from(3) > all * U256::from(2)
+        });
+        if !(follows && linked && enough) {
+            self.broken(Violation::NoWitness { height: child.height - 1 });
+        }
+    }
+
+    pub(super) fn held(&mut self, node: usize, held: &Held, validators: usize) {
+        let within = held.blocks <= 600
+            && held.orphans <= 256
+            && held.wanted <= 32
+            && held.refused <= 1_024
+            // One for each voter and block, and a few for each voter on blocks that are not known.
+            && held.votes <= (held.blocks + 2_100) * validators + validators * 8;
+        if !within {
+            self.broken(Violation::Swollen { node });
+        }
+    }
+
+    /// Whether a packet is read back as it was written.
+    pub(super) fn encoding(&mut self, node: usize, packet: &Packet) {
+        let same = match packet {
+            Packet::Message(message) => {
+                Message::from_rlp(&message.to_rlp(), MAX_MESSAGE_BYTES).as_ref() == Ok(message)
+            }
+            Packet::Block(block) => {
+                let bytes = block.to_rlp();
+                Block::from_rlp(&bytes, bytes.len()).as_ref() == Ok(block.as_ref())
+            }
+            Packet::Fetch { .. } | Packet::Blocks(_) => true,
+        };
+        if !same {
+            self.broken(Violation::Garbled { node });
+        }
+    }
+}

@@ -1,0 +1,423 @@
+//! The network: who gets what when, who crashes, and the books on what happened.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use theta_core::{
+    amount::ThetaWei,
+    block::{Block, Header},
+    codec::rlp::Encode,
+    hash::{Address, Hash, keccak_parts},
+    journal::MemDisk,
+    sign::{SecretKey, SignError, Signature, Signer},
+    stake::{Validator, ValidatorSet},
+};
+
+use super::{
+    Report, Scenario, Violation,
+    adversary::{Adversary, Hand},
+    audit::Audit,
+    ledger::{self, Ledger},
+    node::{Node, Outcome, Packet},
+    random::Random,
+};
+use crate::{message::Peer, pace::Millis, signer::Signed};
+
+/// 1 January 2024; where virtual time starts.
+const DAWN: Millis = 1_704_067_200_000;
+
+/// A signer whose signatures only look like some.
+#[derive(Debug)]
+struct Pretender(Address);
+
+/// Whether a make-believe signature is an address's.
+pub(super) fn pretends(signature: &Signature, digest: &Hash, address: Address) -> bool {
+    let first = keccak_parts(&[address.as_slice(), digest.as_slice()]);
+    signature.as_bytes().len() == 65 && signature.as_bytes().starts_with(first.as_slice())
+}
+
+impl Signer for Pretender {
+    fn address(&self) -> Address {
+        self.0
+    }
+    fn sign(&self, digest: &Hash) -> Result<Signature, SignError> {
+        let first = keccak_parts(&[self.0.as_slice(), digest.as_slice()]);
+        Ok(Signature::from_bytes([first.as_slice(), &[0; 33]].concat()))
+    }
+}
+
+#[derive(Debug)]
+enum Event {
+    Deliver { to: usize, from: usize, packet: Packet },
+    Wake { node: usize, life: u64 },
+    Executed { node: usize, life: u64, hash: Hash },
+    Restart { node: usize },
+    Blackout,
+    Sample,
+    Transaction(Vec<u8>),
+}
+
+pub(super) struct Network {
+    pub(super) scenario: Scenario,
+    random: Random,
+    now: Millis,
+    queue: BTreeMap<(Millis, u64), Event>,
+    sequence: u64,
+    nodes: Vec<Node>,
+    adversaries: BTreeMap<usize, Box<dyn Adversary>>,
+    allies: Vec<usize>,
+    keys: Vec<Arc<dyn Signer>>,
+    audit: Audit,
+    born: BTreeMap<Vec<u8>, Millis>,
+    report: Report,
+    #[cfg(test)]
+    pub(super) lose_disks_at_blackout: bool,
+}
+
+impl Network {
+    pub(super) fn new(scenario: Scenario) -> Self {
+        let signers: Vec<Arc<dyn Signer>> = (0..scenario.validators)
+            .map(|index| {
+                let seed = keccak_parts(&[b"simulated validator", &index.to_be_bytes()]);
+                match SecretKey::from_bytes(seed.as_slice()) {
+                    Ok(key) if scenario.real_signatures => Arc::new(key) as Arc<dyn Signer>,
+                    _ => Arc::new(Pretender(Address::from_slice(&seed[12..]))),
+                }
+            })
+            .collect();
+        let stake = ThetaWei::whole(1_000_000);
+        let validators = Arc::new(ValidatorSet::new(
+            signers.iter().map(|signer| Validator { address: signer.address(), stake }),
+        ));
+        let header = Header { chain: scenario.spec.chain.clone(), ..Header::zero() };
+        let genesis = Arc::new(Block { header, transactions: Vec::new() });
+        let spec = Arc::new(scenario.spec.clone());
+        let constant = (scenario.stake_change_every == 0).then(|| validators.clone());
+        let audit = Audit::new(scenario.spec.clone(), constant);
+        let keys = signers.clone();
+        let nodes = signers
+            .into_iter()
+            .map(|signer| Node {
+                spec: spec.clone(),
+                settings: scenario.settings.clone(),
+                key: signer,
+                wal: MemDisk::default(),
+                mark: MemDisk::default(),
+                ledger: Ledger::new(genesis.clone(), validators.clone()),
+                running: None,
+                life: 0,
+                real: scenario.real_signatures,
+                settled_height: 0,
+            })
+            .collect();
+        Self {
+            random: Random::new(scenario.seed),
+            now: 0,
+            queue: BTreeMap::new(),
+            sequence: 0,
+            nodes,
+            adversaries: scenario.adversaries.iter().map(|(node, how)| (*node, how.start())).collect(),
+            allies: scenario.adversaries.iter().map(|(node, _)| *node).collect(),
+            keys,
+            audit,
+            born: BTreeMap::new(),
+            #[cfg(test)]
+            lose_disks_at_blackout: false,
+            report: Report {
+                settled: Vec::new(),
+                samples: Vec::new(),
+                epochs: Vec::new(),
+                violations: Vec::new(),
+                restarts: 0,
+                reported: 0,
+                latencies: Vec::new(),
+                transactions: 0,
+                trace: Hash::ZERO,
+            },
+            scenario,
+        }
+    }
+
+    pub(super) fn run(mut self) -> Report {
+        for node in 0..self.nodes.len() {
+            if !self.scenario.stopped.contains(&node) {
+                let at = self.random.below(50);
+                self.at(at, Event::Restart { node });
+            }
+        }
+        for at in self.scenario.blackouts.clone() {
+            self.at(at, Event::Blackout);
+        }
+        let until = self.scenario.until;
+        for at in (0..until).step_by(10_000) {
+            self.at(at, Event::Sample);
+        }
+        let times =
+            |every: Millis| (1..).map(move |n| n * every).take_while(move |at| every > 0 && *at < until);
+        for at in times(self.scenario.transaction_every).collect::<Vec<_>>() {
+            self.at(at, Event::Transaction(ledger::plain(at)));
+        }
+        for at in times(self.scenario.stake_change_every).collect::<Vec<_>>() {
+            let index = usize::try_from(self.random.below(self.nodes.len() as u64)).unwrap_or(0);
+            let stake = self.random.between((900_000, 1_100_000));
+            let address = self.nodes[index].key.address();
+            self.at(at, Event::Transaction(ledger::stake(at, address, stake)));
+        }
+        while let Some(((at, _), event)) = self.queue.pop_first() {
+            if at > until {
+                break;
+            }
+            self.now = at;
+            self.happen(event);
+        }
+        for node in &self.nodes {
+            self.report.settled.push(node.settled_height);
+            self.report.epochs.push(node.running.as_ref().map_or(0, |running| running.engine.epoch()));
+        }
+        self.report.latencies.sort_unstable();
+        self.report.violations = self.audit.violations;
+        self.report
+    }
+
+    fn at(&mut self, at: Millis, event: Event) {
+        self.sequence += 1;
+        self.queue.insert((at, self.sequence), event);
+    }
+
+    fn is_calm(&self) -> bool {
+        self.now >= self.scenario.calm_from
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Restart { node } => {
+                self.report.restarts += 1;
+                for (transaction, _) in self.born.iter().filter(|(_, born)| **born != Millis::MAX) {
+                    self.nodes[node].offer(transaction);
+                }
+                let outcome = self.nodes[node].start(DAWN + self.now);
+                self.carry_out(node, outcome);
+            }
+            Event::Blackout => {
+                for node in 0..self.nodes.len() {
+                    if self.nodes[node].running.is_some() {
+                        self.crash(node);
+                    }
+                    #[cfg(test)]
+                    if self.lose_disks_at_blackout {
+                        self.nodes[node].wal = MemDisk::default();
+                        self.nodes[node].mark = MemDisk::default();
+                    }
+                }
+            }
+            Event::Sample => {
+                self.report.samples.push(self.nodes.iter().map(|node| node.settled_height).collect());
+            }
+            Event::Transaction(transaction) => {
+                self.report.transactions += 1;
+                self.born.insert(transaction.clone(), self.now);
+                for node in 0..self.nodes.len() {
+                    self.nodes[node].offer(&transaction);
+                    self.turn(node, |node, now, dice| node.work(now, dice));
+                }
+            }
+            Event::Wake { node, life } if self.nodes[node].life == life => {
+                self.turn(node, |node, now, dice| node.tick(now, dice));
+            }
+            Event::Executed { node, life, hash } if self.nodes[node].life == life => {
+                self.turn(node, |node, now, dice| node.executed(now, hash, dice));
+            }
+            Event::Wake { .. } | Event::Executed { .. } => {}
+            Event::Deliver { to, from, packet } => {
+                if let Some(mut adversary) = self.adversaries.remove(&to) {
+                    let mut hand = self.hand(to);
+                    adversary.incoming(&mut hand, &packet);
+                    let sent = hand.sent;
+                    self.adversaries.insert(to, adversary);
+                    self.send_all(to, sent);
+                }
+                let peer = Peer::Remote(from as u64);
+                self.turn(to, |node, now, dice| node.receive(now, peer, packet, dice));
+            }
+        }
+    }
+
+    /// Lets a running node act. The dice say before which effect it crashes.
+    fn turn(
+        &mut self,
+        index: usize,
+        act: impl FnOnce(&mut Node, Millis, &mut dyn FnMut() -> bool) -> Outcome,
+    ) {
+        if self.nodes[index].running.is_none() {
+            return;
+        }
+        let rate = if self.is_calm() { 0 } else { self.scenario.crashes_per_100k };
+        let random = &mut self.random;
+        let mut dice = || rate > 0 && random.below(100_000) < rate;
+        let outcome = act(&mut self.nodes[index], DAWN + self.now, &mut dice);
+        self.carry_out(index, outcome);
+    }
+
+    fn crash(&mut self, node: usize) {
+        let torn = self.random.below(16);
+        self.nodes[node].crash(usize::try_from(torn).unwrap_or(0));
+        let pause = self.random.between((1, 2_000));
+        self.at(self.now + pause, Event::Restart { node });
+    }
+
+    fn note(&mut self, node: usize, what: &[u8]) {
+        let parts = [self.report.trace.as_slice(), &self.now.to_be_bytes(), &[node as u8], what];
+        self.report.trace = keccak_parts(&parts);
+    }
+
+    fn carry_out(&mut self, node: usize, outcome: Outcome) {
+        let honest = !self.allies.contains(&node);
+        for signed in &outcome.signed {
+            match signed {
+                Signed::Message(message) => self.note(node, &message.to_rlp()),
+                Signed::Proposal(proposal) => {
+                    self.note(node, proposal.block.header.digest().as_slice());
+                    self.audit.seen(&proposal.block);
+                }
+            }
+            if honest {
+                self.audit.signed(node, signed);
+            }
+        }
+        for (hash, height, blocks) in &outcome.settled {
+            self.note(node, hash.as_slice());
+            for block in blocks.iter().filter(|_| honest) {
+                self.audit.settled(block);
+                for transaction in &block.transactions {
+                    if let Some(born) = self.born.get_mut(transaction)
+                        && *born != Millis::MAX
+                    {
+                        self.report.latencies.push(self.now - *born);
+                        // Settled; nodes that start later need not be offered it.
+                        *born = Millis::MAX;
+                    }
+                }
+            }
+            if *height < self.nodes[node].settled_height && honest {
+                self.audit.broken(Violation::Fell { node });
+            }
+            self.nodes[node].settled_height = *height;
+        }
+        if honest {
+            self.check(node, &outcome);
+        }
+        let life = self.nodes[node].life;
+        if let Some(at) = outcome.wake_at {
+            self.at(at.saturating_sub(DAWN).max(self.now + 1), Event::Wake { node, life });
+        }
+        for hash in outcome.execute {
+            self.at(self.now + self.scenario.execution, Event::Executed { node, life, hash });
+        }
+        for (to, packet) in outcome.packets {
+            match (to, self.adversaries.remove(&node)) {
+                (to, Some(mut adversary)) => {
+                    let mut hand = self.hand(node);
+                    adversary.outgoing(&mut hand, to, packet);
+                    let sent = hand.sent;
+                    self.adversaries.insert(node, adversary);
+                    self.send_all(node, sent);
+                }
+                (Some(to), None) => self.send(node, to, 0, packet),
+                (None, None) => {
+                    (0..self.nodes.len()).for_each(|to| self.send(node, to, 0, packet.clone()));
+                }
+            }
+        }
+        for (from, packet) in outcome.requests {
+            let to = match from {
+                Some(Peer::Remote(peer)) => usize::try_from(peer).unwrap_or(node),
+                _ => usize::try_from(self.random.below(self.nodes.len() as u64)).unwrap_or(node),
+            };
+            self.send(node, to, 0, packet);
+        }
+        if outcome.crashed {
+            self.crash(node);
+        }
+    }
+
+    /// The checks after a turn of an honest node.
+    fn check(&mut self, node: usize, outcome: &Outcome) {
+        if outcome.fell {
+            self.audit.broken(Violation::Fell { node });
+        }
+        if outcome.stuck {
+            self.audit.broken(Violation::Stuck { node });
+        }
+        for (peer, fault) in &outcome.blamed {
+            if let Some(peer) = usize::try_from(*peer).ok().filter(|peer| !self.allies.contains(peer)) {
+                self.audit.broken(Violation::Blamed { node: peer, fault: *fault });
+            }
+        }
+        for evidence in &outcome.reported {
+            let offender = evidence.offender();
+            let guilty = self.allies.iter().any(|ally| self.keys[*ally].address() == offender);
+            if !guilty {
+                self.audit.broken(Violation::Accused { by: node });
+            }
+            self.report.reported += 1;
+        }
+        if let Some(witness) = &outcome.witness {
+            let real = self.scenario.real_signatures;
+            self.audit.witness(witness, |vote| {
+                if real {
+                    vote.verify().is_ok()
+                } else {
+                    pretends(&vote.signature, &vote.digest(), vote.voter)
+                }
+            });
+        }
+        // Some of them; encoding all would take most of the time.
+        if let Some((_, packet)) = outcome.packets.first().filter(|_| self.sequence.is_multiple_of(16)) {
+            self.audit.encoding(node, packet);
+        }
+        if let Some(running) = &self.nodes[node].running {
+            self.audit.held(node, &running.engine.held(), self.keys.len());
+        }
+    }
+
+    fn hand(&mut self, me: usize) -> Hand<'_> {
+        Hand {
+            me,
+            nodes: self.nodes.len(),
+            allies: &self.allies,
+            keys: &self.keys,
+            random: &mut self.random,
+            sent: Vec::new(),
+        }
+    }
+
+    fn send_all(&mut self, from: usize, sent: Vec<(usize, Millis, Packet)>) {
+        for (to, later, packet) in sent {
+            match &packet {
+                Packet::Block(block) => self.audit.seen(block),
+                Packet::Blocks(blocks) => blocks.iter().for_each(|block| self.audit.seen(block)),
+                _ => {}
+            }
+            self.send(from, to, later, packet);
+        }
+    }
+
+    fn send(&mut self, from: usize, to: usize, later: Millis, packet: Packet) {
+        if from == to || self.scenario.stopped.contains(&to) {
+            return;
+        }
+        let cut = self.scenario.partitions.iter().any(|partition| {
+            (partition.from..partition.until).contains(&self.now)
+                && partition.group.contains(&from) != partition.group.contains(&to)
+        });
+        let calm = self.is_calm();
+        let lost = !calm && self.random.below(1_000) < self.scenario.loss_per_mille;
+        if cut || lost {
+            return;
+        }
+        let again = !calm && self.random.below(1_000) < self.scenario.duplicate_per_mille;
+        for packet in [Some(packet.clone()), again.then_some(packet)].into_iter().flatten() {
+            let delay = later + self.random.between(self.scenario.delay);
+            self.at(self.now + delay, Event::Deliver { to, from, packet });
+        }
+    }
+}
