@@ -170,6 +170,21 @@ fn give_back(view: &mut StateView, source: Address, coins: Coins) -> Result<(), 
 }
 
 impl HolderSummary {
+    /// Introduces a node that has both keys.
+    #[cfg(feature = "bls")]
+    pub fn new(node: &theta_core::sign::SecretKey, key: &theta_core::bls::SecretKey) -> Self {
+        let proof = key.proof_of_possession(theta_core::bls::Suite::Theta2020);
+        let signature = node.sign_digest(&keccak(proof.as_bytes()));
+        Self { holder: node.address(), key: key.public_key(), proof, signature }
+    }
+
+    /// The 229 bytes that wallets pass around.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let parts: [&[u8]; 4] =
+            [self.holder.as_slice(), self.key.as_bytes(), self.proof.as_bytes(), self.signature.as_bytes()];
+        parts.concat()
+    }
+
     /// Whether the holder signed the proof and the proof is of the key. The proof's canonical bytes are what is signed.
     pub fn check(&self) -> Result<(), TxError> {
         let digest: Hash = keccak(self.proof.as_bytes());

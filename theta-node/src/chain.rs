@@ -24,7 +24,7 @@ use theta_core::{
     context::{BlockContext, Finality},
     hash::Hash,
     journal::{FileDisk, Journal},
-    sign::{SignError, Signer},
+    sign::{SecretKey, SignError},
     stake::ValidatorSet,
 };
 use theta_ledger::{
@@ -38,6 +38,7 @@ use tokio::sync::watch;
 use crate::{
     clock::now_millis,
     net::{Delivery, Packet, Port, Ticket, Verdict},
+    vote_key::vote_key,
 };
 
 /// Settled headers that an engine starts with.
@@ -94,7 +95,7 @@ pub(crate) struct Parts {
     pub(crate) events: Receiver<Event>,
     pub(crate) progress: watch::Sender<Progress>,
     pub(crate) stop: watch::Receiver<bool>,
-    pub(crate) key: Arc<dyn Signer>,
+    pub(crate) node_key: Arc<SecretKey>,
     pub(crate) settings: Settings,
     pub(crate) folder: PathBuf,
 }
@@ -139,11 +140,15 @@ impl Chain {
     pub(crate) fn open(parts: Parts) -> Result<Self> {
         let reader = parts.ledger.reader();
         let (wal, records) = Journal::open(journal_disk(&parts.folder, "consensus.wal")?)?;
-        let signer = LocalSigner::open(parts.key, journal_disk(&parts.folder, "signer.mark")?)?;
+        let signer = LocalSigner::open(parts.node_key.clone(), journal_disk(&parts.folder, "signer.mark")?)?;
         let (root, settled) = tail(&reader)?;
         let start = Start { root, settled, wal: records };
         let spec = Arc::new(reader.spec().clone());
-        let roles = Roles::validator(signer.address());
+        // Whether it validates, guards or is an elite edge node is the chain's to say: whoever stakes behind it decides.
+        let vote_key = vote_key(&parts.node_key)?;
+        let address = signer.address();
+        let roles = Roles::validator(address).with_guardian(vote_key.public_key()).with_elite(address);
+        let signer = signer.with_checkpoint_key(vote_key, journal_disk(&parts.folder, "checkpoint.mark")?)?;
         let engine = Engine::recover(spec, parts.settings, roles, start)?;
         Ok(Self {
             ledger: parts.ledger,

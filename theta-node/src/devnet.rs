@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use theta_core::{
     amount::{Coins, TFuelWei, ThetaWei},
     bls,
-    hash::{Address, keccak_parts},
+    hash::Address,
     sign::SecretKey,
     spec::ChainSpec,
     stake::ValidatorSet,
@@ -28,6 +28,7 @@ use crate::{
     net::Multiaddr,
     node::{Node, NodeConfig, NodeHandle},
     rpc::{eth::EthApi, theta::ThetaApi},
+    vote_key::vote_key,
 };
 
 /// The phrase of every example; its keys are known to everybody.
@@ -121,18 +122,6 @@ pub fn role_key(mnemonic: &str, role: u32, index: usize) -> Result<SecretKey> {
     Ok(hd::derive(mnemonic, HdPath::Custom(format!("m/44'/500'/{role}'/0/{index}")))?)
 }
 
-/// A BLS key that belongs to a signing key and cannot be told from its public part.
-fn bls_key(key: &SecretKey) -> Result<bls::SecretKey> {
-    for attempt in 0_u8..=255 {
-        let bytes = keccak_parts(&[b"theta devnet bls", &*key.to_bytes(), &[attempt]]);
-        // Somewhat more than half of all words are below the group's order.
-        if let Ok(secret) = bls::SecretKey::from_bytes(bytes.as_slice()) {
-            return Ok(secret);
-        }
-    }
-    bail!("no BLS key could be derived")
-}
-
 fn make_genesis(config: &DevnetConfig, accounts: &[DevAccount], validators: &[SecretKey]) -> Result<Genesis> {
     let mut builder = GenesisBuilder::new(&config.spec, now_millis() / 1000);
     for contract in theta_evm::contracts::ALL {
@@ -145,7 +134,7 @@ fn make_genesis(config: &DevnetConfig, accounts: &[DevAccount], validators: &[Se
         let address = key.address();
         builder = builder.validator(address, address, ThetaWei::whole(VALIDATOR_STAKE));
         if config.spec.rules(0).stake.validator_keys {
-            let secret = bls_key(key)?;
+            let secret = vote_key(key)?;
             let proof = secret.proof_of_possession(bls::Suite::Rfc9380);
             builder = builder.validator_key(address, ValidatorKey { key: secret.public_key(), proof });
         }

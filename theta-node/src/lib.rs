@@ -18,5 +18,6 @@ pub mod net;
 pub mod node;
 pub mod processes;
 pub mod rpc;
+pub mod vote_key;
 
 pub use chain::Progress;

@@ -23,7 +23,7 @@ use theta_ledger::{
     genesis::Genesis,
     ledger::{Ledger, LedgerReader},
     mempool::{AdmitError, Admitted, Mempool, MempoolLimits},
-    tx::{RawTx, TxError},
+    tx::{HolderSummary, RawTx, TxError},
     vm::ContractVm,
 };
 use tokio::sync::watch;
@@ -33,6 +33,7 @@ use crate::{
     clock::now_millis,
     folder::DataFolder,
     net::{Delivery, Multiaddr, NetConfig, Packet, Port, Verdict},
+    vote_key::vote_key,
 };
 
 /// Events that wait for the chain thread.
@@ -75,6 +76,8 @@ impl std::fmt::Debug for NodeConfig {
 pub struct NodeHandle {
     /// The node's address.
     pub address: Address,
+    /// By which whoever stakes behind the node introduces it.
+    pub summary: HolderSummary,
     /// Reads blocks and states.
     pub reader: LedgerReader,
     /// Transactions that wait.
@@ -190,6 +193,7 @@ impl Node {
         let (progress, progress_seen) = watch::channel(first);
         let (failed, failure) = watch::channel(None);
         let address = config.key.address();
+        let summary = HolderSummary::new(&config.key, &vote_key(&config.key)?);
         let chain = Chain::open(Parts {
             ledger,
             mempool: mempool.clone(),
@@ -197,7 +201,7 @@ impl Node {
             events: event_queue,
             progress,
             stop: stopped.clone(),
-            key: Arc::new(config.key),
+            node_key: Arc::new(config.key),
             settings: config.settings,
             folder: config.folder,
         })?;
@@ -215,7 +219,7 @@ impl Node {
             })?,
             std::thread::Builder::new().name("theta-net".to_owned()).spawn(move || sort.run(&deliveries))?,
         ];
-        let handle = NodeHandle { address, reader, mempool, progress: progress_seen, port, events };
+        let handle = NodeHandle { address, summary, reader, mempool, progress: progress_seen, port, events };
         Ok(Self { handle, stop, threads, failure })
     }
 

@@ -71,6 +71,10 @@ method!(
     GetStatus -> Status {}
 );
 method!(
+    /// The node's keys for votes on checkpoints: what a stake behind it needs.
+    GetGuardianInfo -> GuardianInfo {}
+);
+method!(
     /// An account; one that was never used is an error.
     GetAccount -> Account {
         /// The address; short forms such as `0x0` are padded.
@@ -178,6 +182,31 @@ pub struct Version {
     pub git_hash: String,
     /// When it was built, where known.
     pub timestamp: String,
+}
+
+/// Answer of [`GetGuardianInfo`]; all hexadecimal, without `0x` but for the address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuardianInfo {
+    /// The BLS key, 48 bytes.
+    #[serde(rename = "BLSPubkey")]
+    pub key: String,
+    /// The proof of possession, 96 bytes.
+    #[serde(rename = "BLSPop")]
+    pub proof: String,
+    /// The node's address, mixed case.
+    #[serde(rename = "Address")]
+    pub address: String,
+    /// The node's signature on the proof, 65 bytes.
+    #[serde(rename = "Signature")]
+    pub signature: String,
+}
+
+impl GuardianInfo {
+    /// The 458 digits that a deposit takes: address, key, proof, signature.
+    pub fn summary(&self) -> String {
+        let address = self.address.trim_start_matches("0x").to_lowercase();
+        format!("{address}{}{}{}", self.key, self.proof, self.signature)
+    }
 }
 
 /// Answer of [`GetStatus`].

@@ -9,7 +9,8 @@ use theta_core::{
 };
 use theta_ledger::{
     tx::{
-        DepositStake, Purpose, ReserveFund, Send, SmartContract, TxInput, TxOutput, Unsigned, WithdrawStake,
+        DepositStake, DepositStakeV2, HolderSummary, Purpose, ReserveFund, Send, SmartContract, TxInput,
+        TxOutput, Unsigned, WithdrawStake,
     },
     vm::VmCall,
 };
@@ -93,6 +94,26 @@ impl Wallet {
             source: self.input(stake, sequence),
             holder: TxOutput::new(holder, Coins::ZERO),
             purpose,
+        })
+    }
+
+    /// Stakes behind a guardian or an elite edge node that the chain may not know yet: the summary introduces it.
+    pub fn deposit_behind(
+        &self,
+        sequence: u64,
+        node: &HolderSummary,
+        purpose: Purpose,
+        stake: Coins,
+        fee: TFuelWei,
+    ) -> Unsigned<DepositStakeV2> {
+        self.unsigned(DepositStakeV2 {
+            fee: Coins::tfuel(fee).into(),
+            source: self.input(stake, sequence),
+            holder: TxOutput::new(node.holder, Coins::ZERO),
+            purpose,
+            key: Some(node.key),
+            proof: Some(node.proof),
+            holder_signature: node.signature.clone(),
         })
     }
 

@@ -233,6 +233,16 @@ impl ThetaApi {
                 let code = state.code(hash.unwrap_or_default())?;
                 done(rpc::Code { address: method.address, code: hex::encode(code) })
             }
+            "theta.GetGuardianInfo" => {
+                arguments::<rpc::GetGuardianInfo>(params)?;
+                let node = &self.node.summary;
+                done(rpc::GuardianInfo {
+                    key: hex::encode(node.key.as_bytes()),
+                    proof: hex::encode(node.proof.as_bytes()),
+                    address: node.holder.to_checksum(None),
+                    signature: hex::encode(node.signature.as_bytes()),
+                })
+            }
             "theta.GetSplitRule" => self.split_rule(&arguments(params)?),
             "theta.GetVcpByHeight" => self.validators(&arguments(params)?),
             "theta.BroadcastRawTransactionAsync" => {

@@ -42,6 +42,9 @@ pub(super) enum Query {
         #[arg(long, value_parser = hash)]
         hash: Hash,
     },
+    /// The digits by which a stake introduces the node as a guardian or elite edge node.
+    #[command(after_help = "Example:\n  thetacli query guardian")]
+    Guardian,
     /// Where the node stands.
     #[command(after_help = "Example:\n  thetacli query status --json")]
     Status,
@@ -61,6 +64,10 @@ fn hash(text: &str) -> anyhow::Result<Hash> {
 pub(super) async fn run(session: &Session, query: Query) -> anyhow::Result<()> {
     let client = &session.client;
     let answer = match query {
+        Query::Guardian => {
+            let info = client.call(&rpc::GetGuardianInfo::default()).await?;
+            return session.print(&serde_json::to_value(&info)?, || info.summary());
+        }
         Query::Account { address, height, preview } => {
             let address = format!("{address:?}");
             let method = rpc::GetAccount { address, height: Text(height), preview };

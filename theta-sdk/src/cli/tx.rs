@@ -1,12 +1,16 @@
 //! `thetacli tx`.
 
+use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde_json::json;
 use theta_core::{
     amount::{Coins, TFuelWei, ThetaWei},
     hash::Address,
 };
-use theta_ledger::tx::Purpose;
+use theta_ledger::{
+    staking::parse_summary,
+    tx::{HolderSummary, Purpose},
+};
 
 use super::{Session, ask_secret, key::address};
 use crate::{
@@ -34,9 +38,9 @@ pub(super) enum Tx {
         #[arg(long, default_value = "0")]
         tfuel: TFuelWei,
     },
-    /// Stake behind a node that is known.
+    /// Stake behind a node.
     #[command(
-        after_help = "Example:\n  thetacli tx deposit --source 2E83… --holder 9F12… --stake 200000 --purpose 0"
+        after_help = "Example:\n  thetacli tx deposit --source 2E83… --holder 9F12… --stake 200000 --purpose 0\n  thetacli tx deposit --source 2E83… --holder $(thetacli query guardian) --stake 1000 --purpose 1"
     )]
     Deposit {
         #[command(flatten)]
@@ -44,9 +48,10 @@ pub(super) enum Tx {
         /// Whose coins.
         #[arg(long, value_parser = address)]
         source: Address,
-        /// The node.
-        #[arg(long, value_parser = address)]
-        holder: Address,
+        /// The node: its address, or the 458 digits by which `thetacli query guardian` introduces a guardian or elite edge
+        /// node that the chain does not know yet.
+        #[arg(long, value_parser = holder)]
+        holder: Holder,
         /// Whole tokens, or an integer with the suffix wei: THETA, for elite edge nodes TFUEL.
         #[arg(long)]
         stake: String,
@@ -122,6 +127,28 @@ impl Common {
     }
 }
 
+/// A node as a deposit names it.
+#[derive(Clone, Debug)]
+pub(super) enum Holder {
+    Address(Address),
+    Summary(Box<HolderSummary>),
+}
+
+fn holder(text: &str) -> anyhow::Result<Holder> {
+    let digits = text.strip_prefix("0x").or(text.strip_prefix("0X")).unwrap_or(text);
+    match digits.len() {
+        40 => address(text).map(Holder::Address),
+        // Tools for elite edge nodes append 32 bytes, which the transaction does not carry.
+        458 | 522 => {
+            let bytes = hex::decode(&digits[..458]).context("a node's summary is hexadecimal")?;
+            let node = parse_summary(&bytes)?;
+            node.check()?;
+            Ok(Holder::Summary(Box::new(node)))
+        }
+        other => anyhow::bail!("{other} digits are no node: an address has 40, a node's summary 458"),
+    }
+}
+
 pub(super) async fn run(session: &Session, command: Tx) -> anyhow::Result<()> {
     match command {
         Tx::Send { common, from, to, theta, tfuel } => {
@@ -136,7 +163,14 @@ pub(super) async fn run(session: &Session, command: Tx) -> anyhow::Result<()> {
                 _ => Coins::theta(stake.parse()?),
             };
             let (wallet, sequence, fee) = common.open(session, source).await?;
-            let raw = wallet.deposit(sequence, holder, purpose, stake, fee).sign(wallet.signer())?;
+            let raw = match holder {
+                Holder::Address(holder) => {
+                    wallet.deposit(sequence, holder, purpose, stake, fee).sign(wallet.signer())?
+                }
+                Holder::Summary(node) => {
+                    wallet.deposit_behind(sequence, &node, purpose, stake, fee).sign(wallet.signer())?
+                }
+            };
             common.finish(session, raw).await
         }
         Tx::Withdraw { common, source, holder, purpose } => {
