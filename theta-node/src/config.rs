@@ -206,7 +206,9 @@ impl RunningNode {
         vm: Arc<dyn ContractVm>,
     ) -> Result<Self> {
         let genesis_path = folder.join(&config.genesis);
-        let genesis = read_genesis(&genesis_path)?;
+        let genesis = read_genesis(&genesis_path).with_context(|| {
+            format!("a node needs its network's genesis file: copy it to {}", genesis_path.display())
+        })?;
         ensure!(
             genesis.header.chain == spec.chain,
             "{} is of chain {}, the configuration of {}",
@@ -265,21 +267,23 @@ impl RunningNode {
     }
 }
 
-/// Makes a data folder for a new node: configuration, genesis, and a new key where none is given.
+/// Makes a data folder for a new node: configuration, genesis where there is one already, and a new key where none is given.
 pub fn init(
     folder: &Path,
     chain: &str,
-    genesis: &Genesis,
+    genesis: Option<&Genesis>,
     key: Option<SecretKey>,
     password: &str,
     effort: Effort,
     change: impl FnOnce(&mut Config),
-) -> Result<Config> {
+) -> Result<(Config, SecretKey)> {
     let path = folder.join(FILE);
     ensure!(!path.exists(), "{} is there already; name another folder, or start the node", path.display());
     ensure!(!password.is_empty(), "an empty password protects nothing");
     std::fs::create_dir_all(folder).with_context(|| format!("{} cannot be made", folder.display()))?;
-    DataFolder::new(folder).keep_genesis(genesis)?;
+    if let Some(genesis) = genesis {
+        DataFolder::new(folder).keep_genesis(genesis)?;
+    }
     let key = match key {
         Some(key) => key,
         None => theta_sdk::keystore::fresh_key()?,
@@ -289,7 +293,7 @@ pub fn init(
     let mut config = Config::new(chain, key.address());
     change(&mut config);
     crate::folder::write_durably(&path, config.text()?.as_bytes())?;
-    Ok(config)
+    Ok((config, key))
 }
 
 #[cfg(test)]
@@ -316,12 +320,10 @@ mod tests {
     #[test]
     fn a_second_init_changes_nothing() {
         let folder = tempfile::tempdir().expect("a folder");
-        let spec = ChainSpec::devnet();
-        let genesis = theta_ledger::genesis::GenesisBuilder::new(&spec, 1).build();
-        let first = init(folder.path(), "devnet", &genesis, None, "secret", Effort::Light, |_| {})
-            .expect("a new folder");
-        let error = init(folder.path(), "devnet", &genesis, None, "secret", Effort::Light, |_| {})
-            .expect_err("taken");
+        let (first, _) =
+            init(folder.path(), "devnet", None, None, "secret", Effort::Light, |_| {}).expect("a new folder");
+        let error =
+            init(folder.path(), "devnet", None, None, "secret", Effort::Light, |_| {}).expect_err("taken");
         assert!(error.to_string().contains("is there already"), "{error}");
         let (read, _) = Config::read(&folder.path().join(FILE)).expect("whole");
         assert_eq!(read, first);

@@ -72,7 +72,7 @@ fn configure(config: &DevnetConfig, chain: &str) -> Result<(Vec<DevAccount>, Gen
             let (rpc, eth) = (port(first(config.rpc_port))?, port(first(config.eth_rpc_port))?);
             std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
             crate::folder::write_durably(&folder.join("password"), PASSWORD.as_bytes())?;
-            config::init(folder, chain, &genesis, Some(key), PASSWORD, Effort::Light, |made| {
+            config::init(folder, chain, Some(&genesis), Some(key), PASSWORD, Effort::Light, |made| {
                 made.password_file = Some("password".into());
                 made.listen = vec![listen];
                 made.peers.clone_from(&known);
@@ -80,6 +80,7 @@ fn configure(config: &DevnetConfig, chain: &str) -> Result<(Vec<DevAccount>, Gen
                 made.eth_rpc = ([127, 0, 0, 1], eth).into();
                 made.block_interval_ms = Some(config.block_interval_ms);
             })?
+            .0
         };
         for address in own.listen {
             known.extend(address.with_p2p(name).ok());

@@ -2,17 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
-use theta_core::spec::ChainSpec;
-use theta_ledger::genesis::GenesisBuilder;
+use anyhow::{Context, Result, bail, ensure};
+use theta_core::{bls::Suite, spec::ChainSpec};
+use theta_ledger::genesis::Genesis;
 use theta_sdk::keystore::Effort;
 
 use super::{contracts, input, interrupted};
 use crate::{
-    clock::now_millis,
     config::{self, Config, FILE, RunningNode, password_file, password_of_environment},
     folder::read_genesis,
-    net::Multiaddr,
+    net::{Multiaddr, peer_id},
+    vote_key::vote_key,
 };
 
 #[derive(Debug, clap::Args)]
@@ -23,7 +23,7 @@ pub(super) struct InitArgs {
     /// The new folder.
     #[arg(long, env = "THETA_DATA_DIR")]
     data_dir: PathBuf,
-    /// The network's genesis file. Without it a new and empty network begins, which is of no use but to try things.
+    /// The network's genesis file; without it, copy that to the folder before the node starts.
     #[arg(long)]
     genesis: Option<PathBuf>,
     /// File whose first line is the password for the node's new key; without it the variable THETA_PASSWORD has it. The node
@@ -73,33 +73,60 @@ pub(super) fn chain_anywhere(name: &str) -> Result<String> {
 
 pub(super) fn init(args: InitArgs) -> Result<()> {
     let spec = input::chain(&args.chain)?;
-    let genesis = match &args.genesis {
-        Some(path) => read_genesis(path)?,
-        None if spec.chain == "mainnet" => bail!("mainnet has a genesis file; name it with --genesis"),
-        None => GenesisBuilder::new(&spec, now_millis() / 1000).build(),
-    };
+    let genesis = args.genesis.as_deref().map(read_genesis).transpose()?;
+    if let Some(genesis) = &genesis {
+        ensure!(
+            genesis.header.chain == spec.chain,
+            "the genesis is of chain {}, not {}",
+            genesis.header.chain,
+            spec.chain
+        );
+    }
     let password = match &args.password_file {
         Some(file) => password_file(file)?,
         None => password_of_environment()?,
     };
     let chain = chain_anywhere(&args.chain)?;
     let file = args.password_file.as_deref().map(std::path::absolute).transpose()?;
-    let made = config::init(&args.data_dir, &chain, &genesis, None, &password, Effort::Standard, |config| {
-        config.password_file = file;
-        config.listen = args.listen;
-        config.peers = args.peers;
-    })?;
+    let (made, key) = config::init(
+        &args.data_dir,
+        &chain,
+        genesis.as_ref(),
+        None,
+        &password,
+        Effort::Standard,
+        |config| {
+            config.password_file = file;
+            config.listen = args.listen;
+            config.peers = args.peers;
+        },
+    )?;
     let path = args.data_dir.join(FILE);
+    // What a genesis has to say of a validator, where the chain's validators have such keys.
+    let vote_key = vote_key(&key)?;
+    let bls_key = format!("0x{}", hex::encode(vote_key.public_key().as_bytes()));
+    let proof = vote_key.proof_of_possession(Suite::Rfc9380);
+    let bls_proof = format!("0x{}", hex::encode(proof.as_bytes()));
+    let (address, peer) = (made.address.to_checksum(None), peer_id(&key)?);
     if args.json {
         let line = serde_json::json!({
             "config": path,
-            "address": made.address.to_checksum(None),
-            "genesisHash": genesis.hash(),
+            "address": address,
+            "peerId": peer.to_string(),
+            "genesisHash": genesis.as_ref().map(Genesis::hash),
+            "blsKey": bls_key,
+            "blsProof": bls_proof,
         });
         say!("{line}")?;
     } else {
-        let (folder, address) = (args.data_dir.display(), made.address.to_checksum(None));
-        say!("{folder} is ready. The node's address is {address}.")?;
+        say!("Made {}.\n", args.data_dir.display())?;
+        say!("  address    {address}")?;
+        say!("  peer       {peer}")?;
+        say!("  bls_key    {bls_key}")?;
+        say!("  bls_proof  {bls_proof}\n")?;
+        if genesis.is_none() {
+            say!("Copy the network's genesis file to {}.", args.data_dir.join("genesis").display())?;
+        }
         say!("Start it: theta start --config {}", path.display())?;
     }
     Ok(())
@@ -113,7 +140,8 @@ pub(super) async fn start(args: StartArgs) -> Result<()> {
     if args.json {
         say!("{ready}")?;
     } else {
-        say!("Node {} of chain {} is running. Ctrl-C stops it.\n", ready["address"], ready["chain"])?;
+        let text = |key: &str| ready[key].as_str().unwrap_or_default().to_owned();
+        say!("Node {} of chain {} is running. Ctrl-C stops it.\n", text("address"), text("chain"))?;
         for address in running.node.handle().addresses() {
             say!("  peers     {address}")?;
         }

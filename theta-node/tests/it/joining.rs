@@ -1,0 +1,124 @@
+//! A newcomer joins a running network, somebody stakes behind it, and its votes earn.
+
+use std::{sync::Arc, time::Duration};
+
+use theta_core::{
+    amount::{Coins, TFuelWei, ThetaWei},
+    hash::Address,
+    sign::SecretKey,
+    spec::ChainSpec,
+};
+use theta_ledger::{
+    ledger::{At, LedgerReader},
+    tx::{Purpose, RawTx, Transaction},
+    vm::NoContracts,
+};
+use theta_node::{
+    devnet::Devnet,
+    node::{Node, NodeConfig},
+};
+use theta_sdk::{
+    client::Client,
+    wallet::{Wallet, minimum_fee},
+};
+
+use super::devnet;
+
+async fn newcomer(devnet: &Devnet, folder: &std::path::Path, number: u8) -> Node {
+    let spec = devnet.spec().clone();
+    Node::start(NodeConfig {
+        settings: theta_consensus::Settings::new(spec.rules(1).consensus.pace),
+        spec,
+        genesis: devnet.genesis.clone(),
+        key: SecretKey::from_bytes(&[number; 32]).unwrap(),
+        folder: folder.to_owned(),
+        in_memory: false,
+        listen: vec!["/memory/0".parse().unwrap()],
+        peers: devnet.nodes[1].node.handle().addresses().to_vec(),
+        discover: true,
+        network_key: None,
+        vm: Arc::new(NoContracts),
+    })
+    .await
+    .unwrap()
+}
+
+/// What the block at a height pays an account.
+fn paid(reader: &LedgerReader, height: u64, to: Address) -> TFuelWei {
+    let block = reader.block(At::Height(height)).unwrap().unwrap().block;
+    let mut sum = TFuelWei::ZERO;
+    for bytes in &block.transactions {
+        if let Transaction::Coinbase(coinbase) = &RawTx::decode(bytes.clone()).unwrap().transaction {
+            for output in coinbase.outputs.iter().filter(|output| output.address == to) {
+                let tfuel = output.coins.tfuel.to_string().parse::<u128>().unwrap();
+                sum = sum.checked_add(TFuelWei::wei(tfuel)).unwrap();
+            }
+        }
+    }
+    sum
+}
+
+fn balance(reader: &LedgerReader, height: u64, of: Address) -> TFuelWei {
+    let mut state = reader.state(At::Height(height)).unwrap();
+    state.load(of).unwrap().map_or(TFuelWei::ZERO, |account| account.balance.tfuel)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newcomer_with_a_stake_signs_checkpoints_and_is_paid() {
+    let folder = tempfile::tempdir().unwrap();
+    let devnet = devnet(folder.path(), ChainSpec::devnet()).await;
+    let guardian = newcomer(&devnet, &folder.path().join("guardian"), 0x51).await;
+    let elite = newcomer(&devnet, &folder.path().join("elite"), 0x52).await;
+    let client = Client::http(devnet.nodes[0].theta_url()).unwrap();
+    let reader = devnet.nodes[0].node.handle().reader;
+    let stakers = [0, 1].map(|index| Wallet::new("privatenet", devnet.accounts[index].key.clone()));
+    for (wallet, node, purpose, stake) in [
+        // 1,000 would do, but THETA is paid by lot, in proportion to all that is staked.
+        (&stakers[0], &guardian, Purpose::GUARDIAN, Coins::theta(ThetaWei::whole(20_000_000))),
+        (&stakers[1], &elite, Purpose::ELITE_EDGE, Coins::tfuel(TFuelWei::whole(10_000))),
+    ] {
+        let summary = node.handle().summary;
+        let deposit = wallet.deposit_behind(1, &summary, purpose, stake, minimum_fee());
+        let sent = client.broadcast(&deposit.sign(wallet.signer()).unwrap()).await.unwrap();
+        assert!(sent.block.is_some());
+    }
+    let mut found = [None, None];
+    for height in 1..100 {
+        // Blocks follow each other every 300 ms.
+        for _ in 0..200 {
+            if reader.settled().header.height >= height {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        for (staker, found) in stakers.iter().zip(&mut found) {
+            let reward = paid(&reader, height, staker.address());
+            if reward != TFuelWei::ZERO && found.is_none() {
+                let gain = balance(&reader, height, staker.address()).checked_sub(balance(
+                    &reader,
+                    height - 1,
+                    staker.address(),
+                ));
+                *found = Some((height, reward, gain));
+            }
+        }
+        if found.iter().all(Option::is_some) {
+            break;
+        }
+    }
+    for found in found {
+        let (height, reward, gain) = found.expect("a reward within 100 blocks");
+        assert!(devnet.spec().rules(height).is_checkpoint(height));
+        let header = reader.block(At::Height(height)).unwrap().unwrap().block.header.clone();
+        let guardians = header.extension.guardian_votes().expect("guardians' votes are what is paid");
+        assert_eq!(guardians.multipliers, [1], "the one guardian signed");
+        assert_eq!(
+            reader.block(At::Block(guardians.block)).unwrap().unwrap().block.header.height,
+            height - 10
+        );
+        if let Some(votes) = header.extension.elite_votes() {
+            assert_eq!(votes.addresses, [elite.handle().address]);
+        }
+        assert_eq!(gain, Some(reward), "what the block pays is what the account has more");
+    }
+}
