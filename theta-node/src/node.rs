@@ -110,6 +110,17 @@ impl NodeHandle {
         self.port.others().len()
     }
 
+    /// The names of connected peers.
+    pub fn peer_names(&self) -> Vec<String> {
+        let peers = self.port.others().into_iter().filter_map(|peer| self.port.peer_id(peer));
+        peers.map(|peer| peer.to_string()).collect()
+    }
+
+    /// Where connected peers are.
+    pub fn peer_addresses(&self) -> Vec<Multiaddr> {
+        self.port.peer_addresses()
+    }
+
     /// Admits a transaction, passes it on and tells the engine.
     pub fn submit(&self, bytes: Vec<u8>) -> Result<Admitted, AdmitError> {
         let admitted = admit(&self.mempool, bytes.clone())?;

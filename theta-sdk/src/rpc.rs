@@ -138,6 +138,100 @@ method!(
     }
 );
 method!(
+    /// Guardian candidates at a height.
+    GetGcpByHeight -> Value {
+        /// The height.
+        height: Text,
+    }
+);
+method!(
+    /// Elite edge nodes at a height.
+    GetEenpByHeight -> Value {
+        /// The height.
+        height: Text,
+    }
+);
+method!(
+    /// One account's stake behind an elite edge node.
+    GetEenpStakeByHeight -> Value {
+        /// The height.
+        height: Text,
+        /// Whose stake.
+        source: Address,
+        /// The node.
+        holder: Address,
+        /// Leaves stakes out that are not withdrawn.
+        withdrawn_only: bool,
+    }
+);
+method!(
+    /// How holders share rewards, at a height.
+    GetStakeRewardDistributionByHeight -> Value {
+        /// The height.
+        height: Text,
+        /// One holder's rule; all rules when empty.
+        address: String,
+    }
+);
+method!(
+    /// Stakes of elite edge nodes that return at a height.
+    GetEliteEdgeNodeStakeReturnsByHeight -> Value {
+        /// The height.
+        height: Text,
+    }
+);
+method!(
+    /// Stakes of elite edge nodes that are on their way back.
+    GetAllPendingEliteEdgeNodeStakeReturns -> Value {}
+);
+method!(
+    /// Settled blocks in a row, 5,000 at most.
+    GetBlocksByRange -> Value {
+        /// The first height.
+        start: Text,
+        /// The last one.
+        end: Text,
+        /// Adds the hashes by which Ethereum wallets know transactions.
+        include_eth_tx_hashes: bool,
+    }
+);
+method!(
+    /// Hashes on the way from a block down to what is settled, or up to the tip.
+    TraceBlocks -> Value {
+        /// The block.
+        hash: Hash,
+        /// Down instead of up.
+        upstream: bool,
+    }
+);
+method!(
+    /// A word of a contract's storage, 64 digits.
+    GetStorageAt -> Value {
+        /// The contract.
+        address: String,
+        /// The word's key, as the reference spells it.
+        storage_positon: String,
+        /// The same, spelt right.
+        storage_position: String,
+        /// Height, 0 for the newest settled state.
+        height: Text,
+    }
+);
+method!(
+    /// Names of connected peers.
+    GetPeers -> Value {
+        /// Leaves edge nodes out.
+        skip_edge_node: bool,
+    }
+);
+method!(
+    /// Where connected peers are.
+    GetPeerURLs -> Value {
+        /// Leaves edge nodes out.
+        skip_edge_node: bool,
+    }
+);
+method!(
     /// Sends a transaction and waits until it is settled.
     BroadcastRawTransaction -> Broadcast {
         /// Hexadecimal, `0x` optional.

@@ -124,6 +124,7 @@ enum Command {
 #[derive(Debug, Default)]
 struct Peers {
     numbers: BTreeMap<PeerId, u64>,
+    addresses: BTreeMap<PeerId, Multiaddr>,
     ids: BTreeMap<u64, PeerId>,
     next: u64,
 }
@@ -181,6 +182,16 @@ impl Port {
     /// The name of a connected peer.
     pub fn peer_id(&self, peer: u64) -> Option<PeerId> {
         self.peers.read().ids.get(&peer).copied()
+    }
+
+    /// Where connected peers are.
+    pub fn peer_addresses(&self) -> Vec<Multiaddr> {
+        let peers = self.peers.read();
+        peers
+            .addresses
+            .iter()
+            .map(|(id, address)| address.clone().with_p2p(*id).unwrap_or_else(|same| same))
+            .collect()
     }
 
     /// A full queue loses what is sent: the task behind it is slower than the node, and waiting would stop the chain.

@@ -373,8 +373,9 @@ impl Network {
 
     fn event(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
-            SwarmEvent::ConnectionEstablished { peer_id, .. } => {
+            SwarmEvent::ConnectionEstablished { peer_id, endpoint, .. } => {
                 let mut peers = self.peers.write();
+                peers.addresses.insert(peer_id, endpoint.get_remote_address().clone());
                 if !peers.numbers.contains_key(&peer_id) {
                     let number = peers.next;
                     peers.next += 1;
@@ -384,6 +385,7 @@ impl Network {
             }
             SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => {
                 let mut peers = self.peers.write();
+                peers.addresses.remove(&peer_id);
                 if let Some(number) = peers.numbers.remove(&peer_id) {
                     peers.ids.remove(&number);
                 }

@@ -1,6 +1,7 @@
 //! JSON-RPC: the envelope of both dialects, and the tables of methods.
 
 pub mod eth;
+mod pools;
 pub mod theta;
 
 use std::{future::Future, sync::Arc};

@@ -7,9 +7,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 use theta_core::{
     block::{CommitCertificate, Header as BlockHeader},
-    codec::rlp::{Decode, Encode},
+    codec::rlp::Encode,
     hash::{Address, Hash},
-    vote::GuardianVotes,
+    vote::{EliteVotes, GuardianVotes},
 };
 use theta_ledger::{
     ContractResult,
@@ -21,13 +21,17 @@ use theta_ledger::{
 use theta_sdk::rpc::{self, Method, Text};
 use tokio::sync::Semaphore;
 
-use super::{RpcError, Slots};
+use super::{RpcError, Slots, pools};
 use crate::{clock::now_millis, node::NodeHandle};
 
 /// Longest wait of a broadcast.
 const BROADCAST_WAIT: Duration = Duration::from_secs(60);
 /// Broadcasts that wait at once. They hold no slot meanwhile.
 const MAX_WAITERS: usize = 100;
+
+/// Most blocks of a range, and of a way through the chain.
+const MAX_RANGE: u64 = 5_000;
+const MAX_TRACE: usize = 10_000;
 
 /// The API of one node.
 #[derive(Clone, Debug)]
@@ -149,6 +153,17 @@ fn guardian_votes(votes: Option<&GuardianVotes>) -> Value {
     })
 }
 
+fn elite_votes(votes: Option<&EliteVotes>) -> Value {
+    votes.map_or(Value::Null, |votes| {
+        json!({
+            "Block": votes.block,
+            "Multiplies": votes.multipliers,
+            "Addresses": votes.addresses,
+            "Signature": {},
+        })
+    })
+}
+
 fn header(header: &BlockHeader) -> rpc::Header {
     rpc::Header {
         chain_id: header.chain.clone(),
@@ -157,14 +172,7 @@ fn header(header: &BlockHeader) -> rpc::Header {
         parent: header.parent,
         hcc: certificate(&header.certificate),
         guardian_votes: guardian_votes(header.extension.guardian_votes()),
-        elite_edge_node_votes: header.extension.elite_votes().map_or(Value::Null, |votes| {
-            json!({
-                "Block": votes.block,
-                "Multiplies": votes.multipliers,
-                "Addresses": votes.addresses,
-                "Signature": {},
-            })
-        }),
+        elite_edge_node_votes: elite_votes(header.extension.elite_votes()),
         tx_hash: header.transactions_root,
         state_hash: header.state_root,
         timestamp: big(&header.timestamp),
@@ -217,7 +225,12 @@ impl ThetaApi {
             "theta.GetBlockByHeight" => {
                 let method: rpc::GetBlockByHeight = arguments(params)?;
                 match self.node.reader.block(At::Height(method.height.0))? {
-                    Some(info) => done(self.block_object(&info, method.include_eth_tx_hashes)?),
+                    Some(info) => {
+                        let mut block = self.block_object(&info, method.include_eth_tx_hashes)?;
+                        // As in the reference, only a block that is asked for by its height shows these.
+                        block.elite_edge_node_votes = elite_votes(info.block.header.extension.elite_votes());
+                        done(block)
+                    }
                     None => Ok(json!({})),
                 }
             }
@@ -228,6 +241,12 @@ impl ThetaApi {
             }
             "theta.GetCode" => {
                 let method: rpc::GetCode = arguments(params)?;
+                if method.address.is_empty() {
+                    return Err(RpcError::application("address must be specified"));
+                }
+                if method.height.0 > self.node.reader.settled().header.height {
+                    return done(rpc::Code { address: method.address, code: String::new() });
+                }
                 let mut state = self.state_at(method.height)?;
                 let hash = state.account(address(&method.address)?)?.map(|account| account.code_hash);
                 let code = state.code(hash.unwrap_or_default())?;
@@ -244,7 +263,34 @@ impl ThetaApi {
                 })
             }
             "theta.GetSplitRule" => self.split_rule(&arguments(params)?),
-            "theta.GetVcpByHeight" => self.validators(&arguments(params)?),
+            "theta.GetVcpByHeight" => pools::validators(&self.node.reader, &arguments(params)?),
+            "theta.GetGcpByHeight" => pools::guardians(&self.node.reader, &arguments(params)?),
+            "theta.GetEenpByHeight" => pools::elite(&self.node.reader, &arguments(params)?),
+            "theta.GetEenpStakeByHeight" => pools::elite_stake(&self.node.reader, &arguments(params)?),
+            "theta.GetStakeRewardDistributionByHeight" => {
+                let method: rpc::GetStakeRewardDistributionByHeight = arguments(params)?;
+                let only = (!method.address.is_empty()).then(|| address(&method.address)).transpose()?;
+                pools::distributions(&self.node.reader, &method, only)
+            }
+            "theta.GetEliteEdgeNodeStakeReturnsByHeight" => {
+                let method: rpc::GetEliteEdgeNodeStakeReturnsByHeight = arguments(params)?;
+                pools::elite_returns(&self.node.reader, method.height)
+            }
+            "theta.GetAllPendingEliteEdgeNodeStakeReturns" => {
+                arguments::<rpc::GetAllPendingEliteEdgeNodeStakeReturns>(params)?;
+                pools::all_elite_returns(&self.node.reader)
+            }
+            "theta.GetBlocksByRange" => self.blocks(&arguments(params)?),
+            "theta.TraceBlocks" => self.trace(&arguments(params)?),
+            "theta.GetStorageAt" => self.storage(&arguments(params)?),
+            "theta.GetPeers" => {
+                arguments::<rpc::GetPeers>(params)?;
+                Ok(json!({ "peers": self.node.peer_names() }))
+            }
+            "theta.GetPeerURLs" => {
+                arguments::<rpc::GetPeerURLs>(params)?;
+                Ok(json!({ "peer_urls": self.node.peer_addresses() }))
+            }
             "theta.BroadcastRawTransactionAsync" => {
                 let method: rpc::BroadcastRawTransactionAsync = arguments(params)?;
                 let admitted = self.admit(lenient_hex("tx_bytes", &method.tx_bytes)?)?;
@@ -261,7 +307,7 @@ impl ThetaApi {
             other => Err(RpcError::method(match other.split_once('.') {
                 None => format!("rpc: service/method request ill-formed: {other}"),
                 Some(("theta", _)) => format!("rpc: can't find method {other}"),
-                Some((service, _)) => format!("rpc: can't find service {service}"),
+                Some(_) => format!("rpc: can't find service {other}"),
             })),
         }
     }
@@ -303,7 +349,7 @@ impl ThetaApi {
 
     fn account(&self, method: &rpc::GetAccount) -> Result<Value, RpcError> {
         let address = address(&method.address)?;
-        let account = if method.preview {
+        let account = if method.preview && method.height.0 == 0 {
             self.node.mempool.lock().preview(address)?
         } else if method.height.0 == 0 {
             self.state_at(method.height)?.load(address)?
@@ -460,39 +506,114 @@ impl ThetaApi {
         }))
     }
 
-    fn validators(&self, method: &rpc::GetVcpByHeight) -> Result<Value, RpcError> {
-        let at = At::Height(method.height.0);
-        let Some(info) = self.node.reader.block(at)? else { return Ok(json!({ "BlockHashVcpPairs": [] })) };
-        let mut state = self.node.reader.state(at)?;
-        let pool = state.validators()?.unwrap_or_default();
-        let candidates: Vec<Value> = pool
-            .candidates
-            .iter()
-            .map(|candidate| {
-                let stakes: Vec<Value> = candidate
-                    .stakes
-                    .iter()
-                    .map(|stake| {
-                        json!({
-                            "source": stake.source,
-                            "amount": stake.amount,
-                            "withdrawn": stake.withdrawn,
-                            "return_height": stake.return_height.to_string(),
-                        })
-                    })
-                    .collect();
-                json!({ "Holder": candidate.holder, "Stakes": stakes })
-            })
-            .collect();
-        let heights = state.record(theta_ledger::state::keys::STAKE_HEIGHTS)?.unwrap_or_default();
-        let heights = theta_ledger::state::account::HeightList::from_rlp(&heights, heights.len())
-            .map(|list| list.0)
-            .unwrap_or_default();
-        Ok(json!({ "BlockHashVcpPairs": [{
-            "BlockHash": info.hash,
-            "Vcp": { "SortedCandidates": candidates },
-            "HeightList": { "Heights": heights },
-        }] }))
+    fn blocks(&self, method: &rpc::GetBlocksByRange) -> Result<Value, RpcError> {
+        let (start, end) = (method.start.0, method.end.0);
+        if end > 0 && start > end {
+            return Err(RpcError::application("starting block must be less than ending block"));
+        }
+        if end.saturating_sub(start) > MAX_RANGE {
+            let text = format!("can't retrieve more than {MAX_RANGE} blocks at a time");
+            return Err(RpcError::application(text));
+        }
+        let reader = &self.node.reader;
+        if reader.block(At::Height(end))?.is_none() {
+            return Ok(json!([]));
+        }
+        let mut blocks = Vec::new();
+        // Nothing but the stub where the range ends with the genesis.
+        if start == 0 || end == 0 {
+            blocks.push(self.genesis_stub()?);
+        }
+        for height in start.max(1)..=end {
+            if let Some(info) = reader.block(At::Height(height))? {
+                blocks.push(done(self.block_object(&info, method.include_eth_tx_hashes)?)?);
+            }
+        }
+        Ok(Value::Array(blocks))
+    }
+
+    /// What the reference answers in the place of the genesis block.
+    fn genesis_stub(&self) -> Result<Value, RpcError> {
+        let genesis = self.node.reader.genesis();
+        done(rpc::Block {
+            chain_id: genesis.header.chain.clone(),
+            epoch: Text(0),
+            height: Text(0),
+            parent: Hash::ZERO,
+            transactions_hash: Hash::ZERO,
+            state_hash: Hash::ZERO,
+            timestamp: "0".to_owned(),
+            proposer: Address::ZERO,
+            hcc: json!({ "Votes": null, "BlockHash": Hash::ZERO }),
+            guardian_votes: Value::Null,
+            elite_edge_node_votes: Value::Null,
+            children: Vec::new(),
+            status: 4,
+            hash: genesis.hash,
+            transactions: None,
+        })
+    }
+
+    /// The way from a block to the newest settled one below it, or up to the tip.
+    fn trace(&self, method: &rpc::TraceBlocks) -> Result<Value, RpcError> {
+        let reader = &self.node.reader;
+        let unknown = || RpcError::application("KeyNotFound");
+        if method.hash.is_zero() {
+            return Err(RpcError::application("Block hash must be specified"));
+        }
+        let first = reader.block(At::Block(method.hash))?.ok_or_else(unknown)?;
+        let mut path = vec![first.hash];
+        if method.upstream {
+            // One step at least; what is settled ends it.
+            let mut at = first;
+            loop {
+                at = reader.block(At::Block(at.block.header.parent))?.ok_or_else(unknown)?;
+                if at.block.header.height == 0 {
+                    return Err(unknown());
+                }
+                path.push(at.hash);
+                if (4..=6).contains(&at.status) {
+                    break;
+                }
+            }
+        } else {
+            let mut at = first;
+            while path.len() < MAX_TRACE {
+                let Some(above) = reader.block(At::Height(at.block.header.height + 1))? else { break };
+                if above.block.header.parent != at.hash {
+                    break;
+                }
+                path.push(above.hash);
+                at = above;
+            }
+            // What ends the way: no child, or the limit.
+            let mut end = Hash::ZERO;
+            if path.len() == MAX_TRACE {
+                end.0[0] = 0x99;
+            }
+            path.push(end);
+        }
+        Ok(json!({ "Blocks": path }))
+    }
+
+    fn storage(&self, method: &rpc::GetStorageAt) -> Result<Value, RpcError> {
+        let position = if method.storage_positon.is_empty() {
+            &method.storage_position
+        } else {
+            &method.storage_positon
+        };
+        if method.address.is_empty() || position.is_empty() {
+            return Err(RpcError::application(format!(
+                "address and storage_position must be specified, address: {}, storage_position: {position}",
+                method.address
+            )));
+        }
+        let key = Hash::from(rightmost(&lenient_hex("storage_positon", position)?));
+        if method.height.0 > self.node.reader.settled().header.height {
+            return Ok(json!({ "value": "" }));
+        }
+        let value = self.state_at(method.height)?.slot(address(&method.address)?, key)?;
+        Ok(json!({ "value": hex::encode(value.to_be_bytes::<32>()) }))
     }
 
     fn translated(&self, text: &str) -> Result<RawTx, RpcError> {
@@ -572,9 +693,13 @@ impl ThetaApi {
         let rules = self.node.reader.spec().rules(u64::MAX);
         let most = rules.tx.max_gas;
         if *gas_limit > most {
-            return Err(RpcError::application(format!(
-                "Invalid gas limit. Gas limit needs to be at most {most}"
-            )));
+            // No error of the call: the reference's machine says so itself.
+            return done(rpc::CallResult {
+                vm_return: String::new(),
+                contract_address: Address::ZERO,
+                gas_used: Text(0),
+                vm_error: "invalid gas limit".to_owned(),
+            });
         }
         let outcome = self.node.reader.call(At::Tip, &transaction.call(rules))?;
         done(rpc::CallResult {

@@ -20,17 +20,17 @@ fn unzipped(name: &str) -> Vec<u8> {
 }
 
 /// A folder for files, and the program.
-struct Bench(tempfile::TempDir);
+pub(super) struct Bench(tempfile::TempDir);
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let bench = Self(tempfile::tempdir().unwrap());
         // The recorded network: all forks at height 2 and the stock lock.
         bench.put("net.toml", b"base = \"privatenet\"\n[forks]\nshort_lock = \"never\"\n");
         bench
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
@@ -51,7 +51,7 @@ impl Bench {
     }
 
     /// Runs `theta` with `--json`: the status, and the one value on stdout.
-    fn json(&self, line: &str) -> (i32, Value) {
+    pub(super) fn json(&self, line: &str) -> (i32, Value) {
         let output = self.run(&format!("{line} --json"));
         let value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
             let text = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(500)]).into_owned();

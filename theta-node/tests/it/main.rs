@@ -3,6 +3,7 @@
 
 mod edge;
 mod files;
+mod golden;
 mod joining;
 mod network;
 mod processes;
