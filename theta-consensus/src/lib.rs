@@ -33,7 +33,7 @@
 //! the certificate of the voter's lock; the lock never falls. With less than a third of the stake at fault, two settled
 //! blocks never conflict (`spec/consensus.md` 5.1).
 //!
-//! What it does not do: light clients.
+//! Without an engine: [`settled`] judges the next block of a settled chain, [`light`] follows a chain by votes and proofs.
 
 mod certificate;
 mod checks;
@@ -43,6 +43,7 @@ mod evidence;
 mod finality;
 mod go_rand;
 mod guardian;
+pub mod light;
 mod message;
 mod pace;
 mod proposer;
