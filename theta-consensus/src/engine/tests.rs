@@ -15,6 +15,7 @@ use crate::{
     wal::WalVote,
 };
 
+mod trace;
 mod upper;
 
 const NOW: Millis = 1_700_000_000_000;

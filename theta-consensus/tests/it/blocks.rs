@@ -141,8 +141,8 @@ fn pools(root: &Hash) -> Pools {
         })
         .collect();
     let value = |key: &[u8]| trie::verify(root, key, &nodes).unwrap().unwrap();
-    let mut elite = EliteState::default();
-    elite.total = TFuelWei::from_u256(U256::try_from_be_slice(&value(b"ls/eentas")).unwrap());
+    let total = TFuelWei::from_u256(U256::try_from_be_slice(&value(b"ls/eentas")).unwrap());
+    let mut elite = EliteState { total, ..EliteState::default() };
     for holder in [
         "00bb921876f1219aca5c9c9436793bebca432599",
         "33534fc3d9ba327026cb42dcd4340b286dec5e45",

@@ -3,6 +3,7 @@
 
 mod blocks;
 mod light;
+mod vectors;
 
 use std::{io::Read, path::Path};
 
