@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use theta_consensus::sim::{Partition, Scenario, Strategy};
+use theta_consensus::sim::{Partition, Report, Scenario, Strategy};
 use theta_core::spec::ChainSpec;
 
 /// Ten seconds of loss, duplicates, partitions, crashes and one of four that breaks the rules, then ten of calm.
@@ -37,7 +37,7 @@ fn main() {
     let mut arguments = std::env::args().skip(1).filter_map(|argument| argument.parse().ok());
     let (schedules, first) = (arguments.next().unwrap_or(1_000_u64), arguments.next().unwrap_or(0));
     let begun = Instant::now();
-    let (mut broken, mut stalled, mut settled) = (0_u64, 0_u64, 0_u64);
+    let (mut broken, mut slow, mut stalled, mut settled) = (0_u64, 0_u64, 0_u64, 0_u64);
     for seed in first..first + schedules {
         let scenario = schedule(seed);
         let faulty = scenario.adversaries[0].0;
@@ -46,15 +46,26 @@ fn main() {
             broken += 1;
             println!("seed {seed}: {:?}", report.violations);
         }
-        let honest = (0..4).filter(|node| *node != faulty);
-        let least = honest.map(|node| report.settled[node].saturating_sub(report.samples[1][node])).min();
-        stalled += u64::from(least == Some(0));
+        let grown = |report: &Report| {
+            let honest = (0..4).filter(|node| *node != faulty);
+            honest.map(|node| report.settled[node].saturating_sub(report.samples[1][node])).min()
+        };
+        // Patience has grown to eight seconds by then; who got nothing in ten gets a hundred.
+        if grown(&report) == Some(0) {
+            slow += 1;
+            let longer = Scenario { until: 110_000, ..schedule(seed) }.run();
+            if grown(&longer) == Some(0) {
+                stalled += 1;
+                println!("seed {seed} stalls: {:?} then {:?}", longer.samples, longer.settled);
+            }
+        }
         settled += report.settled.iter().max().copied().unwrap_or(0);
     }
     let seconds = begun.elapsed().as_secs_f64();
     println!(
-        "{schedules} schedules from seed {first} in {seconds:.1} s ({:.1} a second): {broken} broke a rule, {stalled} had a \
-         validator that settled nothing in ten seconds of calm, {settled} blocks settled",
+        "{schedules} schedules from seed {first} in {seconds:.1} s ({:.1} a second): {broken} broke a rule, {slow} had a \
+         validator that settled nothing in ten seconds of calm, {stalled} one that settled nothing in a hundred, {settled} \
+         blocks settled",
         schedules as f64 / seconds
     );
     for validators in [4, 31, 100] {

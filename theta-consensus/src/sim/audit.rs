@@ -118,7 +118,7 @@ impl Audit {
     }
 
     pub(super) fn held(&mut self, node: usize, held: &Held, validators: usize) {
-        let within = held.blocks <= 600
+        let within = held.blocks <= 512 + 1
             && held.orphans <= 256
             && held.wanted <= 32
             && held.refused <= 1_024
