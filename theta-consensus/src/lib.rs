@@ -29,11 +29,13 @@
 //!
 //! # Safety
 //!
-//! A vote leaves only after the log and the mark are durable; one vote per height; a vote only for a block that carries
-//! the certificate of the voter's lock; the lock never falls. With less than a third of the stake at fault, two settled
-//! blocks never conflict (`spec/consensus.md` 5.1).
+//! A vote leaves only after the log and the mark are durable; one vote per height, or per epoch at the responsive pace; a
+//! vote only for a block that carries the certificate of the voter's lock; the lock never falls. With less than a third of
+//! the stake at fault, two settled blocks never conflict (`spec/consensus.md` 5.1; the argument for both paces stands in
+//! `vote.rs`). Above the validators stand guardians and elite edge nodes: [`Roles`] says what a node takes part in,
+//! [`Checkpoint`] what a guardian's vote is good for, [`Evidence`] what proves that a validator contradicted itself.
 //!
-//! What it does not do: light clients.
+//! Without an engine: [`settled`] judges the next block of a settled chain, [`light`] follows a chain by votes and proofs.
 
 mod certificate;
 mod checks;
@@ -43,6 +45,7 @@ mod evidence;
 mod finality;
 mod go_rand;
 mod guardian;
+pub mod light;
 mod message;
 mod pace;
 mod proposer;

@@ -19,6 +19,9 @@ const ORPHAN_HEIGHTS: u64 = 64;
 /// Blocks without a parent here, of all peers and of one.
 const ORPHANS: usize = 256;
 const ORPHANS_PER_PEER: usize = 32;
+/// Blocks above the settled one at the responsive pace. There one settles whenever two certified ones follow each other, so
+/// an honest network holds a handful; a net that settles nothing for hours must not fill the memory with what is tried.
+const BLOCKS: usize = 512;
 /// Blocks of one epoch that are kept without anybody's vote asking for them; an honest proposer makes one.
 const BLOCKS_PER_EPOCH: usize = 2;
 
@@ -56,6 +59,9 @@ impl Engine {
             return;
         }
         self.wants.remove(&hash);
+        if !self.make_room() {
+            return;
+        }
         if self.tree.node(&parent).is_some() || parent == self.tree.head() {
             self.admit(hash, arrival, out);
         } else if self.is_lost(&parent) {
@@ -64,6 +70,22 @@ impl Engine {
         } else if self.orphans.contains_key(&parent) {
             self.orphans.insert(hash, arrival);
         }
+    }
+
+    /// Forgets the block of the lowest epoch that nothing stands on when there are too many. The lock, what leads to it and
+    /// the last vote stay. Whatever is needed again can be fetched.
+    fn make_room(&mut self) -> bool {
+        if self.pace() == Pace::Clocked || self.tree.nodes().count() < BLOCKS {
+            return true;
+        }
+        let kept = self.tree.path(&self.lock.block);
+        let voted = self.last_vote.map(|vote| vote.block);
+        let loose = self
+            .tree
+            .nodes()
+            .filter(|(hash, node)| node.children.is_empty() && !kept.contains(hash) && Some(**hash) != voted);
+        let oldest = loose.map(|(hash, node)| (node.header.epoch, *hash)).min();
+        oldest.is_some_and(|(_, hash)| !self.tree.remove(&hash).is_empty())
     }
 
     /// Takes a block whose parent is here, and those that waited for it.

@@ -15,6 +15,7 @@ use crate::{
     wal::WalVote,
 };
 
+mod trace;
 mod upper;
 
 const NOW: Millis = 1_700_000_000_000;
@@ -497,4 +498,24 @@ fn a_signed_vote_takes_the_common_path_back() {
     // One's own vote is sent by the host that signed it and not relayed.
     assert!(!effects.iter().any(|effect| matches!(effect, Effect::Relay { .. })));
     assert!(bench.engine.wants(Peer::Own, message).is_none());
+}
+
+#[test]
+fn what_is_tried_while_nothing_settles_takes_bounded_room() {
+    let mut bench = Bench::observer();
+    let genesis = (bench.genesis, 0);
+    let mut newest = genesis.0;
+    for epoch in 1..=540 {
+        let block = bench.block(genesis, genesis, epoch);
+        newest = block.header.hash();
+        bench.apply(&block, false);
+        for voter in 0..3 {
+            let vote = bench.vote(voter, genesis.0, 0, epoch);
+            bench.give_vote(vote);
+        }
+        assert!(bench.engine.held().blocks <= 512, "{:?}", bench.engine.held());
+    }
+    assert_eq!(bench.engine.held().blocks, 512);
+    // The newest one is there.
+    assert_eq!(bench.engine.branch(&newest).len(), 1);
 }

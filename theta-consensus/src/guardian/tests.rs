@@ -183,3 +183,12 @@ fn hostile_multipliers_neither_enter_nor_stop_merging() {
     let same = best.clone();
     assert!(!round.wants(&same));
 }
+
+#[test]
+fn checkpoints_are_those_of_the_reference() {
+    let rules = theta_core::spec::ChainSpec::mainnet();
+    for case in list(&upper("checkpoint_heights")["cases"]) {
+        let height = case["height"].as_u64().expect("number");
+        assert_eq!(rules.rules(height).is_checkpoint(height), case["is_checkpoint"].as_bool().expect("flag"));
+    }
+}

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use theta_core::{
-    block::{Block, CommitCertificate},
+    block::{Block, CommitCertificate, Header},
     codec::rlp::{Decode, Encode},
     hash::{Address, Hash, U256},
     spec::{ChainSpec, Pace},
@@ -13,6 +13,7 @@ use theta_core::{
 use super::{Violation, node::Packet};
 use crate::{
     engine::Held,
+    light::{LightClient, Update},
     message::{MAX_MESSAGE_BYTES, Message},
     signer::Signed,
 };
@@ -20,8 +21,7 @@ use crate::{
 /// Why a block is settled: itself, its child, and the votes on the child.
 #[derive(Clone, Debug)]
 pub(super) struct Witness {
-    pub(super) block: Hash,
-    pub(super) epoch: u64,
+    pub(super) block: Arc<Block>,
     pub(super) child: Arc<Block>,
     pub(super) certificate: CommitCertificate,
 }
@@ -30,6 +30,8 @@ pub(super) struct Audit {
     spec: ChainSpec,
     /// The validators, where they never change.
     validators: Option<Arc<ValidatorSet>>,
+    /// Starts from genesis each time; where signatures are real and validators never change.
+    light: Option<LightClient>,
     settled: BTreeMap<u64, Hash>,
     votes: BTreeMap<(usize, u64), Hash>,
     /// Epochs of all blocks that were proposed.
@@ -43,12 +45,20 @@ impl Audit {
         Self {
             spec,
             validators,
+            light: None,
             settled: BTreeMap::new(),
             votes: BTreeMap::new(),
             epochs: BTreeMap::new(),
             proposals: BTreeMap::new(),
             violations: Vec::new(),
         }
+    }
+
+    /// Lets a light client judge every witness too.
+    pub(super) fn with_light_client(mut self, genesis: Header) -> Self {
+        let validators = self.validators.as_deref().cloned();
+        self.light = validators.map(|set| LightClient::new(Arc::new(self.spec.clone()), genesis, set));
+        self
     }
 
     pub(super) fn broken(&mut self, violation: Violation) {
@@ -93,13 +103,13 @@ impl Audit {
 
     pub(super) fn witness(&mut self, witness: &Witness, signed: impl Fn(&theta_core::vote::Vote) -> bool) {
         let (child, certificate) = (&witness.child.header, &witness.certificate);
+        let block = witness.block.header.hash();
         let follows = match self.spec.rules(child.height).consensus.pace {
             Pace::Clocked => true,
-            Pace::Responsive => child.epoch == witness.epoch + 1,
+            Pace::Responsive => child.epoch == witness.block.header.epoch + 1,
         };
-        let linked = child.parent == witness.block
-            && child.certificate.block == witness.block
-            && certificate.block == child.hash();
+        let linked =
+            child.parent == block && child.certificate.block == block && certificate.block == child.hash();
         let mut stakes: BTreeMap<Address, U256> = BTreeMap::new();
         for vote in certificate.votes.as_slice() {
             if vote.block == certificate.block && signed(vote) {
@@ -112,13 +122,22 @@ impl Audit {
             let voted = voted.fold(U256::ZERO, |sum, member| sum + member.stake.get());
             voted * U256::from(3) > all * U256::from(2)
         });
-        if !(follows && linked && enough) {
+        let believed = self.light.clone().is_none_or(|mut client| {
+            let update = Update {
+                block: witness.block.header.clone(),
+                child: child.clone(),
+                certificate: certificate.clone(),
+                validators: None,
+            };
+            client.advance(&update).is_ok()
+        });
+        if !(follows && linked && enough && believed) {
             self.broken(Violation::NoWitness { height: child.height - 1 });
         }
     }
 
     pub(super) fn held(&mut self, node: usize, held: &Held, validators: usize) {
-        let within = held.blocks <= 600
+        let within = held.blocks <= 512 + 1
             && held.orphans <= 256
             && held.wanted <= 32
             && held.refused <= 1_024

@@ -92,7 +92,10 @@ impl Network {
         let genesis = Arc::new(Block { header, transactions: Vec::new() });
         let spec = Arc::new(scenario.spec.clone());
         let constant = (scenario.stake_change_every == 0).then(|| validators.clone());
-        let audit = Audit::new(scenario.spec.clone(), constant);
+        let mut audit = Audit::new(scenario.spec.clone(), constant);
+        if scenario.real_signatures {
+            audit = audit.with_light_client(genesis.header.clone());
+        }
         let keys = signers.clone();
         let nodes = signers
             .into_iter()

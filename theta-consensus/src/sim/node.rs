@@ -298,8 +298,8 @@ impl Node {
             let on_lock = engine.status().certificate;
             let on_child = |certificate: &&CommitCertificate| certificate.block == child.header.hash();
             let certificate = later.chain([&on_lock]).find(on_child).cloned().unwrap_or_default();
-            let epoch = self.ledger.settled.last().map_or(0, |(_, block, _)| block.header.epoch);
-            outcome.witness = Some(Witness { block: settled, epoch, child: child.clone(), certificate });
+            let newest = self.ledger.settled.last().map(|(_, block, _)| block.clone());
+            outcome.witness = newest.map(|block| Witness { block, child: child.clone(), certificate });
         }
         running.seen = now;
     }

@@ -146,3 +146,16 @@ fn who_equivocates_is_reported_and_nobody_else() {
         assert_eq!(report.reported, 3);
     }
 }
+
+/// With heights as ranks two such blocks with half of the votes each would end the chain.
+#[test]
+fn two_blocks_of_an_epoch_that_both_change_validators_end_nothing() {
+    for seed in seeds(0..8) {
+        let quiet = Scenario::honest(ChainSpec::devnet(), 4, seed);
+        let adversaries = vec![(usize::try_from(seed % 4).unwrap_or(0), Strategy::Equivocate)];
+        let scenario = Scenario { adversaries, stake_change_every: 600, delay: (20, 200), ..quiet };
+        if let Err(failure) = goes_on(scenario, 4) {
+            panic!("{failure}");
+        }
+    }
+}
