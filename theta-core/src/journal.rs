@@ -197,16 +197,6 @@ impl<R: Record> Journal<R> {
         self.guarded(|disk| disk.append(&bytes).and_then(|()| disk.sync()))
     }
 
-    /// Adds records in this order with one sync for all; they are durable when this returns. A crash in between may leave
-    /// the first few of them. After an error every later call fails too.
-    pub fn append_all(&mut self, values: &[R]) -> Result<(), JournalError> {
-        let mut bytes = Vec::new();
-        for value in values {
-            bytes.extend(framed(value)?);
-        }
-        self.guarded(|disk| disk.append(&bytes).and_then(|()| disk.sync()))
-    }
-
     /// Puts other records in place of all, durably and as a whole.
     pub fn replace(&mut self, values: &[R]) -> Result<(), JournalError> {
         let mut bytes = Vec::new();
@@ -319,15 +309,5 @@ mod tests {
         journal.replace(&[7, 8]).expect("written");
         journal.append(&9).expect("written");
         assert_eq!(open().1, [7, 8, 9]);
-    }
-
-    #[test]
-    fn records_added_together_are_read_one_by_one() {
-        let disk = MemDisk::default();
-        let (mut journal, _) = Journal::open(disk.clone()).expect("empty");
-        journal.append_all(&[1_u64, 2, 3]).expect("in memory");
-        journal.append_all(&[]).expect("nothing to write");
-        disk.crash(0);
-        assert_eq!(open(&disk).expect("whole"), [1, 2, 3]);
     }
 }

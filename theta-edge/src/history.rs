@@ -25,13 +25,6 @@ impl<R: Record> History<R> {
         Ok(())
     }
 
-    /// Adds records with one sync for all.
-    pub(crate) fn append_all(&mut self, records: &[R]) -> Result<(), JournalError> {
-        self.journal.append_all(records)?;
-        self.len += records.len();
-        Ok(())
-    }
-
     /// Writes the journal anew if it is much longer than what counts, which is about `live` records: those that
     /// `records` gives. They have to say all that the journal says, so no change may be on its way to it.
     pub(crate) fn tidy(&mut self, live: usize, records: impl FnOnce() -> Vec<R>) -> Result<(), JournalError> {

@@ -95,6 +95,7 @@ pub mod identity;
 pub mod job;
 pub mod message;
 pub mod payment;
+pub mod placement;
 pub mod provider;
 pub mod requester;
 pub mod scheduler;
