@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
+use theta_core::hash::Hash;
 
 use super::class::{Classes, Selector, Traits};
 use crate::Millis;
@@ -246,6 +247,13 @@ impl Fleet {
     /// An empty one; equal seeds choose equally.
     pub fn new(seed: u64) -> Self {
         Self { random: seed, ..Self::default() }
+    }
+
+    /// Chooses by this from here on, so that a choice hangs on what it is for.
+    pub fn reseed(&mut self, seed: &Hash) {
+        let mut word = [0; 8];
+        word.copy_from_slice(&seed[..8]);
+        self.random = u64::from_le_bytes(word);
     }
 
     pub(super) const fn random(&mut self) -> u64 {
@@ -641,7 +649,7 @@ impl Fleet {
     }
 
     /// The same whatever the node has free now, for an attempt that is on it already.
-    pub(super) fn take(&mut self, node: u32, need: &Need, now: Millis) -> u8 {
+    pub(crate) fn take(&mut self, node: u32, need: &Need, now: Millis) -> u8 {
         let row = &mut self.rows[node as usize];
         let before = Self::frees(row);
         row.free[0] = row.free[0].saturating_sub(need.cpu_milli);
