@@ -28,8 +28,8 @@ use theta_edge::{
         till::{self, Till},
     },
     placement::{
-        Answer, AttemptId, Change, Effect, Event, Input, JobRequest, Log, Need, Offer, Placement, Selector,
-        Settings, Status, Step, Traits,
+        Answer, AttemptId, Change, Effect, Event, HEARTBEAT_MS, Heartbeat, Input, JobRequest, Log, Need,
+        Offer, Placement, Selector, Settings, Status, Step, Traits,
     },
 };
 
@@ -101,6 +101,7 @@ struct Fleet {
     nodes: u64,
     now: u64,
     churned: u64,
+    beat: u64,
     events: Vec<Event>,
     keep_events: bool,
 }
@@ -117,6 +118,7 @@ impl Fleet {
             nodes,
             now: 0,
             churned: 0,
+            beat: 0,
             events: Vec::new(),
             keep_events: false,
         };
@@ -178,6 +180,10 @@ impl Fleet {
         // So many tasks of five seconds run at once, so many end in a millisecond.
         let rate = (self.running.len() as u64 / 5_000).max(1);
         self.now += decisions / rate;
+        if self.now / HEARTBEAT_MS > self.beat {
+            self.beat = self.now / HEARTBEAT_MS;
+            self.heartbeats();
+        }
         let due = self.now * self.nodes / 100 / 60_000;
         while self.churned < due {
             self.churned += 1;
@@ -187,6 +193,14 @@ impl Fleet {
             self.running.retain(|(node, _)| *node != gone);
             let offer = offer(&mut self.random);
             self.put(Input::Join { node: gone, offer, status: Status::Active });
+        }
+    }
+
+    /// Every node gives a sign of life.
+    fn heartbeats(&mut self) {
+        for number in 0..self.nodes {
+            let beat = Heartbeat { seq: self.beat, ..Heartbeat::default() };
+            self.put(Input::Heartbeat { node: node(number), beat });
         }
     }
 
@@ -275,6 +289,14 @@ fn sched_place(criterion: &mut Criterion) {
         all.sort_unstable();
         let at = |percent: usize| all[all.len() * percent / 100].as_secs_f64() * 1e6;
         let rate = |times: Vec<Duration>| 1.0 / Times::of(times).median.as_secs_f64();
+        let beats = if only_test() { 1 } else { 5 };
+        let beats: Vec<Duration> = (0..beats)
+            .map(|_| {
+                fleet.beat += 1;
+                timed(|| fleet.heartbeats()).1.div_f64(*nodes as f64)
+            })
+            .collect();
+        println!(r#"{{"bench":"sched/heartbeat/{name}","value":{:.0},"unit":"heartbeats/s"}}"#, rate(beats));
         report_peer(&id, "decisions", rate(ours), (at(50), at(99)), mb, ("full scan", rate(peer)));
     }
     group.finish();

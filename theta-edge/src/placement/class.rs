@@ -83,8 +83,6 @@ pub(super) struct Classes {
     all: Vec<Traits>,
     selectors: Vec<(Selector, ClassSet, Vec<u16>)>,
     index: HashMap<Selector, u32>,
-    /// Selectors of each class.
-    suits: Vec<Vec<u32>>,
 }
 
 impl Classes {
@@ -97,15 +95,12 @@ impl Classes {
             return None;
         }
         let class = self.all.len() as u16;
-        let mut suits = Vec::new();
-        for (number, (selector, set, list)) in self.selectors.iter_mut().enumerate() {
+        for (selector, set, list) in &mut self.selectors {
             if selector.matches(traits) {
                 set.insert(class);
                 list.push(class);
-                suits.push(number as u32);
             }
         }
-        self.suits.push(suits);
         self.all.push(traits.clone());
         self.known.insert(traits.clone(), class);
         Some(class)
@@ -122,7 +117,6 @@ impl Classes {
             if selector.matches(traits) {
                 set.insert(class as u16);
                 list.push(class as u16);
-                self.suits[class].push(number);
             }
         }
         self.selectors.push((selector.clone(), set, list));
@@ -141,11 +135,6 @@ impl Classes {
 
     pub(super) fn traits(&self, class: u16) -> &Traits {
         &self.all[usize::from(class)]
-    }
-
-    /// Selectors that a class suits.
-    pub(super) fn suits(&self, class: u16) -> &[u32] {
-        &self.suits[usize::from(class)]
     }
 
     pub(super) fn len(&self) -> usize {

@@ -709,6 +709,12 @@ impl Fleet {
             && (need.vram_mib == 0 || Self::free_of(row, 2) >= need.vram_mib.div_ceil(VRAM_UNIT))
     }
 
+    /// Whether a node is good and cheap enough.
+    pub(super) fn suits(&self, node: u32, bid: u32, reputation: u16, replicated: bool) -> bool {
+        let row = &self.rows[node as usize];
+        row.price <= bid && row.reputation >= reputation && (replicated || !row.probation)
+    }
+
     /// How many attempts of this kind the open nodes of a selector could do at once if they did nothing else, at most;
     /// looks at every node.
     pub fn slots(&self, selector: u32, need: &Need) -> u64 {

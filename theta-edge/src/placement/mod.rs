@@ -401,6 +401,9 @@ pub struct Placement {
     /// Gangs are tried again when there is room, and not before then.
     room: bool,
     pause: Millis,
+    /// Nodes that have got room in this step.
+    roomy: Vec<u32>,
+    cursor: usize,
     decisions: VecDeque<Decision>,
 }
 
@@ -410,7 +413,18 @@ impl Placement {
         let state = State::new(settings.seed, settings.remembered, settings.tenant_rate.1);
         let decisions = VecDeque::with_capacity(settings.explained);
         let (gangs, wheel) = (BTreeSet::new(), Wheel::new(now));
-        Self { settings, state, wheel, gangs, hold: None, room: false, pause: 0, decisions }
+        Self {
+            settings,
+            state,
+            wheel,
+            gangs,
+            hold: None,
+            room: false,
+            pause: 0,
+            roomy: Vec::new(),
+            cursor: 0,
+            decisions,
+        }
     }
 
     /// What this log left. Attempts that were out are waited for: nodes [`Input::Announce`] them, and those of nodes that
@@ -652,20 +666,75 @@ impl Placement {
         self.wake(node);
     }
 
-    /// A node has room: shapes that wait for such a node may go on.
+    /// A node has room: it gets tasks of shapes that wait for such a node. Nothing else is looked at, so what an end costs
+    /// does not hang on how much waits.
     fn wake(&mut self, node: u32) {
-        let state = &mut self.state;
-        let class = state.fleet.rows[node as usize].class;
         self.room = true;
-        for selector in state.fleet.classes.suits(class) {
-            for shape in state.of_selector.get(*selector as usize).into_iter().flatten() {
-                if state.queue.is_blocked(*shape)
-                    && state.fleet.has(node, &state.shapes[*shape as usize].need)
-                {
-                    state.queue.unblock(*shape);
+        if !self.roomy.contains(&node) {
+            self.roomy.push(node);
+        }
+    }
+
+    /// Fills a node with tasks that wait for room.
+    fn fill(&mut self, node: u32, now: Millis, step: &mut Step) {
+        while self.state.fleet.rows[node as usize].open {
+            let mut shapes = [0; queue::SHAPES];
+            let count = self.waiting_for(node, &mut shapes);
+            if count == 0 {
+                return;
+            }
+            let random = self.state.fleet.random();
+            let Some(task) = self.state.queue.pop_of(&shapes[..count], now, &self.state.tasks, random) else {
+                return;
+            };
+            let row = &mut self.state.tasks[task as usize];
+            row.phase = Phase::Waiting;
+            let shape = self.state.jobs[row.job as usize].shape;
+            let tried = self.state.tried.get(&task).is_some_and(|tried| tried.contains(&node));
+            if tried {
+                // Not here; it has been blocked for want of any other, so it waits a little.
+                let seq = row.seq;
+                self.wheel.set(now.saturating_add(1_000), Timer::Ready { task, seq });
+                continue;
+            }
+            if let Some((pool, why)) = self.spill(task, now) {
+                self.give(task, POOLS + pool, Some(why), now, step);
+                continue;
+            }
+            // A task with an input may have a better place than this one.
+            if self.state.tasks[task as usize].input == NONE {
+                self.give(task, node, None, now, step);
+            } else {
+                self.state.queue.unblock(shape);
+                self.place(task, None, now, step);
+            }
+        }
+    }
+
+    /// A few shapes of which tasks wait for room and would suit a node.
+    fn waiting_for(&mut self, node: u32, found: &mut [u32; queue::SHAPES]) -> usize {
+        let state = &self.state;
+        let row = &state.fleet.rows[node as usize];
+        let shapes = &state.of_class[usize::from(row.class)];
+        let mut count = 0;
+        let start = self.cursor % shapes.len().max(1);
+        for step in 0..shapes.len() {
+            let at = if start + step < shapes.len() { start + step } else { start + step - shapes.len() };
+            let (shape, need) = shapes[at];
+            if !state.fleet.has(node, &need) || !state.queue.waits_for_room(shape) {
+                continue;
+            }
+            let wish = &state.shapes[shape as usize];
+            if state.fleet.suits(node, wish.bid, wish.reputation, wish.replicated) {
+                found[count] = shape;
+                count += 1;
+                if count == found.len() {
+                    break;
                 }
             }
         }
+        self.cursor = self.cursor.wrapping_add(1);
+        count
     }
 
     // Jobs
@@ -971,6 +1040,10 @@ impl Placement {
 
     fn drain(&mut self, now: Millis, step: &mut Step) {
         self.gang(now, step);
+        // Filling one may make room on another, when a task goes where its input is.
+        while let Some(node) = self.roomy.pop() {
+            self.fill(node, now, step);
+        }
         for _ in 0..self.settings.batch {
             let random = self.state.fleet.random();
             let Some(task) = self.state.queue.pop(now, &self.state.tasks, random) else { return };

@@ -18,8 +18,8 @@ pub(super) const TOP_BAND: u8 = 8;
 /// Milliseconds of waiting that raise a task by a band.
 const AGE_MS: Millis = 60_000;
 /// Shapes, and tenants of a shape, that one choice looks at.
-const SHAPES: usize = 4;
-const TENANTS: usize = 64;
+pub(super) const SHAPES: usize = 4;
+const TENANTS: usize = 32;
 
 /// A waiting task: its deadline, its place in the order of all, and its slot.
 type Key = Reverse<(Millis, u64, u32)>;
@@ -27,18 +27,16 @@ type Key = Reverse<(Millis, u64, u32)>;
 /// Tasks of one tenant and one shape.
 #[derive(Debug)]
 struct Lane {
+    tenant: u32,
     shape: u32,
     bands: Vec<(u8, BinaryHeap<Key>)>,
 }
 
 #[derive(Debug)]
-pub(super) struct Tenant {
+struct Tenant {
     weight: u32,
     used: [u64; 3],
-    /// Dominant share over weight, as it was when last looked at.
-    share: f64,
     bid: u32,
-    lanes: Vec<Lane>,
     /// Tasks that may come in now, and since when that counts.
     tokens: f64,
     refilled: Millis,
@@ -50,16 +48,22 @@ struct Shape {
     blocked: bool,
     /// Place in the list of those that are ready.
     ready: Option<u32>,
-    /// Tenants with tasks of it.
-    tenants: Vec<u32>,
+    /// Tenants with tasks of it, and where those are.
+    lanes: Vec<(u32, u32)>,
 }
 
 /// All that waits.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    pub(super) tenants: Vec<Tenant>,
+    tenants: Vec<Tenant>,
+    /// Dominant share over weight of each tenant.
+    shares: Vec<f64>,
     ids: HashMap<Address, u32>,
     shapes: Vec<Shape>,
+    lanes: Vec<Lane>,
+    free_lanes: Vec<u32>,
+    /// The lane of a tenant and a shape.
+    places: HashMap<(u32, u32), u32>,
     ready: Vec<u32>,
     cursor: usize,
     len: usize,
@@ -68,6 +72,30 @@ pub(super) struct Queue {
 /// Whether a slot holds the task that a key was made for, and since when that waits: `None` if it does not.
 pub(super) trait Waiting {
     fn since(&self, task: u32, seq: u64) -> Option<Millis>;
+}
+
+/// What comes first: the band, the deadline, the order of submission, and the place of the band.
+type Head = (Reverse<u8>, Millis, u64, usize);
+
+impl Lane {
+    /// The first task, as it stands now; drops keys of tasks that are gone.
+    fn head(&mut self, now: Millis, waiting: &impl Waiting) -> Option<Head> {
+        let mut best: Option<Head> = None;
+        for (place, (band, heap)) in self.bands.iter_mut().enumerate() {
+            while let Some(Reverse((deadline, seq, task))) = heap.peek().copied() {
+                let Some(since) = waiting.since(task, seq) else {
+                    heap.pop();
+                    continue;
+                };
+                let aged = u64::from(*band) + now.saturating_sub(since) / AGE_MS;
+                let band = if *band > TOP_BAND { *band } else { aged.min(u64::from(TOP_BAND)) as u8 };
+                let head = (Reverse(band), deadline, seq, place);
+                best = Some(best.map_or(head, |best| best.min(head)));
+                break;
+            }
+        }
+        best
+    }
 }
 
 impl Queue {
@@ -88,21 +116,19 @@ impl Queue {
         self.shapes.get(shape as usize).is_some_and(|shape| shape.blocked)
     }
 
+    /// Whether tasks of this shape wait for nothing but room.
+    pub(super) fn waits_for_room(&self, shape: u32) -> bool {
+        self.shapes.get(shape as usize).is_some_and(|shape| shape.blocked && shape.pending > 0)
+    }
+
     /// The tenant of an account.
     pub(super) fn tenant(&mut self, id: Address, burst: f64, now: Millis) -> u32 {
         if let Some(tenant) = self.ids.get(&id) {
             return *tenant;
         }
         let tenant = self.tenants.len() as u32;
-        self.tenants.push(Tenant {
-            weight: 1,
-            used: [0; 3],
-            share: 0.0,
-            bid: 0,
-            lanes: Vec::new(),
-            tokens: burst,
-            refilled: now,
-        });
+        self.tenants.push(Tenant { weight: 1, used: [0; 3], bid: 0, tokens: burst, refilled: now });
+        self.shares.push(0.0);
         self.ids.insert(id, tenant);
         tenant
     }
@@ -135,17 +161,17 @@ impl Queue {
 
     /// Changes what a tenant uses.
     pub(super) fn charge(&mut self, tenant: u32, need: [u64; 3], sign: bool, total: &[u64; 3]) {
-        let tenant = &mut self.tenants[tenant as usize];
+        let row = &mut self.tenants[tenant as usize];
         let mut share = 0.0_f64;
-        for (used, (need, total)) in tenant.used.iter_mut().zip(need.into_iter().zip(total)) {
+        for (used, (need, total)) in row.used.iter_mut().zip(need.into_iter().zip(total)) {
             *used = if sign { used.saturating_add(need) } else { used.saturating_sub(need) };
             share = share.max(*used as f64 / (*total).max(1) as f64);
         }
-        tenant.share = share / f64::from(tenant.weight);
+        self.shares[tenant as usize] = share / f64::from(row.weight);
     }
 
     pub(super) fn share(&self, tenant: u32) -> f64 {
-        self.tenants[tenant as usize].share
+        self.shares[tenant as usize]
     }
 
     #[allow(clippy::too_many_arguments, reason = "a key in its parts")]
@@ -162,16 +188,28 @@ impl Queue {
         if self.shapes.len() <= shape as usize {
             self.shapes.resize_with(shape as usize + 1, Shape::default);
         }
-        let key = Reverse((deadline, seq, task));
         let owner = &mut self.tenants[tenant as usize];
         owner.bid = owner.bid.max(bid);
-        let lanes = &mut owner.lanes;
-        let place = lanes.iter().position(|lane| lane.shape == shape).unwrap_or_else(|| {
-            lanes.push(Lane { shape, bands: Vec::new() });
-            self.shapes[shape as usize].tenants.push(tenant);
-            lanes.len() - 1
-        });
-        let bands = &mut lanes[place].bands;
+        let lane = match self.places.get(&(tenant, shape)) {
+            Some(lane) => *lane,
+            None => {
+                let fresh = Lane { tenant, shape, bands: Vec::new() };
+                let lane = match self.free_lanes.pop() {
+                    Some(lane) => {
+                        self.lanes[lane as usize] = fresh;
+                        lane
+                    }
+                    None => {
+                        self.lanes.push(fresh);
+                        self.lanes.len() as u32 - 1
+                    }
+                };
+                self.places.insert((tenant, shape), lane);
+                self.shapes[shape as usize].lanes.push((tenant, lane));
+                lane
+            }
+        };
+        let (bands, key) = (&mut self.lanes[lane as usize].bands, Reverse((deadline, seq, task)));
         match bands.iter_mut().find(|(known, _)| *known == band) {
             Some((_, heap)) => heap.push(key),
             None => bands.push((band, BinaryHeap::from([key]))),
@@ -218,93 +256,95 @@ impl Queue {
         state.pending = state.pending.saturating_sub(1);
         self.len = self.len.saturating_sub(1);
         if state.pending == 0 {
+            // The next one is tried: there may be room that nobody wanted.
+            state.blocked = false;
             self.make_unready(shape);
         }
     }
 
-    /// Takes out the task whose turn it is.
+    /// Takes out the task whose turn it is among those that can be tried.
     pub(super) fn pop(&mut self, now: Millis, waiting: &impl Waiting, random: u64) -> Option<u32> {
-        loop {
-            if self.ready.is_empty() {
-                return None;
+        while !self.ready.is_empty() {
+            let mut shapes = [0; SHAPES];
+            let count = SHAPES.min(self.ready.len());
+            for (step, shape) in shapes[..count].iter_mut().enumerate() {
+                *shape = self.ready[(self.cursor + step) % self.ready.len()];
             }
-            let mut turn: Option<(f64, u32, u32)> = None;
-            for step in 0..SHAPES.min(self.ready.len()) {
-                let shape = self.ready[(self.cursor + step) % self.ready.len()];
-                let tenants = &self.shapes[shape as usize].tenants;
-                let start = if tenants.len() > TENANTS { random as usize % tenants.len() } else { 0 };
-                for step in 0..TENANTS.min(tenants.len()) {
-                    let tenant = tenants[(start + step) % tenants.len()];
-                    let (share, bid) =
-                        (self.tenants[tenant as usize].share, self.tenants[tenant as usize].bid);
-                    let first = turn.is_none_or(|(least, best, _)| {
-                        share < least || (share == least && bid > self.tenants[best as usize].bid)
-                    });
+            self.cursor = (self.cursor + 1) % self.ready.len();
+            if let Some(task) = self.pop_of(&shapes[..count], now, waiting, random) {
+                return Some(task);
+            }
+            // They had only keys of tasks that are gone.
+            for shape in &shapes[..count] {
+                if self.shapes[*shape as usize].lanes.is_empty() {
+                    self.make_unready(*shape);
+                }
+            }
+        }
+        None
+    }
+
+    /// Takes out the task whose turn it is among those of a few shapes, blocked or not.
+    pub(super) fn pop_of(
+        &mut self,
+        shapes: &[u32],
+        now: Millis,
+        waiting: &impl Waiting,
+        random: u64,
+    ) -> Option<u32> {
+        loop {
+            // The tenant with the least share, the higher bid among equals, and its lane with the first task.
+            let mut turn: Option<(f64, u32, u32, Option<Head>)> = None;
+            for shape in shapes {
+                let lanes = &self.shapes[*shape as usize].lanes;
+                let start = if lanes.len() > TENANTS { random as usize % lanes.len() } else { 0 };
+                for step in 0..TENANTS.min(lanes.len()) {
+                    let (tenant, lane) = lanes[(start + step) % lanes.len()];
+                    let share = self.shares[tenant as usize];
+                    let first = match &mut turn {
+                        None => true,
+                        Some((_, best, best_lane, best_head)) if *best == tenant => {
+                            let old =
+                                best_head.or_else(|| self.lanes[*best_lane as usize].head(now, waiting));
+                            *best_head = old;
+                            let head = self.lanes[lane as usize].head(now, waiting);
+                            // A lane without any is found below, when it is the only one.
+                            if head.is_some_and(|head| old.is_none_or(|old| head < old)) {
+                                (*best_lane, *best_head) = (lane, head);
+                            }
+                            false
+                        }
+                        Some((least, best, ..)) => {
+                            share < *least
+                                || (share == *least
+                                    && self.tenants[tenant as usize].bid > self.tenants[*best as usize].bid)
+                        }
+                    };
                     if first {
-                        turn = Some((share, tenant, shape));
+                        turn = Some((share, tenant, lane, None));
                     }
                 }
             }
-            self.cursor = (self.cursor + 1) % self.ready.len();
-            let (_, tenant, shape) = turn?;
-            if let Some((task, shape)) = self.take(tenant, now, waiting) {
+            let (.., lane, head) = turn?;
+            let row = &mut self.lanes[lane as usize];
+            let (shape, tenant) = (row.shape, row.tenant);
+            let head = head.or_else(|| row.head(now, waiting));
+            let popped = head.and_then(|(.., place)| row.bands.get_mut(place)?.1.pop());
+            if row.bands.iter().all(|(_, heap)| heap.is_empty()) {
+                self.drop_lane(tenant, shape, lane);
+            }
+            if let Some(Reverse((.., task))) = popped {
                 self.forget(shape);
                 return Some(task);
             }
-            // Only keys of tasks that are gone: it has none of this shape.
-            self.drop_lane(tenant, shape);
         }
     }
 
-    /// The first task of a tenant among its lanes that are ready.
-    fn take(&mut self, tenant: u32, now: Millis, waiting: &impl Waiting) -> Option<(u32, u32)> {
-        let mut best: Option<(Reverse<u8>, Millis, u64, usize, usize)> = None;
-        let mut emptied = None;
-        let lanes = &mut self.tenants[tenant as usize].lanes;
-        for (place, lane) in lanes.iter_mut().enumerate() {
-            let state = &self.shapes[lane.shape as usize];
-            if state.blocked {
-                continue;
-            }
-            for (band_place, (band, heap)) in lane.bands.iter_mut().enumerate() {
-                let head = loop {
-                    let Some(Reverse((deadline, seq, task))) = heap.peek().copied() else { break None };
-                    match waiting.since(task, seq) {
-                        Some(since) => break Some((deadline, seq, since)),
-                        None => drop(heap.pop()),
-                    }
-                };
-                let Some((deadline, seq, since)) = head else { continue };
-                let aged = u64::from(*band) + now.saturating_sub(since) / AGE_MS;
-                let band = if *band > TOP_BAND { *band } else { aged.min(u64::from(TOP_BAND)) as u8 };
-                let key = (Reverse(band), deadline, seq, place, band_place);
-                if best.is_none_or(|best| key < best) {
-                    best = Some(key);
-                }
-            }
-            lane.bands.retain(|(_, heap)| !heap.is_empty() || heap.capacity() < 1024);
-            if lane.bands.iter().all(|(_, heap)| heap.is_empty()) {
-                emptied = Some(lane.shape);
-            }
-        }
-        let Some((.., place, band_place)) = best else {
-            if let Some(shape) = emptied {
-                self.drop_lane(tenant, shape);
-            }
-            return None;
-        };
-        let lane = &mut self.tenants[tenant as usize].lanes[place];
-        let shape = lane.shape;
-        let Reverse((_, _, task)) = lane.bands.get_mut(band_place)?.1.pop()?;
-        if lane.bands.iter().all(|(_, heap)| heap.is_empty()) {
-            self.drop_lane(tenant, shape);
-        }
-        Some((task, shape))
-    }
-
-    fn drop_lane(&mut self, tenant: u32, shape: u32) {
-        self.tenants[tenant as usize].lanes.retain(|lane| lane.shape != shape);
-        self.shapes[shape as usize].tenants.retain(|known| *known != tenant);
+    fn drop_lane(&mut self, tenant: u32, shape: u32, lane: u32) {
+        self.lanes[lane as usize].bands = Vec::new();
+        self.free_lanes.push(lane);
+        self.places.remove(&(tenant, shape));
+        self.shapes[shape as usize].lanes.retain(|(_, known)| *known != lane);
     }
 }
 

@@ -293,8 +293,8 @@ pub(super) struct State {
     remembered: usize,
     pub(super) shapes: Vec<Shape>,
     shape_ids: HashMap<(Need, u32, u32, u16, u8, bool), u32>,
-    /// Shapes of each selector.
-    pub(super) of_selector: Vec<Vec<u32>>,
+    /// Shapes that each class suits, with what they need.
+    pub(super) of_class: Vec<Vec<(u32, Need)>>,
     pub(super) attempts: Vec<Attempt>,
     free_attempts: Vec<u32>,
     pub(super) running: u32,
@@ -338,7 +338,7 @@ impl State {
             remembered,
             shapes: Vec::new(),
             shape_ids: HashMap::new(),
-            of_selector: Vec::new(),
+            of_class: Vec::new(),
             attempts: Vec::new(),
             free_attempts: Vec::new(),
             running: 0,
@@ -406,6 +406,13 @@ impl State {
 
     fn joined(&mut self, id: NodeId, offer: &Offer, status: Status, at: Millis) {
         let Some(node) = self.fleet.join(id, offer) else { return };
+        // A new class suits some of the shapes that there are.
+        for class in self.of_class.len()..self.fleet.classes.len() {
+            let shapes = self.shapes.iter().enumerate();
+            let suits =
+                |(_, shape): &(usize, &Shape)| self.fleet.classes.set(shape.selector).contains(class as u16);
+            self.of_class.push(shapes.filter(suits).map(|(shape, row)| (shape as u32, row.need)).collect());
+        }
         match self.offers.get_mut(node as usize) {
             Some(place) => place.clone_from(offer),
             None => self.offers.push(offer.clone()),
@@ -447,10 +454,10 @@ impl State {
             counted_since: 0,
         });
         self.shape_ids.insert(key, shape);
-        if self.of_selector.len() <= selector as usize {
-            self.of_selector.resize_with(selector as usize + 1, Vec::new);
+        self.of_class.resize_with(self.fleet.classes.len(), Vec::new);
+        for class in self.fleet.classes.list(selector) {
+            self.of_class[usize::from(*class)].push((shape, job.need));
         }
-        self.of_selector[selector as usize].push(shape);
         shape
     }
 
