@@ -93,12 +93,17 @@ pub mod executor;
 mod history;
 pub mod identity;
 pub mod job;
+pub mod map;
 pub mod message;
 pub mod payment;
 pub mod placement;
 pub mod provider;
 pub mod requester;
 pub mod scheduler;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
+pub mod split;
+pub mod trust;
 pub mod verify;
 pub mod worker;
 

@@ -117,6 +117,9 @@ struct Drawer {
     settled_sequence: u64,
     settled: TFuelWei,
     book: Book,
+    /// When the first of the ticks in no receipt came; of no use after a restart.
+    #[serde(skip)]
+    ticking: Millis,
 }
 
 impl Drawer {
@@ -205,8 +208,6 @@ pub struct Till {
     drawers: HashMap<(Address, u64), Drawer>,
     /// Books of funds that ended.
     past: Book,
-    /// When the first of the ticks in no receipt came.
-    ticking: HashMap<(Address, u64), Millis>,
     watches: BTreeMap<(Address, u64), Watch>,
     /// Split rules as the host last saw them.
     rules: BTreeMap<String, SplitRule>,
@@ -261,7 +262,6 @@ impl Till {
             journal,
             drawers: HashMap::new(),
             past: Book::default(),
-            ticking: HashMap::new(),
             watches: BTreeMap::new(),
             rules: BTreeMap::new(),
         };
@@ -339,7 +339,6 @@ impl Till {
         let mut ended: Vec<_> = ended.map(|(key, _)| *key).collect();
         ended.sort_unstable();
         for (payer, reserve_sequence) in ended {
-            self.ticking.remove(&(payer, reserve_sequence));
             self.watches.remove(&(payer, reserve_sequence));
             self.write(Entry::Ended { payer, reserve_sequence })?;
         }
@@ -443,8 +442,9 @@ impl Till {
     }
 
     fn keep(&mut self, receipt: &Receipt) -> Result<(), PayError> {
-        self.ticking.remove(&(receipt.payer, receipt.reserve_sequence));
-        self.write(Entry::Accepted { receipt: receipt.to_rlp() })
+        self.journal.append(&Entry::Accepted { receipt: receipt.to_rlp() })?;
+        self.drawer(receipt.payer, receipt.reserve_sequence).accept(receipt.clone())?;
+        self.tidy()
     }
 
     /// Everything about a payment but its signatures: by how much it raises the claim, or `None` if it is here already.
@@ -523,7 +523,7 @@ impl Till {
         }
         let gain = meter.commit().unit.checked_mul(u64::from(more)).unwrap_or_default();
         if before == 0 {
-            self.ticking.insert(key, now);
+            drawer.ticking = now;
         }
         if before / TICKS_KEPT != tick.index / TICKS_KEPT {
             let (reserve_sequence, index, word) = (tick.reserve_sequence, tick.index, tick.word);
@@ -543,7 +543,7 @@ impl Till {
     pub fn exposure(&self, payer: Address, reserve_sequence: u64) -> Exposure {
         let key = (payer, reserve_sequence);
         let meter = self.drawers.get(&key).and_then(|drawer| drawer.meter.as_ref());
-        let since = self.ticking.get(&key).copied().unwrap_or_default();
+        let since = self.drawers.get(&key).map_or(0, |drawer| drawer.ticking);
         meter.map_or(Exposure::default(), |meter| Exposure {
             ticks: meter.index(),
             amount: meter.amount(),

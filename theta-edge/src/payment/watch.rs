@@ -88,7 +88,7 @@ impl Beacon {
 }
 
 /// The least `b` with `amount <= 2^b`, 0 for nothing.
-fn bucket(amount: TFuelWei) -> u8 {
+pub(crate) fn bucket(amount: TFuelWei) -> u8 {
     let below = amount.get().saturating_sub(U256::ONE);
     // A word has 256 bits, and one that needs all of them is above any fund.
     u8::try_from(256 - below.leading_zeros()).unwrap_or(u8::MAX)
@@ -325,9 +325,7 @@ mod tests {
     use crate::chain::Settled;
     use crate::payment::receipt::NO_ITEMS;
     use crate::payment::tick::TickCommit;
-    use std::cmp::Reverse;
-    use std::collections::BinaryHeap;
-
+    use crate::sim::{Random, payers::attack};
     fn address(number: usize) -> Address {
         Address::from_word(U256::from(number + 1).into())
     }
@@ -363,122 +361,14 @@ mod tests {
         }
     }
 
-    struct Random(u64);
-
-    impl Random {
-        fn below(&mut self, end: u64) -> u64 {
-            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut word = self.0;
-            word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            (word ^ (word >> 31)) % end
-        }
-    }
-
-    #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-    enum Event {
-        Paid { payee: usize, amount: u64 },
-        Heard { payee: usize, from: usize, amount: u64, shows: bool },
-        Tick { payee: usize },
-    }
-
-    /// A payer pays `total` out of a fund of `initial` to several payees in several receipts each, by messages that take
-    /// 20 to 300 ms. Gives when the receipts became more than the fund, and when the first and the last payee had a proof.
-    fn attack(
-        random: &mut Random,
-        initial: u64,
-        total: u64,
-    ) -> (Option<Millis>, Option<Millis>, Option<Millis>) {
-        let many = random.below(100) == 0;
-        let payees = 2 + random.below(if many { 40 } else { 5 }) as usize;
-        let fund = fund(initial);
-        let mut watches: Vec<Watch> = (0..payees).map(|payee| Watch::new(address(payee), &fund)).collect();
-        let mut queue = BinaryHeap::new();
-        // Shares of a random size, none above the fund, and the rest to whoever has room.
-        let (mut shares, mut rest) = (vec![0; payees], total);
-        for share in &mut shares {
-            *share = random.below(initial.min(rest) + 1);
-            rest -= *share;
-        }
-        for share in &mut shares {
-            let more = rest.min(initial - *share);
-            (*share, rest) = (*share + more, rest - more);
-        }
-        let span = 1 + random.below(3_000);
-        for (payee, share) in shares.iter().enumerate() {
-            let parts = 1 + random.below(4);
-            let mut at = random.below(span);
-            for part in 1..=parts {
-                let amount = if part == parts { *share } else { share * part / parts };
-                queue.push(Reverse((at, Event::Paid { payee, amount })));
-                at += random.below(500);
-            }
-            queue.push(Reverse((random.below(REPEAT_MS), Event::Tick { payee })));
-        }
-        let mut paid = vec![0_u64; payees];
-        let (mut over, mut first) = (None, None);
-        while let Some(Reverse((now, event))) = queue.pop() {
-            if now > 20_000 {
-                break;
-            }
-            let (payee, say) = match event {
-                Event::Paid { amount: 0, .. } => continue,
-                Event::Paid { payee, amount } => {
-                    paid[payee] = amount.max(paid[payee]);
-                    if paid.iter().sum::<u64>() > initial {
-                        over.get_or_insert(now);
-                    }
-                    (payee, watches[payee].claim(now, &receipt(payee, paid[payee])))
-                }
-                Event::Heard { payee, from, amount, shows } => {
-                    let receipt = receipt(from, amount);
-                    let beacon = Beacon {
-                        chain_id: receipt.chain_id.clone(),
-                        payer: receipt.payer,
-                        reserve_sequence: 1,
-                        payee: receipt.payee,
-                        payment_sequence: 1,
-                        bucket: bucket(receipt.amount),
-                        signature: Signature::EMPTY,
-                    };
-                    let watch = &mut watches[payee];
-                    (payee, if shows { watch.shown(now, &receipt) } else { watch.heard(now, &beacon) })
-                }
-                Event::Tick { payee } => {
-                    queue.push(Reverse((now + REPEAT_MS, Event::Tick { payee })));
-                    (payee, watches[payee].tick(now))
-                }
-            };
-            if let Some(say) = say {
-                let (receipt, shows) = match say {
-                    Say::Beacon(receipt) => (receipt, false),
-                    Say::Show(receipt) => (receipt, true),
-                };
-                let amount = u64::try_from(receipt.amount.get()).unwrap();
-                for other in (0..payees).filter(|other| *other != payee) {
-                    let at = now + 20 + random.below(281);
-                    queue.push(Reverse((at, Event::Heard { payee: other, from: payee, amount, shows })));
-                }
-            }
-            if watches[payee].proof(1, &[]).is_some() {
-                first.get_or_insert(now);
-                if watches.iter().all(Watch::is_overspent) {
-                    return (over, first, Some(now));
-                }
-            }
-            assert!(watches[payee].credit_line(now) <= fund.initial);
-        }
-        (over, first, None)
-    }
-
     #[test]
     fn ten_thousand_overspends_are_proven_to_every_payee_within_two_seconds() {
         let mut worst = 0;
         for seed in 0..10_000 {
-            let mut random = Random(seed);
+            let mut random = Random::new(seed);
             let initial = 1_000 + random.below(1_000_000);
             let total = initial + 1 + if seed % 4 == 0 { 0 } else { random.below(initial) };
-            let (over, first, last) = attack(&mut random, initial, total);
+            let (over, first, last) = attack(&mut random, initial, total).times();
             let (over, last) = (over.expect("it overspends"), last.expect("it is found out"));
             assert!(first >= Some(over), "seed {seed}: proven before it happened");
             assert!(last - over <= 2_000, "seed {seed}: {} ms", last - over);
@@ -490,10 +380,10 @@ mod tests {
     #[test]
     fn no_honest_payer_is_accused() {
         for seed in 0..1_000 {
-            let mut random = Random(seed);
+            let mut random = Random::new(seed);
             let initial = 1_000 + random.below(1_000_000);
             let total = if seed % 4 == 0 { initial } else { random.below(initial) };
-            assert_eq!(attack(&mut random, initial, total), (None, None, None), "seed {seed}");
+            assert_eq!(attack(&mut random, initial, total).times(), (None, None, None), "seed {seed}");
         }
     }
 

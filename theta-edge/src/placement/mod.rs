@@ -568,6 +568,11 @@ impl Placement {
         self.state.job_ids.get(job).map(|job| self.state.jobs[*job as usize].left)
     }
 
+    /// A tenant's dominant share of the fleet over its weight; `None` for one that never submitted anything.
+    pub fn share(&self, tenant: &Address) -> Option<f64> {
+        self.state.queue.find(tenant).map(|tenant| self.state.queue.share(tenant))
+    }
+
     /// Gives a tenant more of the fleet than others by this factor.
     pub fn set_weight(&mut self, tenant: Address, weight: u32, now: Millis) {
         let tenant = self.state.queue.tenant(tenant, self.settings.tenant_rate.1, now);
@@ -1018,10 +1023,13 @@ impl Placement {
             self.time(slot, attempt.started.saturating_add(slow));
             return;
         }
-        self.time(slot, attempt.started.saturating_add(self.settings.run_ms));
+        // It is looked at again: there may be room, or a budget, later.
+        let end = attempt.started.saturating_add(self.settings.run_ms);
+        self.time(slot, now.saturating_add((slow / 4).max(100)).min(end));
         let alone = self.state.tasks[attempt.task as usize].attempts.contains(&NONE);
-        let budget = u64::from(self.state.clones) * 100
-            < u64::from(self.state.running) * u64::from(self.settings.clone_percent);
+        // Of what runs, or could: at the end of a job nearly all of the fleet has nothing to do.
+        let most = u64::from(self.state.running).max(self.state.fleet.len() as u64);
+        let budget = u64::from(self.state.clones) * 100 < most * u64::from(self.settings.clone_percent);
         if alone && budget && attempt.node < POOLS && self.busy_percent() < BUSY_PERCENT {
             self.place(attempt.task, Some((attempt.node, p50)), now, step);
         }

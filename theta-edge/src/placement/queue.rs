@@ -18,7 +18,7 @@ pub(super) const TOP_BAND: u8 = 8;
 /// Milliseconds of waiting that raise a task by a band.
 const AGE_MS: Millis = 60_000;
 /// Shapes, and tenants of a shape, that one choice looks at.
-pub(super) const SHAPES: usize = 4;
+pub(super) const SHAPES: usize = 8;
 const TENANTS: usize = 32;
 
 /// A waiting task: its deadline, its place in the order of all, and its slot.
@@ -119,6 +119,10 @@ impl Queue {
     /// Whether tasks of this shape wait for nothing but room.
     pub(super) fn waits_for_room(&self, shape: u32) -> bool {
         self.shapes.get(shape as usize).is_some_and(|shape| shape.blocked && shape.pending > 0)
+    }
+
+    pub(super) fn find(&self, id: &Address) -> Option<u32> {
+        self.ids.get(id).copied()
     }
 
     /// The tenant of an account.

@@ -471,7 +471,7 @@ fn a_task_fails_after_four_different_nodes() {
 
 #[test]
 fn a_straggler_gets_one_clone_elsewhere_and_the_first_result_counts() {
-    let mut world = World::new(Settings { clone_percent: 50, ..Settings::default() });
+    let mut world = World::new(Settings { clone_percent: 25, ..Settings::default() });
     let offer = |operator| Offer { operator, credits: 1, ..Offer::default() };
     for number in 0..4 {
         world.node(number, Conduct::Works(100), offer(number as u32 + 1));
