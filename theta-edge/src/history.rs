@@ -3,7 +3,7 @@
 use theta_core::journal::{Disk, Journal, JournalError, Record};
 
 /// Records that may stand for one that counts.
-const EXCESS: usize = 4;
+const EXCESS: usize = 2;
 /// Records up to which nothing is written anew; few in tests, so that they see it happen.
 const FLOOR: usize = if cfg!(test) { 8 } else { 256 };
 
