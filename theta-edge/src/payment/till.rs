@@ -205,7 +205,8 @@ pub struct Till {
     signer: Arc<dyn Signer>,
     settings: Settings,
     journal: History<Entry>,
-    drawers: HashMap<(Address, u64), Drawer>,
+    /// Boxed, so that a growing table moves little.
+    drawers: HashMap<(Address, u64), Box<Drawer>>,
     /// Books of funds that ended.
     past: Book,
     watches: BTreeMap<(Address, u64), Watch>,
@@ -311,7 +312,7 @@ impl Till {
                 }
             }
             Entry::Kept { payer, reserve_sequence, drawer } => {
-                self.drawers.insert((*payer, *reserve_sequence), Drawer::clone(drawer));
+                self.drawers.insert((*payer, *reserve_sequence), drawer.clone());
             }
             Entry::Past(book) => self.past = *book,
         }
@@ -325,7 +326,7 @@ impl Till {
             let kept = drawers.into_iter().map(|((payer, reserve_sequence), drawer)| Entry::Kept {
                 payer: *payer,
                 reserve_sequence: *reserve_sequence,
-                drawer: Box::new(drawer.clone()),
+                drawer: drawer.clone(),
             });
             [Entry::Past(self.past)].into_iter().chain(kept).collect()
         };

@@ -667,6 +667,84 @@ fn a_node_on_probation_gets_what_others_do_as_well() {
     assert_eq!(world.placement.open_tasks(&hash(3)), Some(1));
 }
 
+/// Field report: on other edge nodes a long computation that was interrupted for a video job never moved again.
+#[test]
+fn a_long_job_goes_on_after_urgent_ones_without_being_told() {
+    let mut world = World::new(Settings::default());
+    world.node(0, Conduct::Works(18_000), Offer { credits: 1, ..Offer::default() });
+    world.submit(JobRequest { expected_ms: 18_000, ..job(1, 10) });
+    world.run(20_000);
+    let urgent =
+        |number| JobRequest { priority: 8, expected_ms: 18_000, tenant: tenant(1), ..job(number, 2) };
+    world.submit(urgent(2));
+    world.run(40_000);
+    world.submit(urgent(3));
+    let done = |world: &World, job: u64| world.paid.keys().filter(|(of, _)| *of == hash(job)).count();
+    world.run(110_000);
+    assert_eq!((done(&world, 2), done(&world, 3)), (2, 2), "they come first");
+    let before = done(&world, 1);
+    world.run(140_000);
+    assert!(done(&world, 1) > before, "it moves again within 30 s");
+    world.settle(400_000);
+    assert!(world.ended.values().all(|ended| ended.failed == 0));
+    assert_eq!(world.offers.len(), 14, "nothing was done twice");
+}
+
+/// Field report: a job that had succeeded was run again after its worker restarted or changed state.
+#[test]
+fn a_finished_job_is_never_run_again() {
+    let mut world = World::new(Settings::default());
+    for number in 0..2 {
+        world.node(number, Conduct::Works(100), Offer::default());
+    }
+    world.submit(job(1, 4));
+    world.run(1_000);
+    let (offers, paid) = (world.offers.len(), world.paid.clone());
+    assert_eq!((world.ended.len(), offers), (1, 4));
+    // The worker restarts, drains, comes back; the coordinator restarts; the client asks again.
+    let (worker, attempt) = (world.offers[0].0, world.offers[0].1);
+    world.step(Input::Announce { node: worker, running: vec![attempt] });
+    world.step(Input::Change { node: worker, change: Change::Drain });
+    world.step(Input::Change { node: worker, change: Change::Back });
+    world.answer(worker, attempt, Answer::Done { success: true });
+    world.recover();
+    world.submit(job(1, 4));
+    world.answer(worker, attempt, Answer::Done { success: true });
+    world.run(100_000);
+    assert_eq!((world.offers.len(), &world.paid), (offers, &paid));
+    // Frozen in the middle of a task for three heartbeats, and then continued.
+    world.submit(job(2, 1));
+    let (frozen, attempt, ..) = *world.offers.last().unwrap();
+    world.gone.insert(frozen);
+    world.run(170_000);
+    let paid = world.paid.clone();
+    assert_eq!((world.ended.len(), world.offers.len()), (2, offers + 2), "another one did it");
+    world.plan(world.now, Happens::Do(Input2::Return(frozen)));
+    world.run(172_000);
+    world.answer(frozen, attempt, Answer::Done { success: true });
+    assert_eq!(world.paid, paid, "the late result changes nothing");
+}
+
+/// Field report: a requester that went away left agreements unpaid and workers that kept their slots.
+#[test]
+fn a_requester_that_goes_away_frees_its_workers_and_is_owed_nothing_more() {
+    let mut world = World::new(Settings::default());
+    for number in 0..3 {
+        world.node(number, Conduct::Works(20_000), Offer { credits: 1, ..Offer::default() });
+    }
+    world.submit(JobRequest { expected_ms: 20_000, ..job(1, 9) });
+    world.run(50_000);
+    let done = world.paid.len();
+    assert!((3..9).contains(&done), "{done}");
+    world.cancelled.insert(hash(1));
+    world.step(Input::Cancel { job: hash(1) });
+    world.step(Input::Cancel { job: hash(1) });
+    assert_eq!((world.placement.running(), world.stops), (0, 3), "free before the next heartbeat");
+    assert_eq!(world.ended[&hash(1)], Ended { done: done as u32, failed: 9 - done as u32 });
+    world.settle(200_000);
+    assert_eq!(world.paid.len(), done, "what was done is paid once, and nothing after it");
+}
+
 /// Growth law: what a decision looks at does not grow with the fleet or the queue.
 #[test]
 fn a_decision_costs_the_same_with_ten_times_the_nodes_and_tasks() {
