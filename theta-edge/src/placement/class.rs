@@ -106,6 +106,11 @@ impl Classes {
         Some(class)
     }
 
+    /// A selector that was compiled.
+    pub(super) fn find(&self, selector: &Selector) -> Option<u32> {
+        self.index.get(selector).copied()
+    }
+
     /// Compiles a selector; an equal one is compiled once.
     pub(super) fn selector(&mut self, selector: &Selector) -> u32 {
         if let Some(number) = self.index.get(selector) {

@@ -231,6 +231,9 @@ pub enum Refusal {
     /// The deadline cannot be met.
     #[error("it would not be done by its deadline")]
     Deadline,
+    /// There are too many kinds of tasks to tell another one apart.
+    #[error("its needs, wishes and bid are like those of no other job, and there are too many such kinds")]
+    Shapes,
     /// No tasks, or too many.
     #[error("a job has between one and {MAX_TASKS} tasks")]
     Tasks,
@@ -779,6 +782,9 @@ impl Placement {
     fn admit(&mut self, job: &JobRequest, now: Millis) -> Result<(), Refusal> {
         if job.tasks.is_empty() || job.tasks.len() > MAX_TASKS {
             return Err(Refusal::Tasks);
+        }
+        if !self.state.has_room_for(job) {
+            return Err(Refusal::Shapes);
         }
         let count = job.tasks.len() as u32;
         let shape = self.state.shape(job);

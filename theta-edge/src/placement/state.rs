@@ -20,6 +20,10 @@ use crate::blob::BlobHash;
 use crate::identity::NodeId;
 
 pub(super) const NONE: u32 = u32::MAX;
+/// Kinds of tasks that are told apart.
+pub(super) const MAX_SHAPES: usize = 1 << 14;
+/// Inputs whose holders are known.
+const MAX_BLOBS: usize = 1 << 20;
 /// Nodes from here on are provider pools.
 pub(super) const POOLS: u32 = 0xff00_0000;
 
@@ -431,6 +435,16 @@ impl State {
         if status.is_open() { self.fleet.open(node) } else { self.fleet.close(node) }
     }
 
+    /// Whether a job's tasks are like others or may be of a kind of their own: requests may not make kinds without end.
+    pub(super) fn has_room_for(&self, job: &JobRequest) -> bool {
+        let selector = Selector { vram_mib: job.need.vram_mib, ..job.selector.clone() };
+        let known = self.fleet.classes.find(&selector).is_some_and(|selector| {
+            let key = (job.need, selector, job.bid, job.reputation, job.kind, job.replicated);
+            self.shape_ids.contains_key(&key)
+        });
+        known || self.shapes.len() < MAX_SHAPES
+    }
+
     pub(super) fn shape(&mut self, job: &JobRequest) -> u32 {
         let selector = Selector { vram_mib: job.need.vram_mib, ..job.selector.clone() };
         let selector = self.fleet.selector(&selector);
@@ -463,6 +477,10 @@ impl State {
 
     pub(super) fn blob(&mut self, blob: BlobHash) -> u32 {
         let next = self.holders.len() as u32;
+        if self.holders.len() >= MAX_BLOBS {
+            // More are not told apart; their tasks go wherever there is room.
+            return self.blobs.get(&blob).copied().unwrap_or(NONE);
+        }
         let number = *self.blobs.entry(blob).or_insert(next);
         if number == next {
             self.holders.push(Vec::new());

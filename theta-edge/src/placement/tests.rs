@@ -543,6 +543,21 @@ fn too_much_is_refused_with_the_time_to_come_back() {
 }
 
 #[test]
+fn kinds_of_tasks_do_not_grow_without_end() {
+    let mut placement = Placement::new(Settings::default(), 0);
+    let mut step = Step::default();
+    for bid in 0..state::MAX_SHAPES as u32 + 10 {
+        let request = JobRequest { bid, ..job(u64::from(bid), 1) };
+        placement.step(0, Input::Submit(Box::new(request)), &mut step);
+    }
+    let refused = |effect: &&Effect| matches!(effect, Effect::Refused { why: Refusal::Shapes, .. });
+    assert_eq!(step.effects.iter().filter(refused).count(), 10);
+    step.effects.clear();
+    placement.step(0, Input::Submit(Box::new(JobRequest { bid: 7, ..job(1 << 40, 1) })), &mut step);
+    assert!(matches!(step.effects[0], Effect::Accepted { .. }), "one like another is taken");
+}
+
+#[test]
 fn a_job_whose_time_is_over_ends() {
     let mut world = World::new(Settings::default());
     world.submit(JobRequest { deadline: Some(5_000), ..job(1, 3) });
