@@ -47,7 +47,7 @@ fn main() -> anyhow::Result<()> {
     };
     let id = job.id;
     let mut running: BTreeMap<AttemptId, NodeId> = BTreeMap::new();
-    let mut note = |effects: Vec<Effect>, now: u64, running: &mut BTreeMap<AttemptId, NodeId>| {
+    let note = |effects: Vec<Effect>, now: u64, running: &mut BTreeMap<AttemptId, NodeId>| {
         for effect in effects {
             match effect {
                 Effect::Offer { node, attempt, index, .. } => {

@@ -294,7 +294,9 @@ pub fn run(scenario: &Scenario) -> Report {
     }
     let bound = work.as_flattened().iter().zip(capacity.as_flattened());
     let bound = bound.map(|(work, capacity)| *work as f64 / (*capacity).max(1) as f64);
-    let bound = bound.fold(1.0, f64::max);
+    // Nothing is done before its longest task is.
+    let longest = world.lengths.values().copied().max().unwrap_or(1);
+    let bound = bound.fold(longest as f64, f64::max);
     let done = world.commits.len() as u64;
     Report {
         trace: world.trace.hash(),
