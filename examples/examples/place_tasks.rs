@@ -67,15 +67,17 @@ fn main() -> anyhow::Result<()> {
     // One node leaves; what it had is given to the others.
     let gone = NodeId(Address::repeat_byte(1));
     note(step(&mut placement, 500, Input::Change { node: gone, change: Change::Leave })?, 500, &mut running);
-    let mut now = 1_000;
-    while let Some((attempt, node)) = running.pop_first() {
+    let mut now = 500;
+    while placement.ended(&id).is_none() {
+        now += 100;
+        anyhow::ensure!(now < 60_000, "it comes to no end");
+        let Some((attempt, node)) = running.pop_first() else {
+            note(step(&mut placement, now, Input::Tick)?, now, &mut running);
+            continue;
+        };
         for answer in [Answer::Accepted, Answer::Done { success: true }] {
             let effects = step(&mut placement, now, Input::Answer { node: Some(node), attempt, answer })?;
             note(effects, now, &mut running);
-        }
-        now += 500;
-        if running.is_empty() {
-            note(step(&mut placement, now, Input::Tick)?, now, &mut running);
         }
     }
 
