@@ -89,3 +89,14 @@ pub fn report(bench: &str, unit: &str, operations: f64, times: Times, ceiling: f
         rate(times.median) / ceiling
     );
 }
+
+/// One result beside that of a peer, with its latencies in microseconds and memory in MB, as a line of JSON.
+pub fn report_peer(bench: &str, unit: &str, value: f64, p50_p99_us: (f64, f64), mb: f64, peer: (&str, f64)) {
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().unwrap_or_default();
+    let ((p50, p99), (peer, peer_value)) = (p50_p99_us, peer);
+    println!(
+        r#"{{"bench":"{bench}","seed":{SEED},"value":{value:.0},"unit":"{unit}/s","p50_us":{p50:.2},"p99_us":{p99:.2},"mb":{mb:.0},"peer":"{peer}","peer_value":{peer_value:.0},"ratio":{:.1},"loadavg":"{load}"}}"#,
+        value / peer_value
+    );
+}

@@ -83,3 +83,18 @@ pub fn sync(folder: &Path) -> std::io::Result<Duration> {
     }
     Ok(Times::of(times).median)
 }
+
+/// `t_ver`: one verification with a known key.
+pub fn verify() -> Duration {
+    let key = SecretKey::from_bytes(&[3; 32]).expect("in range");
+    let digest = keccak("a digest");
+    let recovery = Recovery::new(&key, digest);
+    let public = SECP256K1.recover_ecdsa(recovery.1, &recovery.0).expect("just signed");
+    let signature = recovery.0.to_standard();
+    median(21, 100, || {
+        for _ in 0..100 {
+            SECP256K1.verify_ecdsa(recovery.1, &signature, &public).expect("just signed");
+            black_box(());
+        }
+    })
+}

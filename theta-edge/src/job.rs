@@ -12,6 +12,8 @@ use theta_core::codec::rlp::{Encode, encode_list};
 use theta_core::hash::{Address, Hash};
 
 use crate::blob::BlobRef;
+use crate::map::{MapSpec, Merge};
+use crate::split::Split;
 
 /// The kinds of work there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -414,11 +416,15 @@ impl JobFile {
     /// # Ok::<(), theta_edge::job::JobError>(())
     /// ```
     pub fn parse(text: &str) -> Result<Self, JobError> {
-        let value: Value = serde_json::from_str(text).map_err(|_| JobError::Json)?;
-        let mut top = Fields::new("", value)?;
+        let mut top = Fields::of(text)?;
         if top.required::<String>("kind", "is a text")? != "wasm" {
             return Err(JobError::field("kind", "is not a kind of job that runs here; wasm is"));
         }
+        Self::rest(top)
+    }
+
+    /// Everything but the kind.
+    fn rest(mut top: Fields) -> Result<Self, JobError> {
         let base = Limits::default();
         let limits = match top.0.remove("limits") {
             None | Some(Value::Null) => base,
@@ -491,10 +497,129 @@ impl JobFile {
     }
 }
 
+/// A job file of any kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AnyFile {
+    /// One program, once.
+    Wasm(JobFile),
+    /// One program over many parts of an input.
+    Map(MapFile),
+}
+
+impl AnyFile {
+    /// Reads a job file of any kind.
+    pub fn parse(text: &str) -> Result<Self, JobError> {
+        let mut top = Fields::of(text)?;
+        match top.required::<String>("kind", "is a text")?.as_str() {
+            "wasm" => JobFile::rest(top).map(Self::Wasm),
+            "map" => MapFile::rest(top).map(Self::Map),
+            _ => Err(JobError::field("kind", "is not a kind of job that runs here; wasm and map are")),
+        }
+    }
+}
+
+/// What a map file says of its merge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MergeFile {
+    /// One after another.
+    Concat,
+    /// By a program.
+    Reduce {
+        /// Path of the module.
+        module: String,
+        /// Arguments of the program.
+        args: Vec<String>,
+    },
+}
+
+/// A job file of kind `map`: one program over each part of an input (edge.md 2.3).
+///
+/// A line ends at the byte 0x0a and nothing else.
+///
+/// ```
+/// use theta_edge::{job::{AnyFile, MergeFile}, split::Split};
+/// let text = r#"{"kind":"map","module":"cat.wat","input":"in.csv","split":{"lines":2},"merge":"concat"}"#;
+/// let AnyFile::Map(file) = AnyFile::parse(text)? else { unreachable!("it says map") };
+/// assert_eq!((file.split, file.merge), (Split::Lines(2), MergeFile::Concat));
+/// let wrong = AnyFile::parse(r#"{"kind":"map","module":"a","input":"b","split":{"lines":0}}"#).unwrap_err();
+/// assert!(wrong.to_string().starts_with("split"));
+/// # Ok::<(), theta_edge::job::JobError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MapFile {
+    /// The mapper, with its limits, quorum and price; it has no stdin of its own.
+    pub job: JobFile,
+    /// Path of the input.
+    pub input: String,
+    /// Where it is cut.
+    pub split: Split,
+    /// What becomes of the results.
+    pub merge: MergeFile,
+}
+
+impl MapFile {
+    fn rest(mut top: Fields) -> Result<Self, JobError> {
+        let input = top.required("input", "is the path of a file")?;
+        let split = "is {\"lines\":n} or {\"bytes\":n} with n above 0";
+        let split = match top.required::<Split>("split", split)? {
+            Split::Lines(0) | Split::Bytes(0) => return Err(JobError::field("split", split)),
+            split => split,
+        };
+        let merge = match top.0.remove("merge") {
+            None | Some(Value::Null) => MergeFile::Concat,
+            Some(Value::String(text)) if text == "concat" => MergeFile::Concat,
+            Some(value @ Value::Object(_)) => {
+                let mut fields = Fields::new("merge.", value)?;
+                let module = fields.required("module", "is the path of a module")?;
+                let args = fields.optional("args", "is a list of texts")?.unwrap_or_default();
+                fields.finish()?;
+                MergeFile::Reduce { module, args }
+            }
+            Some(_) => return Err(JobError::field("merge", "is \"concat\" or {\"module\":path}")),
+        };
+        if top.0.contains_key("stdin") {
+            return Err(JobError::field("stdin", "is each part of the input; a map has no other"));
+        }
+        Ok(Self { job: JobFile::rest(top)?, input, split, merge })
+    }
+
+    /// The job this file asks for, once the host has made blobs of what it names: the modules, and the parts of the input
+    /// ([`crate::split::Cutter`]).
+    pub fn spec(
+        &self,
+        chain_id: &str,
+        nonce: u64,
+        pool: PoolRef,
+        (module, reducer): (BlobRef, Option<BlobRef>),
+        chunks: Vec<BlobRef>,
+        inputs: Vec<Folder>,
+    ) -> Result<MapSpec, JobError> {
+        let spec = self.job.spec(chain_id, nonce, pool, module, None, inputs)?;
+        let merge = match &self.merge {
+            MergeFile::Concat => Merge::Concat,
+            MergeFile::Reduce { module, args } => Merge::Reduce {
+                module: reducer.ok_or(JobError::field("merge.module", "is missing"))?,
+                program: module.rsplit('/').next().unwrap_or_default().to_owned(),
+                args: args.clone(),
+            },
+        };
+        let Work::Wasm(work) = spec.work;
+        let (limits, quorum, total_cap, pool) = (spec.limits, spec.quorum, spec.total_cap, spec.pool);
+        let map =
+            MapSpec { chain_id: spec.chain_id, nonce, work, chunks, merge, limits, quorum, total_cap, pool };
+        map.check()?;
+        Ok(map)
+    }
+}
+
 /// The fields of a JSON object that were not read yet, and what stands before their names.
 struct Fields(Map<String, Value>, &'static str);
 
 impl Fields {
+    fn of(text: &str) -> Result<Self, JobError> {
+        Self::new("", serde_json::from_str(text).map_err(|_| JobError::Json)?)
+    }
+
     fn new(prefix: &'static str, value: Value) -> Result<Self, JobError> {
         match value {
             Value::Object(map) => Ok(Self(map, prefix)),
@@ -582,6 +707,35 @@ pub(crate) mod tests {
             assert_eq!(error.to_string().split(' ').next(), Some(field), "{text}: {error}");
         }
         assert_eq!(JobFile::parse("[]"), Err(JobError::Json));
+    }
+
+    #[test]
+    fn a_map_file_names_what_is_wrong_with_it() {
+        let good = r#"{"kind":"map","module":"m","input":"i","split":{"bytes":9},"merge":{"module":"d/r.wasm","args":["a"]},"maxTfuel":"7"}"#;
+        let AnyFile::Map(file) = AnyFile::parse(good).unwrap() else { panic!("it says map") };
+        assert_eq!((file.split, file.job.max_tfuel), (Split::Bytes(9), TFuelWei::whole(7)));
+        let blob = BlobRef::of(b"m");
+        let spec = |reducer| file.spec("privatenet", 1, spec().pool, (blob, reducer), vec![blob], Vec::new());
+        assert!(
+            matches!(spec(Some(blob)).unwrap().merge, Merge::Reduce { program, .. } if program == "r.wasm")
+        );
+        assert!(spec(None).is_err());
+        for (text, field) in [
+            (r#"{"kind":"map","module":"m","split":{"lines":1}}"#, "input"),
+            (r#"{"kind":"map","module":"m","input":"i"}"#, "split"),
+            (r#"{"kind":"map","module":"m","input":"i","split":{"lines":-1}}"#, "split"),
+            (r#"{"kind":"map","module":"m","input":"i","split":{"words":1}}"#, "split"),
+            (r#"{"kind":"map","input":"i","split":{"lines":1}}"#, "module"),
+            (r#"{"kind":"map","module":"m","input":"i","split":{"lines":1},"merge":"sort"}"#, "merge"),
+            (r#"{"kind":"map","module":"m","input":"i","split":{"lines":1},"merge":{}}"#, "merge.module"),
+            (r#"{"kind":"map","module":"m","input":"i","split":{"lines":1},"stdin":"x"}"#, "stdin"),
+            (r#"{"kind":"map","module":"m","input":"i","split":{"lines":1},"foo":1}"#, "foo"),
+            (r#"{"kind":"reduce","module":"m"}"#, "kind"),
+        ] {
+            let error = AnyFile::parse(text).unwrap_err();
+            assert_eq!(error.to_string().split(' ').next(), Some(field), "{text}: {error}");
+        }
+        assert!(matches!(AnyFile::parse(r#"{"kind":"wasm","module":"m"}"#), Ok(AnyFile::Wasm(_))));
     }
 
     #[test]

@@ -84,8 +84,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Start at [`job`] for what a job is, at [`scheduler`] and [`worker`] for how it goes, at [`payment`] for the money.
-//! Not here yet: jobs of more than one task, ticks, reputation, delivery of content.
+//! Start at [`job`] for what a job is, at [`scheduler`] and [`worker`] for how it goes, at [`payment`] for the money, at
+//! [`placement`] for a coordinator of many nodes and tenants, at [`map`] for one program over many parts of an input, at
+//! `sim` (feature `sim`) for all of it in virtual time. Not here yet: delivery of content, disputes.
 
 pub mod blob;
 pub mod chain;
@@ -93,11 +94,17 @@ pub mod executor;
 mod history;
 pub mod identity;
 pub mod job;
+pub mod map;
 pub mod message;
 pub mod payment;
+pub mod placement;
 pub mod provider;
 pub mod requester;
 pub mod scheduler;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
+pub mod split;
+pub mod trust;
 pub mod verify;
 pub mod worker;
 

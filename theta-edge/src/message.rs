@@ -13,7 +13,9 @@ use crate::executor::Output;
 use crate::identity::NodeId;
 use crate::job::{PoolRef, Task};
 use crate::payment::Price;
-use crate::payment::receipt::Payment;
+use crate::payment::purse::Tick;
+use crate::payment::receipt::{Payment, Receipt};
+use crate::payment::watch::Beacon;
 
 /// Largest envelope in bytes: room for a result with ten thousand files, each with its name and hash.
 pub const MAX_MESSAGE: usize = 4 << 20;
@@ -136,6 +138,14 @@ pub enum Message {
         /// Amount of the receipt.
         total: TFuelWei,
     },
+    /// Requester: pays one unit more ([`crate::payment::purse::Purse::tick`]).
+    Tick(Tick),
+    /// Worker: the last tick it has, for a requester that forgot.
+    LastTick(Tick),
+    /// Payee to payee: the size of a claim on a fund of both.
+    Beacon(Beacon),
+    /// Payee to payee: the receipt behind it, because the claims do not fit the fund.
+    Claim(Receipt),
 }
 
 /// Why an envelope is not opened.

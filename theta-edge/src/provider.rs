@@ -5,7 +5,7 @@ use std::sync::Arc;
 use theta_core::amount::TFuelWei;
 use theta_core::hash::{Address, Hash};
 use theta_core::sign::Signer;
-use theta_ledger::tx::RawTx;
+use theta_ledger::tx::{RawTx, ServicePayment};
 
 use crate::Millis;
 use crate::chain::Fund;
@@ -14,8 +14,9 @@ use crate::identity::NodeId;
 use crate::job::{PoolRef, Task};
 use crate::message::{Envelope, Message, MessageError};
 use crate::payment::PayError;
-use crate::payment::receipt::Payment;
-use crate::payment::till::{Due, Till, covers};
+use crate::payment::receipt::{Payment, Receipt};
+use crate::payment::till::{Due, Till};
+use crate::payment::watch::{Beacon, Say};
 use crate::worker::{Effect, Input, Settings, Worker};
 
 /// Why the chain is asked for a fund; given back with the answer.
@@ -38,6 +39,10 @@ pub enum Ask {
         /// The receipt.
         payment: Payment,
     },
+    /// How another payee's claim fits the fund.
+    Hear(Beacon),
+    /// The same, exactly.
+    See(Receipt),
 }
 
 impl Ask {
@@ -46,6 +51,8 @@ impl Ask {
         match self {
             Self::Vet { pool, .. } => (pool.payer, pool.reserve_sequence),
             Self::Collect { payment, .. } => (payment.receipt.payer, payment.receipt.reserve_sequence),
+            Self::Hear(beacon) => (beacon.payer, beacon.reserve_sequence),
+            Self::See(receipt) => (receipt.payer, receipt.reserve_sequence),
         }
     }
 }
@@ -74,6 +81,16 @@ pub enum Todo {
     Stop {
         /// Task id.
         task: Hash,
+    },
+    /// Say this to every node that may be paid from the same fund ([`Provider::envelope`]).
+    Tell(Message),
+    /// The payer signed away more than its fund holds: look at its account and ask [`Provider::slash`] for the
+    /// transaction that punishes it. Nothing more is served to it.
+    Overspent {
+        /// Who.
+        payer: Address,
+        /// Which fund.
+        reserve_sequence: u64,
     },
 }
 
@@ -135,6 +152,11 @@ impl Provider {
         &self.till
     }
 
+    /// The till, to tell it of split rules ([`Till::set_rule`]).
+    pub const fn till_mut(&mut self) -> &mut Till {
+        &mut self.till
+    }
+
     /// The worker, for its load.
     pub const fn worker(&self) -> &Worker {
         &self.worker
@@ -144,7 +166,67 @@ impl Provider {
     pub fn receive(&mut self, now: Millis, envelope: &[u8]) -> Result<Vec<Todo>, ProviderError> {
         let me = NodeId::of(&*self.signer.0);
         let (from, message) = Envelope::open(&self.chain_id, me, envelope)?;
-        self.step(now, Input::Message { from, message })
+        match message {
+            Message::Tick(tick) => {
+                let gain = self.till.tick(now, from.0, &tick)?;
+                // Whoever releases a tick again has forgotten it.
+                match self.till.last_tick(from.0, tick.reserve_sequence).filter(|_| gain.is_zero()) {
+                    Some(last) => Ok(vec![self.send(from, &Message::LastTick(last))?]),
+                    None => Ok(Vec::new()),
+                }
+            }
+            Message::Beacon(beacon) => Ok(self.of_interest(Ask::Hear(beacon))),
+            Message::Claim(receipt) => Ok(self.of_interest(Ask::See(receipt))),
+            message => self.step(now, Input::Message { from, message }),
+        }
+    }
+
+    /// Looks up only funds that owe this node something.
+    fn of_interest(&self, ask: Ask) -> Vec<Todo> {
+        let (payer, reserve_sequence) = ask.fund();
+        if self.till.knows(payer, reserve_sequence) { vec![Todo::LookUp(ask)] } else { Vec::new() }
+    }
+
+    /// Says again what other payees may have missed; to be called about every
+    /// [`crate::payment::watch::REPEAT_MS`].
+    pub fn repeat(&mut self, now: Millis) -> Result<Vec<Todo>, ProviderError> {
+        let said = self.till.repeat(now);
+        said.into_iter().map(|say| self.tell(say)).collect()
+    }
+
+    /// A message for a node, sealed.
+    pub fn envelope(&self, to: NodeId, message: &Message) -> Result<Vec<u8>, ProviderError> {
+        Ok(Envelope::seal(&self.chain_id, &*self.signer.0, to, message)?)
+    }
+
+    /// The transaction that punishes an overspending payer, if it is proven ([`Till::overspending`]); `sequence` is that
+    /// of this node's account plus one.
+    pub fn slash(
+        &self,
+        payer: Address,
+        reserve_sequence: u64,
+        settled: &[ServicePayment],
+        sequence: u64,
+    ) -> Result<Option<RawTx>, PayError> {
+        let proof = self.till.overspending(payer, reserve_sequence, settled);
+        proof.map(|proof| self.till.slash(payer, &proof, sequence)).transpose()
+    }
+
+    fn tell(&self, say: Say) -> Result<Todo, ProviderError> {
+        Ok(Todo::Tell(match say {
+            Say::Beacon(receipt) => Message::Beacon(Beacon::sign(&receipt, &*self.signer.0)?),
+            Say::Show(receipt) => Message::Claim(receipt),
+        }))
+    }
+
+    /// What follows for the other payees of a fund.
+    fn watched(&self, fund: &Fund, say: Option<Say>) -> Result<Vec<Todo>, ProviderError> {
+        let (payer, reserve_sequence) = (fund.payer, fund.reserve_sequence);
+        let mut todo: Vec<Todo> = say.map(|say| self.tell(say)).transpose()?.into_iter().collect();
+        if self.till.is_overspent(payer, reserve_sequence) {
+            todo.push(Todo::Overspent { payer, reserve_sequence });
+        }
+        Ok(todo)
     }
 
     /// Takes the result of [`Todo::Run`].
@@ -168,19 +250,32 @@ impl Provider {
     ) -> Result<Vec<Todo>, ProviderError> {
         match ask {
             Ask::Vet { task, pool, amount } => {
-                let covered = self.till.has_room(pool.payer, pool.reserve_sequence)
-                    && covers(fund, &pool, amount, height).is_ok();
+                let covered = self.till.covers(now, fund, &pool, amount, height).is_ok();
                 self.step(now, Input::Vetted { task, covered })
             }
             Ask::Collect { from, payment } => {
-                self.till.accept(&payment, fund.ok_or(PayError::NoFund)?, height)?;
+                let fund = fund.ok_or(PayError::NoFund)?;
+                self.till.accept_from_payer(from.0, &payment, fund, height)?;
+                let say = self.till.speak(now, fund);
+                let mut todo = self.watched(fund, say)?;
                 let receipt = payment.receipt;
                 let message = Message::Acknowledged {
                     reserve_sequence: receipt.reserve_sequence,
                     payment_sequence: receipt.payment_sequence,
                     total: receipt.amount,
                 };
-                Ok(vec![self.send(from, &message)?])
+                todo.insert(0, self.send(from, &message)?);
+                Ok(todo)
+            }
+            Ask::Hear(beacon) => {
+                let fund = fund.ok_or(PayError::NoFund)?;
+                let say = self.till.hear(now, &beacon, fund)?;
+                self.watched(fund, say)
+            }
+            Ask::See(receipt) => {
+                let fund = fund.ok_or(PayError::NoFund)?;
+                let say = self.till.see(now, &receipt, fund)?;
+                self.watched(fund, say)
             }
         }
     }
@@ -201,8 +296,8 @@ impl Provider {
     }
 
     /// Forgets funds that ended before this height ([`Till::forget_ended`]).
-    pub fn forget_ended(&mut self, height: u64) {
-        self.till.forget_ended(height);
+    pub fn forget_ended(&mut self, height: u64) -> Result<(), PayError> {
+        self.till.forget_ended(height)
     }
 
     fn step(&mut self, now: Millis, input: Input) -> Result<Vec<Todo>, ProviderError> {

@@ -22,6 +22,7 @@ use crate::job::{JobError, JobSpec, PoolRef, Task};
 use crate::message::{Envelope, Message, MessageError};
 use crate::payment::PayError;
 use crate::payment::purse::Purse;
+use crate::payment::tick::TickError;
 use crate::scheduler::{Effect, Input, Record, Report, Scheduler, Settings};
 
 /// What is left for the host to do, in order.
@@ -175,6 +176,10 @@ impl Requester {
     /// Takes an envelope that came from anywhere.
     pub fn receive(&mut self, now: Millis, envelope: &[u8]) -> Result<Vec<Todo>, RequesterError> {
         let (from, message) = Envelope::open(&self.chain_id, NodeId::of(&*self.signer), envelope)?;
+        if let Message::LastTick(tick) = message {
+            self.purse.shown_tick(&from.0, &tick)?;
+            return Ok(Vec::new());
+        }
         if let Message::Acknowledged { reserve_sequence, payment_sequence, total } = message {
             if self.purse.fund().is_some_and(|(present, _)| present == reserve_sequence) {
                 self.purse.acknowledged(from.0, payment_sequence, total)?;
@@ -182,6 +187,37 @@ impl Requester {
             return Ok(Vec::new());
         }
         self.step(now, Input::Message { from, message })
+    }
+
+    /// Lets a node be paid by ticks out of a job's promise ([`Purse::open_ticks`]), and sends it the receipt.
+    pub fn open_ticks(
+        &mut self,
+        job: &Hash,
+        node: NodeId,
+        unit: TFuelWei,
+        max: u32,
+        seed: [u8; 32],
+    ) -> Result<Todo, RequesterError> {
+        let payment = self.purse.open_ticks(job, node.0, unit, max, seed)?;
+        self.send(node, &Message::Payment(payment))
+    }
+
+    /// Pays a node one unit more; every [`crate::payment::tick::WINDOW`] units by a receipt.
+    pub fn tick(&mut self, node: NodeId) -> Result<Todo, RequesterError> {
+        match self.purse.tick(&node.0) {
+            Err(PayError::Tick(TickError::Window(_))) => self.roll_up(node),
+            tick => {
+                let tick = tick?;
+                self.send(node, &Message::Tick(tick))
+            }
+        }
+    }
+
+    /// Sends a node a receipt for its ticks; to be called every
+    /// [`crate::payment::tick::WINDOW_MS`] while there are any.
+    pub fn roll_up(&mut self, node: NodeId) -> Result<Todo, RequesterError> {
+        let payment = self.purse.roll_up(&node.0)?;
+        self.send(node, &Message::Payment(payment))
     }
 
     /// Learns from the chain what was settled, and sends what is owed beyond it.

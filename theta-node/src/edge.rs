@@ -536,7 +536,7 @@ impl EdgeLoop {
         for fund in funds {
             self.provider.observe(fund)?;
         }
-        self.provider.forget_ended(height);
+        self.provider.forget_ended(height)?;
         let fee = minimum_fee();
         let mut claims = Vec::new();
         for due in self.provider.due(height, fee, self.settle_at_once) {

@@ -2,12 +2,17 @@
 //!
 //! A payer locks money in a reserve fund. Its [`purse::Purse`] is the only way to a receipt and never signs for more
 //! than the fund holds; a payee's [`till::Till`] keeps the best receipt it was given and turns it into one
-//! `ServicePayment` transaction. The chain alone would notice an overspend only then, so the till looks at the fund
-//! before it believes a receipt.
+//! `ServicePayment` transaction. Between two receipts [`tick`]s pay for small units at the cost of a hash. The chain alone
+//! would notice an overspend only at the settlement, so the till looks at the fund before it believes a receipt, and
+//! payees of one fund [`watch`] it together. [`book`] says where each earned wei is, [`split`] who shares in it.
 
+pub mod book;
 pub mod purse;
 pub mod receipt;
+pub mod split;
+pub mod tick;
 pub mod till;
+pub mod watch;
 
 use serde::{Deserialize, Serialize};
 use theta_core::amount::TFuelWei;
@@ -126,6 +131,31 @@ pub enum PayError {
     /// So many funds are watched already; one that ends makes room.
     #[error("the till watches {0} funds already; send the receipt again later")]
     Crowded(usize),
+    /// A tick that is not of the chain it is said to be of, or comes too far ahead of the receipt.
+    #[error(transparent)]
+    Tick(#[from] tick::TickError),
+    /// A chain of ticks was opened for this payee already, or by none, or one of a length that is not allowed.
+    #[error("the chain of ticks {0}")]
+    Chain(&'static str),
+    /// The receipt does not pay for the ticks before it.
+    #[error("the receipt pays {paid} wei more and {owed} wei of ticks came before it")]
+    Rolled {
+        /// By how much the receipt is above the one before it.
+        paid: TFuelWei,
+        /// What the ticks since then pay.
+        owed: TFuelWei,
+    },
+    /// The resource's split rule burns less than this node insists on.
+    #[error("the resource's split rule burns {burned} percent where {least} are asked for")]
+    NoBurn {
+        /// What it burns.
+        burned: u64,
+        /// What is asked for.
+        least: u64,
+    },
+    /// The books do not add up; nothing changed.
+    #[error(transparent)]
+    Book(#[from] book::BookError),
     /// This sequence is being settled; the payer continues with the next.
     #[error("payment sequence {0} is being settled")]
     Settling(u64),

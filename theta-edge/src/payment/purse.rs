@@ -1,6 +1,7 @@
 //! The payer's side: the only way to a receipt.
 //!
-//! Safety: what was signed plus what is promised never exceeds the fund, also across crashes. Every change is an entry
+//! Safety: what was signed, what ticks may still pay and what is promised never exceed the fund together, also across
+//! crashes. Every change is an entry
 //! that is checked, then made durable, then applied; a signature is made only from the applied state. A crash between
 //! entry and signature therefore loses no money and doubles none: the entry counts as signed, and asking again for the
 //! same item gives the receipt it stands for. Items are known as long as their job's promise stands: without a promise
@@ -11,12 +12,13 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use theta_core::amount::TFuelWei;
-use theta_core::hash::{Address, Hash};
+use theta_core::hash::{Address, Hash, U256};
 use theta_core::journal::{Disk, Record};
 use theta_core::sign::{Signature, Signer};
 
 use super::PayError;
 use super::receipt::{Line, MAX_LINES, NO_ITEMS, Payment, Receipt, extend};
+use super::tick::{self, TickChain, TickCommit, TickError};
 use crate::chain::Fund;
 use crate::history::History;
 
@@ -52,6 +54,25 @@ enum Entry {
         sequence: u64,
         amount: TFuelWei,
     },
+    /// Ticks may be released, out of the job's promise.
+    Ticking {
+        job: Hash,
+        payee: Address,
+        seed: [u8; 32],
+        anchor: Hash,
+        unit: TFuelWei,
+        max: u32,
+    },
+    /// Ticks up to this index of the chain are in the receipt; `anchor` is the word of that index.
+    Rolled {
+        payee: Address,
+        index: u32,
+        anchor: Hash,
+    },
+    /// No more ticks are released; what they might have paid goes back to the promise.
+    Unticked {
+        payee: Address,
+    },
     /// What all earlier entries made of one payee.
     Owed {
         payee: Address,
@@ -65,7 +86,7 @@ enum Entry {
 }
 
 impl Record for Entry {
-    const VERSION: u8 = 1;
+    const VERSION: u8 = 2;
 }
 
 /// What is owed to one payee from the present fund.
@@ -82,6 +103,35 @@ struct Account {
     lines: Vec<Line>,
     /// How much of the present sequence the payee has seen.
     acknowledged: TFuelWei,
+    ticks: Option<Ticks>,
+}
+
+/// A chain of ticks that a payee was promised.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Ticks {
+    job: Hash,
+    seed: [u8; 32],
+    unit: TFuelWei,
+    max: u32,
+    /// How many are in the receipt.
+    rolled: u32,
+    /// The word of that index.
+    anchor: Hash,
+}
+
+impl std::fmt::Debug for Ticks {
+    /// Leaves out the seed, which is money.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ticks").field("max", &self.max).field("rolled", &self.rolled).finish_non_exhaustive()
+    }
+}
+
+impl Ticks {
+    /// What a receipt says of those that are left.
+    fn commit(&self) -> TickCommit {
+        let max = self.max.saturating_sub(self.rolled);
+        if max == 0 { TickCommit::NONE } else { TickCommit { anchor: self.anchor, unit: self.unit, max } }
+    }
 }
 
 /// What one job may still cost, and what was paid for it.
@@ -109,7 +159,8 @@ struct State {
 impl State {
     /// Signed and promised together, or `None` above what a word holds.
     fn held(&self) -> Option<TFuelWei> {
-        let accounts = self.accounts.values().flat_map(|account| [account.settled, account.amount]);
+        let accounts = self.accounts.values();
+        let accounts = accounts.flat_map(|account| [account.settled, account.amount, account.exposed()]);
         let promises = self.promises.values().map(|promise| promise.left);
         accounts.chain(promises).try_fold(TFuelWei::ZERO, TFuelWei::checked_add)
     }
@@ -164,6 +215,33 @@ impl State {
                     account.add(line.item, line.amount);
                 }
             }
+            Entry::Ticking { job, payee, seed, anchor, unit, max } => {
+                let (job, seed, anchor, unit, max) = (*job, *seed, *anchor, *unit, *max);
+                let ticks = Ticks { job, seed, unit, max, rolled: 0, anchor };
+                if let Some(promise) = self.promises.get_mut(&job) {
+                    let exposed = ticks.commit().exposure().unwrap_or(promise.left);
+                    promise.left = promise.left.saturating_sub(exposed);
+                }
+                self.accounts.entry(*payee).or_default().ticks = Some(ticks);
+            }
+            Entry::Rolled { payee, index, anchor } => {
+                let account = self.accounts.entry(*payee).or_default();
+                if let Some(ticks) = &mut account.ticks {
+                    let more = ticks.unit.checked_mul(u64::from(index.saturating_sub(ticks.rolled)));
+                    let item = tick::item(&ticks.anchor, *index);
+                    (ticks.rolled, ticks.anchor) = (*index, *anchor);
+                    account.add(item, more.unwrap_or_default());
+                }
+            }
+            Entry::Unticked { payee } => {
+                let account = self.accounts.entry(*payee).or_default();
+                let exposed = account.exposed();
+                if let Some(ticks) = account.ticks.take()
+                    && let Some(promise) = self.promises.get_mut(&ticks.job)
+                {
+                    promise.left = promise.left.checked_add(exposed).unwrap_or(promise.left);
+                }
+            }
             Entry::Owed { payee, account } => {
                 self.accounts.insert(*payee, account.clone());
             }
@@ -203,6 +281,11 @@ impl Account {
         self.lines.push(Line { item, amount, total });
     }
 
+    /// What ticks may pay that are in no receipt yet.
+    fn exposed(&self) -> TFuelWei {
+        self.ticks.as_ref().and_then(|ticks| ticks.commit().exposure()).unwrap_or_default()
+    }
+
     fn news(&self) -> impl Iterator<Item = &Line> {
         self.lines.iter().skip_while(|line| line.total <= self.acknowledged)
     }
@@ -214,6 +297,36 @@ pub struct Purse {
     signer: Arc<dyn Signer>,
     journal: History<Entry>,
     state: State,
+    /// Chains that ticks are being released of, and how far.
+    chains: BTreeMap<Address, (TickChain, u32)>,
+}
+
+/// A tick on its way to a payee: `index` units on top of the receipt with this anchor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tick {
+    /// Fund of the receipt.
+    pub reserve_sequence: u64,
+    /// Anchor of the receipt.
+    pub anchor: Hash,
+    /// Ticks since then.
+    pub index: u32,
+    /// The word that proves it.
+    pub word: Hash,
+}
+
+/// Where a fund's money is; the five add up to what it was opened with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Statement {
+    /// Nobody's yet.
+    pub free: TFuelWei,
+    /// Set aside for jobs.
+    pub promised: TFuelWei,
+    /// Set aside for ticks that may be released.
+    pub exposed: TFuelWei,
+    /// In receipts that have not settled.
+    pub signed: TFuelWei,
+    /// Paid by the chain.
+    pub settled: TFuelWei,
 }
 
 impl std::fmt::Debug for Purse {
@@ -235,7 +348,8 @@ impl Purse {
         let (journal, entries) = History::open(disk)?;
         let mut state = State::default();
         entries.iter().for_each(|entry| state.apply(entry));
-        let mut purse = Self { chain_id: chain_id.to_owned(), signer, journal, state };
+        let mut purse =
+            Self { chain_id: chain_id.to_owned(), signer, journal, state, chains: BTreeMap::new() };
         purse.tidy()?;
         Ok(purse)
     }
@@ -253,6 +367,23 @@ impl Purse {
     /// What neither a receipt nor a promise holds of the present fund.
     pub fn free(&self) -> TFuelWei {
         self.state.free()
+    }
+
+    /// Where the present fund's money is; `None` before one is adopted.
+    pub fn statement(&self) -> Option<Statement> {
+        let open = self.state.open.as_ref()?;
+        // Sums are within the fund.
+        let add = |sum: &mut TFuelWei, part| *sum = sum.checked_add(part).unwrap_or(open.initial);
+        let zero = TFuelWei::ZERO;
+        let mut all =
+            Statement { free: self.free(), promised: zero, exposed: zero, signed: zero, settled: zero };
+        self.state.promises.values().for_each(|promise| add(&mut all.promised, promise.left));
+        for account in self.state.accounts.values() {
+            add(&mut all.exposed, account.exposed());
+            add(&mut all.signed, account.amount);
+            add(&mut all.settled, account.settled);
+        }
+        Some(all)
     }
 
     fn write(&mut self, entry: Entry) -> Result<(), PayError> {
@@ -302,8 +433,14 @@ impl Purse {
         self.write(Entry::Promised { job, amount })
     }
 
-    /// Gives back what is left of a promise.
+    /// Gives back what is left of a promise. Ticks that were released for it go into the receipt first,
+    /// which [`Self::payment`] gives.
     pub fn release(&mut self, job: &Hash) -> Result<(), PayError> {
+        let ticking = self.state.accounts.iter();
+        let ticking = ticking.filter(|(_, account)| account.ticks.as_ref().is_some_and(|t| t.job == *job));
+        for payee in ticking.map(|(payee, _)| *payee).collect::<Vec<_>>() {
+            self.untick(&payee)?;
+        }
         if self.state.promises.contains_key(job) { self.write(Entry::Released { job: *job }) } else { Ok(()) }
     }
 
@@ -333,12 +470,115 @@ impl Purse {
         self.payment(&payee)?.ok_or(PayError::NoFund)
     }
 
+    /// Lets a payee be paid by up to `max` ticks of `unit` each, out of a job's promise, and gives the receipt that says
+    /// so. All of it counts as spent until [`Self::close_ticks`]. `seed` is from the host's source of randomness.
+    pub fn open_ticks(
+        &mut self,
+        job: &Hash,
+        payee: Address,
+        unit: TFuelWei,
+        max: u32,
+        seed: [u8; 32],
+    ) -> Result<Payment, PayError> {
+        if payee == self.payer() {
+            return Err(PayError::SameAccount);
+        }
+        let left = self.state.promises.get(job).ok_or(PayError::NoPromise)?.left;
+        if self.state.accounts.get(&payee).is_some_and(|account| account.ticks.is_some()) {
+            return Err(PayError::Chain("is open already"));
+        }
+        let chain = TickChain::new(&seed, max).ok_or(PayError::Chain("is empty or too long"))?;
+        let commit = TickCommit { anchor: chain.anchor(), unit, max };
+        let asked = commit.exposure().unwrap_or(TFuelWei::from_u256(U256::MAX));
+        if unit.is_zero() || asked > left {
+            return Err(PayError::BudgetExceeded { asked, left });
+        }
+        self.write(Entry::Ticking { job: *job, payee, seed, anchor: commit.anchor, unit, max })?;
+        self.chains.insert(payee, (chain, 0));
+        self.payment(&payee)?.ok_or(PayError::NoFund)
+    }
+
+    /// A payee's chain and how many of its ticks left this process since the purse was opened.
+    fn chain(&mut self, payee: &Address) -> Result<(&Ticks, &mut TickChain, &mut u32), PayError> {
+        let account = self.state.accounts.get(payee);
+        let ticks =
+            account.and_then(|account| account.ticks.as_ref()).ok_or(PayError::Chain("is not open"))?;
+        if !self.chains.contains_key(payee) {
+            let chain = TickChain::new(&ticks.seed, ticks.max).ok_or(PayError::Chain("is not open"))?;
+            self.chains.insert(*payee, (chain, ticks.rolled));
+        }
+        let (chain, released) = self.chains.get_mut(payee).ok_or(PayError::Chain("is not open"))?;
+        Ok((ticks, chain, released))
+    }
+
+    /// Pays one more unit: nothing is written and nothing is signed, for the whole chain counts as spent already. After
+    /// [`tick::WINDOW`] of them a [`Self::roll_up`] is due.
+    pub fn tick(&mut self, payee: &Address) -> Result<Tick, PayError> {
+        let reserve_sequence = self.state.open.as_ref().ok_or(PayError::NoFund)?.reserve_sequence;
+        let (ticks, chain, released) = self.chain(payee)?;
+        let (rolled, anchor) = (ticks.rolled, ticks.anchor);
+        if *released >= rolled.saturating_add(tick::WINDOW) {
+            return Err(TickError::Window(tick::WINDOW).into());
+        }
+        let word = chain.word(*released + 1).ok_or(TickError::End(chain.len()))?;
+        *released += 1;
+        Ok(Tick { reserve_sequence, anchor, index: *released - rolled, word })
+    }
+
+    /// Learns from a payee's last tick how far its chain is, after a crash, say. Only words that left this process are
+    /// ever known to a payee, so whoever shows one was given it.
+    pub fn shown_tick(&mut self, payee: &Address, shown: &Tick) -> Result<(), PayError> {
+        let (ticks, chain, released) = self.chain(payee)?;
+        let index = ticks.rolled.saturating_add(shown.index);
+        if ticks.anchor != shown.anchor || chain.word(index) != Some(shown.word) {
+            return Err(TickError::Word(shown.index).into());
+        }
+        *released = index.max(*released);
+        Ok(())
+    }
+
+    fn roll(&mut self, payee: &Address) -> Result<(), PayError> {
+        let (ticks, chain, released) = self.chain(payee)?;
+        let (rolled, index) = (ticks.rolled, *released);
+        if index == rolled {
+            return Ok(());
+        }
+        let anchor = chain.word(index).ok_or(TickError::End(chain.len()))?;
+        if self.state.accounts.get(payee).is_some_and(|account| account.news().count() >= MAX_LINES) {
+            return Err(PayError::Unacknowledged);
+        }
+        self.write(Entry::Rolled { payee: *payee, index, anchor })
+    }
+
+    fn untick(&mut self, payee: &Address) -> Result<(), PayError> {
+        match self.roll(payee) {
+            // It was told often enough that it has to say what it has.
+            Ok(()) | Err(PayError::Unacknowledged) => {}
+            Err(error) => return Err(error),
+        }
+        self.write(Entry::Unticked { payee: *payee })?;
+        self.chains.remove(payee);
+        Ok(())
+    }
+
+    /// Puts the ticks that were released into the receipt and gives it.
+    pub fn roll_up(&mut self, payee: &Address) -> Result<Payment, PayError> {
+        self.roll(payee)?;
+        self.payment(payee)?.ok_or(PayError::NoFund)
+    }
+
+    /// Ends a payee's chain: what was released is rolled up, and the rest goes back to the promise. Gives the receipt, or
+    /// nothing where nothing is owed.
+    pub fn close_ticks(&mut self, payee: &Address) -> Result<Option<Payment>, PayError> {
+        self.untick(payee)?;
+        self.payment(payee)
+    }
+
     /// The present receipt of a payee, to be sent again; `None` if the present sequence owes it nothing.
     pub fn payment(&self, payee: &Address) -> Result<Option<Payment>, PayError> {
         let open = self.state.open.as_ref().ok_or(PayError::NoFund)?;
-        let Some(account) = self.state.accounts.get(payee).filter(|account| !account.amount.is_zero()) else {
-            return Ok(None);
-        };
+        let owes = |account: &&Account| !account.amount.is_zero() || account.ticks.is_some();
+        let Some(account) = self.state.accounts.get(payee).filter(owes) else { return Ok(None) };
         let receipt = Receipt {
             version: 0,
             chain_id: self.chain_id.clone(),
@@ -349,6 +589,7 @@ impl Purse {
             resource_id: open.resource_id.clone(),
             amount: account.amount,
             items_root: account.root,
+            tick: account.ticks.as_ref().map_or(TickCommit::NONE, Ticks::commit),
             expiry_height: open.end_height,
             payer_signature: Signature::EMPTY,
             envelope_signature: Signature::EMPTY,
@@ -409,6 +650,7 @@ impl Purse {
 mod tests {
     use super::*;
     use crate::chain::Settled;
+    use crate::payment::tick::TickMeter;
     use proptest::prelude::*;
     use std::io;
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -480,6 +722,75 @@ mod tests {
     }
 
     #[test]
+    fn ticks_count_as_spent_until_their_chain_is_closed() {
+        let mut purse = purse(&MemDisk::default());
+        let payee = key(2).address();
+        purse.promise(hash(1), wei(60)).unwrap();
+        let open = |purse: &mut Purse, unit, max| purse.open_ticks(&hash(1), payee, wei(unit), max, [5; 32]);
+        assert!(matches!(open(&mut purse, 2, 31), Err(PayError::BudgetExceeded { .. })));
+        assert!(matches!(open(&mut purse, 0, 3), Err(PayError::BudgetExceeded { .. })));
+        let receipt = open(&mut purse, 2, 20).unwrap().receipt;
+        assert_eq!((receipt.amount, receipt.tick.max, receipt.tick.unit), (wei(0), 20, wei(2)));
+        assert!(matches!(open(&mut purse, 1, 1), Err(PayError::Chain(_))));
+        assert!(matches!(purse.pay(&hash(1), payee, hash(9), wei(21)), Err(PayError::BudgetExceeded { .. })));
+        let mut meter = TickMeter::new(receipt.tick);
+        for _ in 0..3 {
+            let tick = purse.tick(&payee).unwrap();
+            assert_eq!(meter.take(tick.index, tick.word, 256), Ok(1));
+        }
+        let statement = purse.statement().unwrap();
+        assert_eq!(
+            (statement.free, statement.promised, statement.exposed, statement.signed),
+            (wei(40), wei(20), wei(40), wei(0))
+        );
+        let rolled = purse.roll_up(&payee).unwrap();
+        assert_eq!((rolled.receipt.amount, rolled.receipt.tick.max), (wei(6), 17));
+        assert!(rolled.extends(NO_ITEMS, TFuelWei::ZERO));
+        assert_eq!(rolled.receipt.tick.anchor, meter.word(), "the chain goes on");
+        rolled.receipt.verify().unwrap();
+        purse.release(&hash(1)).unwrap();
+        let statement = purse.statement().unwrap();
+        assert_eq!((statement.free, statement.exposed, statement.signed), (wei(94), wei(0), wei(6)));
+        assert_eq!(purse.payment(&payee).unwrap().unwrap().receipt.tick, TickCommit::NONE);
+    }
+
+    #[test]
+    fn a_purse_that_forgot_its_ticks_learns_them_from_the_payee_and_pays_none_twice() {
+        let disk = MemDisk::default();
+        let mut before = purse(&disk);
+        let payee = key(2).address();
+        before.promise(hash(1), wei(60)).unwrap();
+        before.open_ticks(&hash(1), payee, wei(2), 20, [5; 32]).unwrap();
+        let ticks: Vec<Tick> = (0..5).map(|_| before.tick(&payee).unwrap()).collect();
+        drop(before);
+        disk.crash(0);
+        let mut after = Purse::open("privatenet", key(1), disk).unwrap();
+        assert_eq!(after.statement().unwrap().exposed, wei(40), "all of it is still set aside");
+        let forged = Tick { index: 6, ..ticks[4] };
+        assert!(matches!(after.shown_tick(&payee, &forged), Err(PayError::Tick(TickError::Word(6)))));
+        after.shown_tick(&payee, &ticks[4]).unwrap();
+        after.shown_tick(&payee, &ticks[2]).unwrap();
+        assert_eq!(after.roll_up(&payee).unwrap().receipt.amount, wei(10));
+        assert_eq!(after.roll_up(&payee).unwrap().receipt.amount, wei(10));
+        assert!(after.shown_tick(&payee, &ticks[4]).is_err(), "it is in the receipt");
+    }
+
+    #[test]
+    fn a_window_of_ticks_waits_for_a_receipt() {
+        let mut purse = purse(&MemDisk::default());
+        let payee = key(2).address();
+        purse.adopt(&Fund { reserve_sequence: 2, ..fund(1000) }).unwrap();
+        purse.promise(hash(1), wei(600)).unwrap();
+        purse.open_ticks(&hash(1), payee, wei(1), 600, [5; 32]).unwrap();
+        for _ in 0..tick::WINDOW {
+            purse.tick(&payee).unwrap();
+        }
+        assert!(matches!(purse.tick(&payee), Err(PayError::Tick(TickError::Window(256)))));
+        purse.roll_up(&payee).unwrap();
+        assert_eq!(purse.tick(&payee).unwrap().index, 1);
+    }
+
+    #[test]
     fn what_settles_late_is_owed_in_the_next_sequence() {
         let mut purse = purse(&MemDisk::default());
         let payee = key(2).address();
@@ -531,6 +842,15 @@ mod tests {
         before.promise(hash(1), wei(60)).unwrap();
         let len = disk.len();
         drop(before);
+        // An anchor is money too.
+        let watching = Watching { key: key(1), disk: disk.clone(), seen: seen.clone(), refuse: true };
+        let mut anchoring = Purse::open("privatenet", Arc::new(watching), disk.clone()).unwrap();
+        let opened = anchoring.open_ticks(&hash(1), key(2).address(), wei(1), 10, [5; 32]);
+        assert!(matches!(opened, Err(PayError::Sign(_))));
+        assert!(seen.load(Ordering::SeqCst) > len, "written before the key was asked");
+        anchoring.untick(&key(2).address()).unwrap();
+        let len = disk.len();
+        drop(anchoring);
         let watching = Watching { key: key(1), disk: disk.clone(), seen: seen.clone(), refuse: true };
         let mut crashing = Purse::open("privatenet", Arc::new(watching), disk.clone()).unwrap();
         let payee = key(2).address();
@@ -578,11 +898,13 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(48))]
         #[test]
         fn no_order_of_calls_and_crashes_signs_more_than_the_fund(
-            calls in proptest::collection::vec((0..9_u8, 0..4_u8, 0..3_u8, 10..60_u64), 40..80)
+            calls in proptest::collection::vec((0..13_u8, 0..4_u8, 0..3_u8, 10..60_u64), 40..80)
         ) {
             let disk = MemDisk::default();
             let mut purse = purse(&disk);
+            // The most that each payee can claim: its best receipt and the ticks on top of it.
             let mut best: BTreeMap<(Address, u64), TFuelWei> = BTreeMap::new();
+            let mut ticked: BTreeMap<Address, TFuelWei> = BTreeMap::new();
             let mut on_chain = fund(100);
             for (call, job, node, amount) in calls {
                 let payee = key(node + 2).address();
@@ -599,13 +921,33 @@ mod tests {
                             purse.observe(&on_chain).unwrap();
                         }
                     }
+                    9 => drop(purse.open_ticks(&hash(job), payee, wei(1 + amount % 3), 8, [amount as u8; 32])),
+                    10 | 11 => if purse.tick(&payee).is_ok() {
+                        let unit = purse.state.accounts[&payee].ticks.as_ref().unwrap().unit;
+                        let all = ticked.entry(payee).or_default();
+                        *all = all.checked_add(unit).unwrap();
+                    },
+                    12 => if let Ok(payment) = purse.roll_up(&payee) {
+                        let entry = best.entry((payee, payment.receipt.payment_sequence)).or_default();
+                        *entry = payment.receipt.amount.max(*entry);
+                        ticked.remove(&payee);
+                    },
                     _ => if let Ok(payment) = purse.pay(&hash(job), payee, hash(amount as u8), wei(amount)) {
                         let entry = best.entry((payee, payment.receipt.payment_sequence)).or_default();
                         *entry = payment.receipt.amount.max(*entry);
                     },
                 }
-                let signed = best.values().try_fold(TFuelWei::ZERO, |sum, amount| sum.checked_add(*amount)).unwrap();
+                if matches!(call, 3 | 4) {
+                    // Rolled up, or forgotten in the crash and released again.
+                    ticked.clear();
+                }
+                let mut all = best.values().chain(ticked.values());
+                let signed = all.try_fold(TFuelWei::ZERO, |sum, amount| sum.checked_add(*amount)).unwrap();
                 prop_assert!(signed <= wei(100), "{signed} signed");
+                let is = purse.statement().unwrap();
+                let parts = [is.free, is.promised, is.exposed, is.signed, is.settled];
+                let sum = parts.into_iter().try_fold(TFuelWei::ZERO, TFuelWei::checked_add);
+                prop_assert_eq!(sum, Some(wei(100)), "{:?}", is);
                 prop_assert!(on_chain.used <= on_chain.initial);
             }
         }

@@ -13,9 +13,10 @@ use theta_core::sign::{Signature, Signer};
 use theta_ledger::tx::{RawTx, ServicePayment, Unsigned};
 
 use super::PayError;
+use super::tick::TickCommit;
 
 /// Version of the form of a receipt.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Most items one payment carries; a payee that has not acknowledged so many is not paid more.
 pub const MAX_LINES: usize = 256;
 
@@ -30,7 +31,7 @@ pub struct Line {
     pub total: TFuelWei,
 }
 
-/// A cumulative, payer-signed claim on a reserve fund (edge.md 5.3, without ticks).
+/// A cumulative, payer-signed claim on a reserve fund (edge.md 5.3).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
     /// Version of this form.
@@ -51,6 +52,8 @@ pub struct Receipt {
     pub amount: TFuelWei,
     /// The items, each hashed onto those before it, so a later receipt extends an earlier one.
     pub items_root: Hash,
+    /// Ticks that pay on top of the amount until the next receipt.
+    pub tick: TickCommit,
     /// The height at which the fund ends.
     pub expiry_height: u64,
     /// Over the source form of the transaction.
@@ -69,6 +72,7 @@ theta_core::rlp_list!(Receipt {
     resource_id,
     amount,
     items_root,
+    tick,
     expiry_height,
     payer_signature,
     envelope_signature,
@@ -105,8 +109,8 @@ impl Receipt {
         Ok(self)
     }
 
-    /// The transaction as the payer signed it.
-    fn service_payment(&self) -> ServicePayment {
+    /// The transaction as the payer signed it: what settles, and what a proof of overspending is made of.
+    pub fn service_payment(&self) -> ServicePayment {
         let mut payment = ServicePayment::new(
             self.payer,
             self.payee,
@@ -139,6 +143,7 @@ impl Receipt {
             self.resource_id.encode(out);
             self.amount.encode(out);
             self.items_root.encode(out);
+            self.tick.encode(out);
             self.expiry_height.encode(out);
             self.payer_signature.encode(out);
         });
@@ -148,16 +153,24 @@ impl Receipt {
         Hash::from(*hasher.finalize().as_bytes())
     }
 
+    fn is_by_payer(&self, signature: &Signature, digest: &Hash) -> bool {
+        signature.is_low_s() && signature.recover(digest).is_ok_and(|signer| signer == self.payer)
+    }
+
     /// Whether both signatures are the payer's.
     pub fn verify(&self) -> Result<(), PayError> {
-        let by_payer = |signature: &Signature, digest: &Hash| {
-            signature.is_low_s() && signature.recover(digest).is_ok_and(|signer| signer == self.payer)
-        };
-        let whole = by_payer(&self.envelope_signature, &self.envelope_digest());
-        if self.version == VERSION
-            && whole
-            && by_payer(&self.payer_signature, &self.service_payment().source_digest(&self.chain_id))
-        {
+        if self.is_by_payer(&self.envelope_signature, &self.envelope_digest()) {
+            self.verify_claim()
+        } else {
+            Err(PayError::Signature)
+        }
+    }
+
+    /// Whether what settles is signed by the payer. Enough for a receipt that came from the payer itself, in an envelope
+    /// signed by the same key: the second signature is for third parties.
+    pub fn verify_claim(&self) -> Result<(), PayError> {
+        let digest = self.service_payment().source_digest(&self.chain_id);
+        if self.version == VERSION && self.is_by_payer(&self.payer_signature, &digest) {
             Ok(())
         } else {
             Err(PayError::Signature)

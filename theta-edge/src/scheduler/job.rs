@@ -12,6 +12,7 @@ use crate::identity::NodeId;
 use crate::job::{JobSpec, Task};
 use crate::message::{Message, Reject};
 use crate::payment::Price;
+use crate::placement::Need;
 use crate::verify::{Claim, Decision, commitment, decide};
 
 /// Offers after which a node that was busy is not asked again.
@@ -79,17 +80,10 @@ pub(super) struct Job {
     wanted: usize,
     faults: u32,
     offers: u32,
+    /// Places of the nodes whose room its attempts take.
+    pub(super) held: Vec<u32>,
     /// Why the last node that would not take it would not.
     refusal: Option<&'static str>,
-}
-
-/// Order of nodes for a job.
-pub(super) fn rank(job: &Hash, node: &NodeId) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(b"theta-edge/rank/v1");
-    hasher.update(job.as_slice());
-    hasher.update(node.0.as_slice());
-    *hasher.finalize().as_bytes()
 }
 
 impl Job {
@@ -109,8 +103,29 @@ impl Job {
             tried: BTreeSet::new(),
             faults: 0,
             offers: 0,
+            held: Vec::new(),
             refusal: None,
         }
+    }
+
+    /// What an attempt takes of a node: a core, and the memory that the job grants.
+    pub(super) const fn need(&self) -> Need {
+        Need { cpu_milli: 1_000, mem_mib: self.spec.limits.memory_mib, vram_mib: 0 }
+    }
+
+    /// Nodes that are at it.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.attempts.iter().map(|attempt| attempt.node)
+    }
+
+    /// Nodes that are not asked: never the payer itself, never one that had its chance.
+    pub(super) fn not_asked(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.tried.iter().copied().chain([NodeId(self.spec.pool.payer)])
+    }
+
+    /// Whether it matters who could be asked next.
+    pub(super) const fn wants_candidate(&self) -> bool {
+        matches!(self.stage, Stage::Running { .. })
     }
 
     /// Asks for what the job was waiting for when nobody remembers having been asked.
@@ -145,11 +160,6 @@ impl Job {
 
     pub(super) fn uses(&self, node: &NodeId) -> bool {
         self.attempts.iter().any(|attempt| attempt.node == *node)
-    }
-
-    /// Whether a node may be asked: never the payer itself, never one that had its chance.
-    pub(super) fn may_ask(&self, node: &NodeId) -> bool {
-        node.0 != self.spec.pool.payer && !self.tried.contains(node)
     }
 
     pub(super) const fn wants_nodes(&self) -> bool {

@@ -13,6 +13,7 @@ mod job;
 mod report;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
 use theta_core::amount::TFuelWei;
@@ -24,6 +25,7 @@ use crate::executor::Output;
 use crate::identity::NodeId;
 use crate::job::{JobSpec, Task};
 use crate::message::{Message, Reject};
+use crate::placement::{Fleet, Offer, Selector, Weights, Wish};
 use crate::verify::Claim;
 use job::{Job, Next, Stage};
 pub use report::{Report, State, Verification};
@@ -76,6 +78,13 @@ pub enum Input {
         node: NodeId,
         /// Whether it can.
         up: bool,
+    },
+    /// What a node offers, so that it is given no more than that; a node of which nobody knows is thought to have room.
+    Offer {
+        /// Which.
+        node: NodeId,
+        /// What.
+        offer: Box<Offer>,
     },
     /// A job comes in. One that is known already changes nothing.
     Submit(JobSpec),
@@ -217,8 +226,10 @@ pub struct Scheduler {
     finished: BTreeMap<Hash, Report>,
     /// Finished jobs, oldest first.
     order: VecDeque<Hash>,
-    /// Nodes that can be asked, and from when on.
-    nodes: BTreeMap<NodeId, Millis>,
+    /// Nodes that can be asked.
+    fleet: Fleet,
+    /// Those that were busy, and from when on they are asked again.
+    cooling: BTreeMap<NodeId, Millis>,
 }
 
 impl Scheduler {
@@ -282,6 +293,10 @@ impl Scheduler {
         match input {
             Input::Tick => self.tick(now, out),
             Input::Node { node, up } => self.node(node, up, now, out),
+            Input::Offer { node, offer } => {
+                self.fleet.join(node, &offer);
+                self.advance_all(now, out);
+            }
             Input::Submit(spec) => self.submit(spec, now, out),
             Input::Message { from, message } => self.message(from, message, now, out),
             Input::Promised { job, held } => self.with(job, now, out, |job, now, _| job.promised(held, now)),
@@ -340,9 +355,16 @@ impl Scheduler {
 
     fn node(&mut self, node: NodeId, up: bool, now: Millis, out: &mut Vec<Effect>) {
         if up {
-            self.nodes.entry(node).or_insert(now);
+            match self.fleet.find(&node) {
+                Some(place) if !self.cooling.contains_key(&node) => self.fleet.open(place),
+                Some(_) => {}
+                None => drop(self.fleet.join(node, &UNKNOWN.clone())),
+            }
         } else {
-            self.nodes.remove(&node);
+            self.cooling.remove(&node);
+            if let Some(place) = self.fleet.find(&node) {
+                self.fleet.close(place);
+            }
             self.jobs.values_mut().for_each(|job| job.lost(node));
         }
         self.advance_all(now, out);
@@ -363,14 +385,22 @@ impl Scheduler {
             return;
         }
         if let Message::Rejected { reason: Reject::Busy { retry_ms }, .. } = message
-            && let Some(from) = self.nodes.get_mut(&from)
+            && let Some(place) = self.fleet.find(&from)
         {
-            *from = now.saturating_add(retry_ms.clamp(RETRY_MS.0, RETRY_MS.1));
+            self.fleet.close(place);
+            self.cooling.insert(from, now.saturating_add(retry_ms.clamp(RETRY_MS.0, RETRY_MS.1)));
         }
         self.with(id, now, out, |job, now, settings| job.message(from, message, now, settings));
     }
 
     fn tick(&mut self, now: Millis, out: &mut Vec<Effect>) {
+        self.cooling.retain(|node, until| {
+            let over = *until <= now;
+            if let Some(place) = self.fleet.find(node).filter(|_| over) {
+                self.fleet.open(place);
+            }
+            !over
+        });
         self.jobs.values_mut().for_each(|job| job.expire(now));
         self.advance_all(now, out);
     }
@@ -395,11 +425,16 @@ impl Scheduler {
 
     /// Carries a job as far as it goes without another input.
     fn advance(&mut self, id: Hash, now: Millis, out: &mut Vec<Effect>) {
-        while let Some(job) = self.jobs.get(&id) {
-            let candidate = self.candidate(job, now);
-            let Some(job) = self.jobs.get_mut(&id) else { return };
+        while let Some(job) = self.jobs.get_mut(&id) {
+            hold(&mut self.fleet, job, now);
+            let candidate = if job.wants_candidate() { candidate(&mut self.fleet, job, now) } else { None };
             match job.advance(candidate, now, &self.settings, out) {
-                Next::Wait => return,
+                Next::Wait => {
+                    if let Some(job) = self.jobs.get_mut(&id) {
+                        hold(&mut self.fleet, job, now);
+                    }
+                    return;
+                }
                 Next::Again => {}
                 Next::Finished(report) => {
                     out.push(Effect::Append(Record::Closed((*report).clone())));
@@ -411,21 +446,11 @@ impl Scheduler {
         }
     }
 
-    /// The node that this job should ask next: the least busy, and among those by a rank that nobody can choose, since
-    /// it hangs on the job's id (edge.md 4.2).
-    fn candidate(&self, job: &Job, now: Millis) -> Option<NodeId> {
-        let busy = |node: &NodeId| self.jobs.values().filter(|job| job.uses(node)).count();
-        let free = self
-            .nodes
-            .iter()
-            .filter(|(node, from)| **from <= now && job.may_ask(node))
-            .map(|(node, _)| *node);
-        free.min_by_key(|node| (busy(node), job::rank(&job.id, node)))
-    }
-
     fn remember(&mut self, report: Report) {
-        if let Some(job) = self.jobs.remove(&report.job) {
+        if let Some(mut job) = self.jobs.remove(&report.job) {
             self.tasks.remove(&job.task_id);
+            let need = job.need();
+            job.held.drain(..).for_each(|node| self.fleet.release(node, &need, u8::MAX));
         }
         self.order.push_back(report.job);
         self.finished.insert(report.job, report);
@@ -437,12 +462,57 @@ impl Scheduler {
     fn wake(&self, now: Millis, out: &mut Vec<Effect>) {
         let waits = self.jobs.values().any(Job::wants_nodes);
         // A node that was busy can be asked again.
-        let cooling = self.nodes.values().copied().filter(|from| waits && *from > now);
+        let cooling = self.cooling.values().copied().filter(|from| waits && *from > now);
         let jobs = self.jobs.values().filter_map(|job| job.deadline(now));
         if let Some(at) = jobs.chain(cooling).min() {
             out.push(Effect::WakeAt(at));
         }
     }
+}
+
+/// What is thought of a node that has said nothing: it will say when it is busy.
+static UNKNOWN: LazyLock<Offer> =
+    LazyLock::new(|| Offer { cpu_milli: u32::MAX, mem_mib: u32::MAX, credits: u16::MAX, ..Offer::default() });
+
+/// Takes on the nodes what a job's attempts need, and gives back what they needed.
+fn hold(fleet: &mut Fleet, job: &mut Job, now: Millis) {
+    let need = job.need();
+    let nodes: Vec<u32> = job.nodes().filter_map(|node| fleet.find(&node)).collect();
+    job.held.retain(|node| {
+        let stays = nodes.contains(node);
+        if !stays {
+            fleet.release(*node, &need, u8::MAX);
+        }
+        stays
+    });
+    for node in nodes {
+        if !job.held.contains(&node) {
+            fleet.take(node, &need, now);
+            job.held.push(node);
+        }
+    }
+}
+
+/// The node that this job should ask next: one that has room, and has had nothing to do for long. Nobody can choose to be
+/// it: where it is looked for hangs on the job's id (edge.md 4.2).
+fn candidate(fleet: &mut Fleet, job: &Job, now: Millis) -> Option<NodeId> {
+    let exclude: Vec<u32> = job.not_asked().filter_map(|node| fleet.find(&node)).collect();
+    let selector = fleet.selector(&Selector::default());
+    let wish = Wish {
+        need: job.need(),
+        selector,
+        bid: u32::MAX,
+        reputation: 0,
+        holders: &[],
+        exclude: &exclude,
+        exclude_operators: &[],
+        speed: 0,
+        replicated: true,
+        weights: &Weights::default(),
+    };
+    fleet.reseed(&job.id);
+    let pick = fleet.pick(&wish, now, |_, _| {})?;
+    fleet.id(pick.node)
 }
 
 /// What a node is paid for: its work on a task, whatever the epoch.

@@ -11,7 +11,11 @@ use theta_core::spec::ChainSpec;
 use theta_core::trie::NoNodes;
 use theta_edge::chain::Fund;
 use theta_ledger::state::StateView;
-use theta_ledger::tx::{RawTx, ReserveFund, Scope, Signatures, Transaction, TxError, TxInput, Unsigned};
+use theta_ledger::state::account::{Split, SplitRule};
+use theta_ledger::tx::{
+    RawTx, ReserveFund, Scope, ServicePayment, SetSplitRule, Signatures, Transaction, TxError, TxInput,
+    Unsigned,
+};
 use theta_ledger::vm::NoContracts;
 
 pub(crate) const CHAIN: &str = "privatenet";
@@ -33,6 +37,36 @@ impl MemChain {
     pub(crate) fn new() -> Self {
         let view = StateView::open(EMPTY_ROOT, 100, Arc::new(NoNodes)).unwrap();
         Self { view, spec: ChainSpec::privatenet(), signatures: Signatures::default(), height: 100 }
+    }
+
+    /// With the rules of a development network: overspending is punished.
+    pub(crate) fn devnet() -> Self {
+        Self { spec: ChainSpec::devnet(), ..Self::new() }
+    }
+
+    /// Sets the split rule of a resource.
+    pub(crate) fn split(&mut self, owner: &SecretKey, resource: &str, splits: Vec<Split>) {
+        let sequence = self.view.load_or_new(owner.address()).unwrap().sequence + 1;
+        let rule = SetSplitRule {
+            fee: Coins::tfuel(fee()).into(),
+            resource_id: resource.into(),
+            initiator: TxInput::new(owner.address(), Coins::ZERO, sequence),
+            splits,
+            duration: 10_000,
+        };
+        let raw: RawTx = Unsigned::new(CHAIN, rule).sign(owner).unwrap();
+        self.submit(&raw.bytes).unwrap();
+    }
+
+    pub(crate) fn rule(&mut self, resource: &str) -> Option<SplitRule> {
+        self.view.split_rule(resource.as_bytes()).unwrap()
+    }
+
+    /// Payments of a fund that were carried out, with their signatures.
+    pub(crate) fn settled(&mut self, payer: Address, sequence: u64) -> Vec<ServicePayment> {
+        let account = self.view.load(payer).unwrap().unwrap();
+        let fund = account.reserved_funds.iter().find(|fund| fund.reserve_sequence == sequence).unwrap();
+        fund.transfers.iter().map(|record| record.payment.clone()).collect()
     }
 
     pub(crate) fn give(&mut self, address: Address, tfuel: u64) {

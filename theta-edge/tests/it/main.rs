@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod chain;
+mod value;
 mod world;
 
 use theta_core::amount::TFuelWei;
@@ -353,9 +354,9 @@ fn a_till_forgets_funds_that_have_ended() {
     world.run(world.spec(5, 2));
     let end = world.chain.fund(world.payer.address(), world.sequence).unwrap().end_height;
     for node in world.nodes.values_mut() {
-        node.provider.forget_ended(end);
+        node.provider.forget_ended(end).unwrap();
         assert_eq!(node.provider.till().book().count(), 1, "it could still settle");
-        node.provider.forget_ended(end + 1);
+        node.provider.forget_ended(end + 1).unwrap();
         assert_eq!(node.provider.till().book().count(), 0);
     }
 }
