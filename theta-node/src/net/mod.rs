@@ -2,7 +2,7 @@
 //!
 //! Transactions, votes and blocks are gossip: a node passes on what its own checks accepted ([`Port::judge`]), and peers
 //! that send what is wrong lose their standing. Where a node stands, and blocks that somebody lacks, go to single peers.
-//! Peers are found by the ones that are configured, and by Kademlia from there. All of it is one task ([`swarm`]); a
+//! Peers are found by the ones that are configured, and by Kademlia from there. All of it is one task (`swarm`); a
 //! [`Port`] is the way to it from any thread. Queues are bounded: what does not fit is lost, as on any network, and the
 //! protocols recover from that.
 
