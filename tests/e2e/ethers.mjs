@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
-import { ContractFactory, JsonRpcProvider, Transaction, Wallet, ZeroAddress, getCreateAddress, parseEther } from "ethers";
+import { Contract, ContractFactory, JsonRpcProvider, Transaction, Wallet, WebSocketProvider, ZeroAddress, getCreateAddress, parseEther } from "ethers";
 import solc from "solc";
 
 import { account, ask, call, check, refused, until } from "./harness.mjs";
@@ -31,7 +31,7 @@ function compile() {
   return { abi, bytecode: `0x${evm.bytecode.object}`, deployed: `0x${evm.deployedBytecode.object}` };
 }
 
-export async function ethers({ ethRpc, thetaRpc, ethChainId, accounts }) {
+export async function ethers({ ethRpc, ethWs, thetaRpc, ethChainId, accounts }) {
   // A cache would hide what the node answers.
   const provider = new JsonRpcProvider(ethRpc, undefined, { cacheTimeout: -1, pollingInterval: 100 });
   const wallet = new Wallet(accounts[2].privateKey, provider);
@@ -259,6 +259,26 @@ export async function ethers({ ethRpc, thetaRpc, ethChainId, accounts }) {
       assert.equal(await counter.count({ blockTag }), 41n);
       assert.equal(await counter.count({ blockTag: increased.blockNumber }), 43n);
       await until("count is 46", async () => (await counter.count()) === 46n);
+    });
+
+    await check("ethers: over a WebSocket, heads and events are pushed", async () => {
+      const pushed = new WebSocketProvider(ethWs);
+      try {
+        const heads = [];
+        await pushed.on("block", (number) => heads.push(number));
+        const listening = new Contract(await counter.getAddress(), counter.interface, pushed);
+        const events = [];
+        await listening.on("*", (event) => events.push(event.log.transactionHash));
+        await until("two heads", () => heads.length >= 2);
+        assert.deepEqual(heads, heads.map((_, index) => heads[0] + index));
+        const sent = await counter.increase(1n, { gasPrice: GAS_PRICE });
+        await mined(sent);
+        await until("the event", () => events.length > 0);
+        assert.deepEqual(events, [sent.hash]);
+        assert.equal(await pushed.getBalance(freshAddress()), 0n);
+      } finally {
+        await pushed.destroy();
+      }
     });
   }
 }

@@ -202,6 +202,11 @@ pub(crate) struct ReadyNode {
     pub(crate) config: Option<PathBuf>,
 }
 
+/// URL of the WebSockets of a server.
+fn socket(url: &str) -> String {
+    format!("{}/ws", url.trim_end_matches("/rpc").replacen("http:", "ws:", 1))
+}
+
 /// The line that says where everything is.
 pub(crate) fn ready_line(
     spec: &ChainSpec,
@@ -243,7 +248,9 @@ pub(crate) fn ready_line(
         "chain": spec.chain,
         "ethChainId": u64::try_from(spec.ethereum_chain_id(2)).unwrap_or_default(),
         "thetaRpc": nodes[0].theta,
+        "thetaWs": socket(&nodes[0].theta),
         "ethRpc": nodes[0].eth,
+        "ethWs": socket(&nodes[0].eth),
         "dataDir": data_dir,
         "genesisHash": genesis.hash(),
         "accounts": accounts,

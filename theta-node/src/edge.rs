@@ -8,7 +8,7 @@
 //! set, and its answer is the task's result; dropping the loop drops the set, and with it every engine that runs.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     io::Write as _,
     ops::Range,
@@ -29,7 +29,7 @@ use axum::{
 };
 use parking_lot::RwLock;
 use theta_core::{
-    hash::{Hash, keccak_parts},
+    hash::{Address, Hash, keccak_parts},
     journal::FileDisk,
     sign::SecretKey,
 };
@@ -40,7 +40,7 @@ use theta_edge::{
     executor::{Attempt, Executor, Output, RunError, Verdict},
     identity::NodeId,
     job::{JobFile, JobSpec},
-    payment::till::Till,
+    payment::{till::Till, watch::REPEAT_MS},
     provider::{self, Ask, Provider},
     requester::{self, Requester},
     scheduler::{Input, Report, Settings},
@@ -86,6 +86,11 @@ pub struct Directory(Arc<RwLock<BTreeMap<NodeId, String>>>);
 impl Directory {
     fn add(&self, node: NodeId, url: String) {
         self.0.write().insert(node, url);
+    }
+
+    /// Everybody but one.
+    fn others(&self, me: NodeId) -> Vec<NodeId> {
+        self.0.read().keys().filter(|node| **node != me).copied().collect()
     }
 
     fn url(&self, node: &NodeId) -> Option<String> {
@@ -337,6 +342,14 @@ enum NodeEvent {
         height: u64,
         funds: Vec<Fund>,
     },
+    /// A payer has signed away more than its fund holds; the node's next sequence is known.
+    Punish {
+        payer: Address,
+        reserve_sequence: u64,
+        sequence: u64,
+    },
+    /// Others may have missed what was said.
+    Repeat,
     /// A task ended that has nothing to tell.
     Nothing,
 }
@@ -358,6 +371,7 @@ impl Drop for EdgeNode {
 }
 
 struct EdgeLoop {
+    id: NodeId,
     provider: Provider,
     wire: Wire,
     client: Client,
@@ -368,6 +382,8 @@ struct EdgeLoop {
     receipts: Arc<Semaphore>,
     /// The look at the chain, or the claims that follow from it.
     closing: Option<AbortHandle>,
+    /// Funds whose payers were handed in as overspenders.
+    punished: BTreeSet<(Address, u64)>,
     settle_at_once: bool,
 }
 
@@ -386,6 +402,7 @@ impl EdgeNode {
         let listener = wire.serve(config.port, events, NodeEvent::Envelope).await?;
         wire.directory.add(id, format!("http://{}", listener.address));
         let edge = EdgeLoop {
+            id,
             provider,
             wire,
             client: config.client,
@@ -394,6 +411,7 @@ impl EdgeNode {
             running: BTreeMap::new(),
             receipts: Arc::new(Semaphore::new(MAX_RECEIPTS)),
             closing: None,
+            punished: BTreeSet::new(),
             settle_at_once: config.settle_at_once,
         };
         let task = tokio::spawn(async move {
@@ -408,8 +426,11 @@ impl EdgeNode {
 impl EdgeLoop {
     async fn run(mut self, mut queue: mpsc::Receiver<NodeEvent>) -> Result<()> {
         let mut closing = tokio::time::interval(CLOSING);
+        let mut repeating = tokio::time::interval(Duration::from_millis(REPEAT_MS));
+        repeating.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let event = tokio::select! {
+                _ = repeating.tick() => NodeEvent::Repeat,
                 event = queue.recv() => match event {
                     None => return Ok(()),
                     Some(event) => event,
@@ -459,8 +480,30 @@ impl EdgeLoop {
                 self.settle(height, &funds)?;
                 Ok(Vec::new())
             }
+            NodeEvent::Repeat => own_fault(self.provider.repeat(now)),
+            NodeEvent::Punish { payer, reserve_sequence, sequence } => {
+                self.punish(payer, reserve_sequence, sequence)?;
+                Ok(Vec::new())
+            }
             NodeEvent::Nothing => Ok(Vec::new()),
         }
+    }
+
+    /// Hands the proof against an overspender in. Where receipts alone prove nothing yet, the next one that is shown may.
+    fn punish(&mut self, payer: Address, reserve_sequence: u64, sequence: u64) -> Result<()> {
+        let Some(raw) = self.provider.slash(payer, reserve_sequence, &[], sequence)? else { return Ok(()) };
+        self.punished.insert((payer, reserve_sequence));
+        let client = self.client.clone();
+        self.tasks.spawn(async move {
+            match client.submit(raw.bytes).await {
+                Ok(hash) => tracing::warn!(%payer, %hash, "an overspender was handed in"),
+                Err(error) => {
+                    tracing::warn!(%payer, %error, "the proof against an overspender was not taken")
+                }
+            }
+            NodeEvent::Nothing
+        });
+        Ok(())
     }
 
     fn carry_out(&mut self, todo: Vec<provider::Todo>) -> Result<()> {
@@ -485,6 +528,24 @@ impl EdgeLoop {
                     if let Some(run) = self.running.remove(&task) {
                         run.abort();
                     }
+                }
+                provider::Todo::Tell(message) => {
+                    // Any of them may be paid from the same fund; who is not passes it over.
+                    for to in self.wire.directory.others(self.id) {
+                        self.wire.send(to, self.provider.envelope(to, &message)?);
+                    }
+                }
+                provider::Todo::Overspent { payer, reserve_sequence } => {
+                    if self.punished.contains(&(payer, reserve_sequence)) {
+                        continue;
+                    }
+                    let (client, me) = (self.client.clone(), self.id.0);
+                    self.tasks.spawn(async move {
+                        // A node that has no account yet begins with the first sequence.
+                        let account = client.account(me).await.ok().flatten();
+                        let sequence = account.map_or(0, |account| account.sequence.0) + 1;
+                        NodeEvent::Punish { payer, reserve_sequence, sequence }
+                    });
                 }
                 other => bail!("the edge node asks for what this host cannot do: {other:?}"),
             }

@@ -6,11 +6,11 @@ use anyhow::{Context, Result};
 use axum::{
     Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, Request, State},
+    extract::{DefaultBodyLimit, Request, State, WebSocketUpgrade},
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{any, get},
+    routing::{MethodRouter, any, get},
 };
 use tokio::{
     net::TcpListener,
@@ -18,7 +18,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::rpc::{Dialect, answer, eth::EthApi, theta::ThetaApi};
+use crate::rpc::{Dialect, answer, eth::EthApi, socket::Api, theta::ThetaApi};
 
 /// Largest request body.
 const MAX_BODY: usize = 4 * 1024 * 1024;
@@ -84,20 +84,38 @@ async fn ethereum(State(api): State<EthApi>, method: Method, headers: HeaderMap,
     serve(Dialect::Ethereum, &method, &headers, respond).await
 }
 
-/// The `theta.*` server: `/rpc`, and a line for people at `/`.
+/// WebSockets of one server at once.
+const MAX_SOCKETS: usize = 256;
+
+/// The route of WebSockets, whose number is bounded.
+fn sockets<S: Clone + Send + Sync + 'static>(api: Api) -> MethodRouter<S> {
+    let places = Arc::new(Semaphore::new(MAX_SOCKETS));
+    any(move |upgrade: WebSocketUpgrade| async move {
+        match places.try_acquire_owned() {
+            Ok(place) => upgrade
+                .max_message_size(MAX_BODY)
+                .on_upgrade(move |socket| crate::rpc::socket::serve(socket, api, place)),
+            Err(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        }
+    })
+}
+
+/// The `theta.*` server: `/rpc`, `/ws` for WebSockets, and a line for people at `/`.
 pub fn theta_routes(api: ThetaApi) -> Router {
     Router::new()
         .route("/", get(|| async { "Theta Node is up and running!" }))
         .route("/rpc", any(theta))
+        .route("/ws", sockets(Api::Theta(api.clone())))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(api)
 }
 
-/// The `eth_*` server: `/` and `/rpc`.
+/// The `eth_*` server: `/` and `/rpc`, `/ws` for WebSockets.
 pub fn ethereum_routes(api: EthApi) -> Router {
     Router::new()
         .route("/", any(ethereum))
         .route("/rpc", any(ethereum))
+        .route("/ws", sockets(Api::Ethereum(api.clone())))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(api)
 }

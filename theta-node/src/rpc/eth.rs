@@ -111,6 +111,11 @@ impl EthApi {
         Self { node, slots: Slots::default() }
     }
 
+    /// Where the node stands, as it changes.
+    pub(super) fn progress(&self) -> tokio::sync::watch::Receiver<crate::chain::Progress> {
+        self.node.progress.clone()
+    }
+
     /// Calls a method.
     pub async fn call(&self, method: &str, params: Value) -> Result<Value, RpcError> {
         let (api, method) = (self.clone(), method.to_owned());

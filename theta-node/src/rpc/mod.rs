@@ -2,6 +2,7 @@
 
 pub mod eth;
 mod pools;
+pub(crate) mod socket;
 pub mod theta;
 
 use std::{future::Future, sync::Arc};

@@ -19,10 +19,10 @@ use theta_ledger::{
     tx::{RawTx, SmartContract, Transaction, ethereum},
 };
 use theta_sdk::rpc::{self, Method, Text};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::{RpcError, Slots, pools};
-use crate::{clock::now_millis, node::NodeHandle};
+use crate::{chain::Progress, clock::now_millis, node::NodeHandle};
 
 /// Longest wait of a broadcast.
 const BROADCAST_WAIT: Duration = Duration::from_secs(60);
@@ -185,6 +185,11 @@ impl ThetaApi {
     /// The API of a node.
     pub fn new(node: NodeHandle) -> Self {
         Self { node, slots: Slots::default(), waiters: Arc::new(Semaphore::new(MAX_WAITERS)) }
+    }
+
+    /// Where the node stands, as it changes.
+    pub(super) fn progress(&self) -> watch::Receiver<Progress> {
+        self.node.progress.clone()
     }
 
     /// Calls a method.
