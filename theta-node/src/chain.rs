@@ -68,6 +68,8 @@ pub struct Progress {
     pub epoch: u64,
     /// Highest executed block.
     pub tip: (Hash, u64),
+    /// Newest checkpoint that guardians made final, where the chain has such and the node has learnt of one.
+    pub final_checkpoint: Option<(Hash, u64)>,
 }
 
 /// Everything the thread owns.
@@ -197,8 +199,12 @@ impl Chain {
                 self.carry_out(effect, inputs)?;
             }
         }
-        let progress =
-            Progress { settled: self.engine.settled().1, epoch: self.engine.epoch(), tip: self.engine.tip() };
+        let progress = Progress {
+            settled: self.engine.settled().1,
+            epoch: self.engine.epoch(),
+            tip: self.engine.tip(),
+            final_checkpoint: self.engine.final_checkpoint(),
+        };
         self.progress.send_if_modified(|known| std::mem::replace(known, progress) != progress);
         Ok(())
     }

@@ -200,6 +200,7 @@ impl Node {
             settled: settled.header.height,
             epoch: settled.header.epoch,
             tip: (settled.hash, settled.header.height),
+            final_checkpoint: None,
         };
         let (progress, progress_seen) = watch::channel(first);
         let (failed, failure) = watch::channel(None);

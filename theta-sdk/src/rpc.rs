@@ -338,6 +338,12 @@ pub struct Status {
     pub snapshot_block_height: Text,
     /// Hash of the block the node began from.
     pub snapshot_block_hash: Hash,
+    /// Newest checkpoint that guardians made final; not in the reference, and missing where there is none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub latest_final_block_hash: Option<Hash>,
+    /// Its height.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub latest_final_block_height: Option<Text>,
 }
 
 /// Answer of [`GetAccount`].

@@ -339,6 +339,8 @@ impl ThetaApi {
             genesis_block_hash: genesis.hash,
             snapshot_block_height: Text(genesis.header.height),
             snapshot_block_hash: genesis.hash,
+            latest_final_block_hash: progress.final_checkpoint.map(|(hash, _)| hash),
+            latest_final_block_height: progress.final_checkpoint.map(|(_, height)| Text(height)),
         })
     }
 

@@ -19,6 +19,7 @@ use theta_node::{
 };
 use theta_sdk::{
     client::Client,
+    rpc,
     wallet::{Wallet, minimum_fee},
 };
 
@@ -106,6 +107,11 @@ async fn a_newcomer_with_a_stake_signs_checkpoints_and_is_paid() {
             break;
         }
     }
+    // One guardian with all of the guardians' stake makes checkpoints final, which every node learns.
+    let status = client.call(&rpc::GetStatus::default()).await.unwrap();
+    let last = status.latest_final_block_height.expect("a checkpoint is final").0;
+    assert!(devnet.spec().rules(last).is_checkpoint(last));
+    assert!(last <= status.latest_finalized_block_height.0);
     for found in found {
         let (height, reward, gain) = found.expect("a reward within 100 blocks");
         assert!(devnet.spec().rules(height).is_checkpoint(height));
