@@ -396,7 +396,9 @@ impl Network {
                 ..
             })) => {
                 if info.protocol_version == self.version {
-                    for address in info.listen_addrs.into_iter().take(8) {
+                    // Kademlia gets acquainted with whomever it hears of.
+                    let known = if self.discover { 8 } else { 0 };
+                    for address in info.listen_addrs.into_iter().take(known) {
                         self.swarm.behaviour_mut().kad.add_address(&peer_id, address);
                     }
                 } else {
