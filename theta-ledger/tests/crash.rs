@@ -21,7 +21,7 @@ use theta_core::{
     hash::{Address, Hash},
     sign::SecretKey,
     spec::ChainSpec,
-    store::{FjallStore, Store},
+    store::{FjallStore, RedbStore, Store},
 };
 use theta_ledger::{
     error::OpenError,
@@ -32,6 +32,10 @@ use theta_ledger::{
 };
 
 const WRITER: &str = "THETA_CRASH_WRITER";
+/// Which of [`STORES`] the writer writes to.
+const STORE: &str = "THETA_CRASH_STORE";
+/// The stores on disk.
+const STORES: [&str; 2] = ["fjall", "redb"];
 /// Blocks that are settled in all.
 const BLOCKS: u64 = Keep::LEAST + 20;
 
@@ -48,8 +52,11 @@ fn genesis() -> Genesis {
     builder.validator(key(99).address(), key(99).address(), ThetaWei::whole(5_000_000)).build()
 }
 
-fn open(folder: &Path) -> Result<Ledger, OpenError> {
-    let store: Arc<dyn Store> = Arc::new(FjallStore::open(folder)?);
+fn open(kind: &str, folder: &Path) -> Result<Ledger, OpenError> {
+    let store: Arc<dyn Store> = match kind {
+        "redb" => Arc::new(RedbStore::open(folder)?),
+        _ => Arc::new(FjallStore::open(folder)?),
+    };
     // States go away meanwhile: what a kill leaves has to be whole all the same.
     Ledger::builder(ChainSpec::privatenet()).store(store).keep(Keep::Blocks(Keep::LEAST)).open(&genesis())
 }
@@ -84,8 +91,8 @@ fn transfer(from: u8, height: u64) -> RawTx {
     Unsigned::new("privatenet", body).sign(&key(from)).unwrap()
 }
 
-fn write(folder: &Path) {
-    let mut ledger = open(folder).unwrap();
+fn write(kind: &str, folder: &Path) {
+    let mut ledger = open(kind, folder).unwrap();
     loop {
         let (height, hash) = settle_one(&mut ledger);
         println!("{height} {hash}");
@@ -121,9 +128,10 @@ fn whole(reader: &LedgerReader) -> u64 {
 }
 
 /// Runs the writer until it has reported so many blocks, and a little longer; gives the last one it reported.
-fn run_and_kill(folder: &Path, blocks: usize, longer: Duration) -> Option<(u64, Hash)> {
+fn run_and_kill(kind: &str, folder: &Path, blocks: usize, longer: Duration) -> Option<(u64, Hash)> {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .env(WRITER, folder)
+        .env(STORE, kind)
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -169,8 +177,8 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// Opens a damaged store: at a complete block, or not at all and with a reason.
-fn open_damaged(folder: &Path, what: &str) -> Option<u64> {
-    let found = std::panic::catch_unwind(|| match open(folder) {
+fn open_damaged(kind: &str, folder: &Path, what: &str) -> Option<u64> {
+    let found = std::panic::catch_unwind(|| match open(kind, folder) {
         Ok(ledger) => Some(whole(&ledger.reader())),
         Err(error) => {
             let text = error.to_string();
@@ -187,8 +195,12 @@ fn open_damaged(folder: &Path, what: &str) -> Option<u64> {
 
 fn main() {
     if let Some(folder) = std::env::var_os(WRITER) {
-        return write(Path::new(&folder));
+        return write(&std::env::var(STORE).unwrap(), Path::new(&folder));
     }
+    STORES.into_iter().for_each(crash);
+}
+
+fn crash(kind: &str) {
     let mut seed = 7_u64;
     let mut random = move |below: u64| {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -198,7 +210,8 @@ fn main() {
     let folder = scratch.path().join("store");
     let (mut height, mut kills, mut opened, mut refused) = (0, 0, 0, 0);
     while height < BLOCKS {
-        let reported = run_and_kill(&folder, random(10) as usize, Duration::from_micros(random(40_000)));
+        let reported =
+            run_and_kill(kind, &folder, random(10) as usize, Duration::from_micros(random(40_000)));
         kills += 1;
         if !folder.join("format").exists() {
             continue;
@@ -218,12 +231,12 @@ fn main() {
             format!("{} flipped {last} bytes before its end", victim.display())
         };
         fs::write(&victim, bytes).unwrap();
-        match open_damaged(&damaged, &what) {
+        match open_damaged(kind, &damaged, &what) {
             Some(_) => opened += 1,
             None => refused += 1,
         }
         fs::remove_dir_all(&damaged).unwrap();
-        let ledger = open(&folder).unwrap();
+        let ledger = open(kind, &folder).unwrap();
         height = whole(&ledger.reader());
         if let Some((durable, hash)) = reported {
             assert!(height >= durable, "block {durable} was reported and is lost");
@@ -231,5 +244,5 @@ fn main() {
             assert_eq!(info.hash, hash);
         }
     }
-    println!("{BLOCKS} blocks, {kills} kills; damaged copies: {opened} opened, {refused} refused");
+    println!("{kind}: {BLOCKS} blocks, {kills} kills; damaged copies: {opened} opened, {refused} refused");
 }

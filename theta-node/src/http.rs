@@ -84,6 +84,14 @@ async fn ethereum(State(api): State<EthApi>, method: Method, headers: HeaderMap,
     serve(Dialect::Ethereum, &method, &headers, respond).await
 }
 
+/// A body that is too large is not read, so its connection ends; a client that is not told would send the next request there.
+async fn says_when_it_closes(mut response: Response) -> Response {
+    if response.status() == StatusCode::PAYLOAD_TOO_LARGE {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
 /// WebSockets of one server at once.
 const MAX_SOCKETS: usize = 256;
 
@@ -107,6 +115,7 @@ pub fn theta_routes(api: ThetaApi) -> Router {
         .route("/rpc", any(theta))
         .route("/ws", sockets(Api::Theta(api.clone())))
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::map_response(says_when_it_closes))
         .with_state(api)
 }
 
@@ -117,6 +126,7 @@ pub fn ethereum_routes(api: EthApi) -> Router {
         .route("/rpc", any(ethereum))
         .route("/ws", sockets(Api::Ethereum(api.clone())))
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::map_response(says_when_it_closes))
         .with_state(api)
 }
 

@@ -37,7 +37,9 @@ pub enum StoreError {
     #[error("{0} is used by another process; stop it or name another folder")]
     Locked(String),
     /// Written by another version of the program.
-    #[error("{folder} has store format {found}, this program reads {expected}")]
+    #[error(
+        "{folder} has store format {found}, this program reads {expected}: use the program that wrote it, or if its file is damaged restore the folder from a copy"
+    )]
     Format {
         /// The folder.
         folder: String,
