@@ -71,3 +71,25 @@ pub fn permutations(accounts: u64, keys: usize) -> f64 {
     let below = (row.floor() as usize).min(2);
     1.0 + column[below] + (column[below + 1] - column[below]) * (row - below as f64)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use theta_core::{trie::NoNodes, workers::Inline};
+
+    use super::*;
+    use crate::SEED;
+
+    #[test]
+    fn a_leaf_takes_two_permutations() {
+        let mut random = Random::new(SEED);
+        let mut trie = Trie::empty(Arc::new(NoNodes));
+        trie.update((0..10_000).map(|number| entry(number, &mut random)), &Inline).expect("nothing is read");
+        let new = trie.take_new();
+        let leaves: Vec<_> = new.iter().filter(|(_, node)| node.leaf().is_some()).collect();
+        assert_eq!(leaves.len(), 10_000);
+        // A permutation takes 136 bytes, one of them padding.
+        assert!(leaves.iter().all(|(_, node)| (136..=271).contains(&node.encoding().len())));
+    }
+}

@@ -105,11 +105,6 @@ impl NodeHandle {
         self.port.addresses()
     }
 
-    /// Peers that are connected.
-    pub fn peers(&self) -> usize {
-        self.port.others().len()
-    }
-
     /// The names of connected peers.
     pub fn peer_names(&self) -> Vec<String> {
         let peers = self.port.others().into_iter().filter_map(|peer| self.port.peer_id(peer));

@@ -323,43 +323,8 @@ fn size_of_safety(initial: TFuelWei) -> TFuelWei {
 mod tests {
     use super::*;
     use crate::chain::Settled;
-    use crate::payment::receipt::NO_ITEMS;
-    use crate::payment::tick::TickCommit;
-    use crate::sim::{Random, payers::attack};
-    fn address(number: usize) -> Address {
-        Address::from_word(U256::from(number + 1).into())
-    }
-
-    /// A receipt whose signatures nobody looks at here: a watch is given what was verified.
-    fn receipt(payee: usize, amount: u64) -> Receipt {
-        Receipt {
-            version: 2,
-            chain_id: "privatenet".into(),
-            payer: Address::repeat_byte(0xff),
-            payee: address(payee),
-            reserve_sequence: 1,
-            payment_sequence: 1,
-            resource_id: "edge1/any".into(),
-            amount: TFuelWei::wei(amount),
-            items_root: NO_ITEMS,
-            tick: TickCommit::NONE,
-            expiry_height: 1000,
-            payer_signature: Signature::EMPTY,
-            envelope_signature: Signature::EMPTY,
-        }
-    }
-
-    fn fund(initial: u64) -> Fund {
-        Fund {
-            payer: Address::repeat_byte(0xff),
-            reserve_sequence: 1,
-            initial: TFuelWei::wei(initial),
-            used: TFuelWei::ZERO,
-            resource_ids: vec!["edge1/any".into()],
-            end_height: 1000,
-            settled: Vec::new(),
-        }
-    }
+    use crate::sim::Random;
+    use crate::sim::payers::{address, attack, fund, receipt};
 
     #[test]
     fn ten_thousand_overspends_are_proven_to_every_payee_within_two_seconds() {

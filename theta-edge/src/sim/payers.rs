@@ -34,11 +34,12 @@ impl Report {
     }
 }
 
-fn address(number: usize) -> Address {
+pub(crate) fn address(number: usize) -> Address {
     Address::from_word(U256::from(number + 1).into())
 }
 
-fn receipt(payee: usize, amount: u64) -> Receipt {
+/// A receipt whose signatures nobody looks at here: a watch is given what was verified.
+pub(crate) fn receipt(payee: usize, amount: u64) -> Receipt {
     Receipt {
         version: 2,
         chain_id: "privatenet".into(),
@@ -56,7 +57,7 @@ fn receipt(payee: usize, amount: u64) -> Receipt {
     }
 }
 
-fn fund(initial: u64) -> Fund {
+pub(crate) fn fund(initial: u64) -> Fund {
     Fund {
         payer: Address::repeat_byte(0xff),
         reserve_sequence: 1,

@@ -36,13 +36,15 @@ fn holder<W: Wei + serde::Serialize>(holder: &StakeHolder<W>) -> Value {
     json!({ "Holder": holder.holder, "Stakes": stakes })
 }
 
+fn decode<T: Decode>(key: &[u8], bytes: &[u8]) -> Result<T, StateError> {
+    T::from_rlp(bytes, bytes.len())
+        .map_err(|source| StateError::Damaged { key: String::from_utf8_lossy(key).into_owned(), source })
+}
+
 fn records<T: Decode>(state: &StateView, prefix: &[u8]) -> Result<Vec<(Vec<u8>, T)>, RpcError> {
     let mut found = Vec::new();
     for (key, value) in state.records_with(prefix)? {
-        let record = T::from_rlp(&value, value.len()).map_err(|source| StateError::Damaged {
-            key: String::from_utf8_lossy(&key).into_owned(),
-            source,
-        })?;
+        let record = decode(&key, &value)?;
         found.push((key, record));
     }
     Ok(found)
@@ -142,9 +144,7 @@ pub(super) fn elite_returns(reader: &LedgerReader, height: Text) -> Result<Value
     let key = keys::elite_returns(height.0);
     let items = match state.record(&key)? {
         None => Vec::new(),
-        Some(bytes) => Vec::<StakeReturn>::from_rlp(&bytes, bytes.len()).map_err(|source| {
-            StateError::Damaged { key: String::from_utf8_lossy(&key).into_owned(), source }
-        })?,
+        Some(bytes) => decode(&key, &bytes)?,
     };
     Ok(json!({ "EENStakeReturns": returned(&items) }))
 }
