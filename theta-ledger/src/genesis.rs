@@ -14,7 +14,7 @@ use theta_core::{
     hash::{Address, Hash, keccak},
     rlp_list,
     spec::ChainSpec,
-    stake::ValidatorPool,
+    stake::{GuardianPool, ValidatorPool},
     trie::{NoNodes, Trie},
     workers::Inline,
 };
@@ -197,6 +197,11 @@ impl Genesis {
         self.record(keys::VALIDATORS).unwrap_or_default()
     }
 
+    /// The guardians.
+    pub fn guardians(&self) -> GuardianPool {
+        self.record(keys::GUARDIANS).unwrap_or_default()
+    }
+
     /// Whether validator stakes changed in this block, as the set-change rule counts it.
     pub fn changes_validators(&self) -> bool {
         self.record::<HeightList>(keys::STAKE_HEIGHTS)
@@ -247,6 +252,7 @@ pub struct GenesisBuilder {
     accounts: BTreeMap<Address, Coins>,
     contracts: BTreeMap<Address, Vec<u8>>,
     pool: ValidatorPool,
+    guardians: GuardianPool,
     keys: BTreeMap<Address, ValidatorKey>,
 }
 
@@ -259,6 +265,7 @@ impl GenesisBuilder {
             accounts: BTreeMap::new(),
             contracts: BTreeMap::new(),
             pool: ValidatorPool::default(),
+            guardians: GuardianPool::default(),
             keys: BTreeMap::new(),
         }
     }
@@ -284,6 +291,14 @@ impl GenesisBuilder {
         self
     }
 
+    /// Stakes THETA behind a guardian that votes with this key, in addition to what its source has.
+    pub fn guardian(mut self, source: Address, holder: Address, stake: ThetaWei, key: PublicKey) -> Self {
+        // As for validators; a holder that is new comes with its key.
+        let _ = self.guardians.deposit(source, holder, stake, Some(key));
+        self.accounts.entry(source).or_default();
+        self
+    }
+
     /// Gives a validator a BLS key.
     pub fn validator_key(mut self, holder: Address, key: ValidatorKey) -> Self {
         self.keys.insert(holder, key);
@@ -304,6 +319,9 @@ impl GenesisBuilder {
         }
         entries.insert(keys::VALIDATORS.to_vec(), self.pool.to_rlp());
         entries.insert(keys::STAKE_HEIGHTS.to_vec(), HeightList(vec![0]).to_rlp());
+        if !self.guardians.guardians.is_empty() {
+            entries.insert(keys::GUARDIANS.to_vec(), self.guardians.to_rlp());
+        }
         for (holder, key) in self.keys {
             entries.insert(keys::validator_key(holder), key.to_rlp());
         }

@@ -10,11 +10,12 @@ use std::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
 use parking_lot::Mutex;
+use prometheus_client::metrics::histogram::Histogram;
 use theta_consensus::{
     Effect, Engine, Input, Intent, LocalSigner, Message, Peer, RoleSigner, Roles, Settings, SettledBlock,
     Signed, Start, WalRecord,
@@ -37,7 +38,10 @@ use tokio::sync::watch;
 
 use crate::{
     clock::now_millis,
+    fetch::{Fetcher, RANGE},
+    metrics::Metrics,
     net::{Delivery, Packet, Port, Ticket, Verdict},
+    snapshots::Shelf,
     vote_key::vote_key,
 };
 
@@ -46,7 +50,9 @@ const TAIL: u64 = 2_000;
 /// Bytes of transactions in a block built here. A log record holds several whole blocks and has a limit of its own.
 const MAX_BUILT_BYTES: usize = 2 * 1024 * 1024;
 /// Blocks in one answer to a fetch.
-const BLOCKS_PER_ANSWER: usize = 64;
+const BLOCKS_PER_ANSWER: usize = RANGE as usize;
+/// What takes longer is said to be slow.
+const SLOW: Duration = Duration::from_secs(1);
 /// Longest sleep of the loop, so that a stop is noticed.
 const LONGEST_SLEEP: u64 = 200;
 
@@ -70,6 +76,8 @@ pub struct Progress {
     pub tip: (Hash, u64),
     /// Newest checkpoint that guardians made final, where the chain has such and the node has learnt of one.
     pub final_checkpoint: Option<(Hash, u64)>,
+    /// Whether the node is far behind what its peers say.
+    pub syncing: bool,
 }
 
 /// Everything the thread owns.
@@ -87,6 +95,9 @@ pub(crate) struct Chain {
     wake_at: u64,
     /// Whom the next fetch without a named peer asks.
     next_peer: usize,
+    fetcher: Fetcher,
+    metrics: Metrics,
+    shelf: Option<Arc<Shelf>>,
 }
 
 /// What a chain thread begins with.
@@ -100,6 +111,17 @@ pub(crate) struct Parts {
     pub(crate) node_key: Arc<SecretKey>,
     pub(crate) settings: Settings,
     pub(crate) folder: PathBuf,
+    pub(crate) metrics: Metrics,
+    pub(crate) shelf: Option<Arc<Shelf>>,
+}
+
+/// Takes down how long something took, and says so where that is long.
+fn took(what: &str, begun: Instant, times: &Histogram) {
+    let took = begun.elapsed();
+    times.observe(took.as_secs_f64());
+    if took >= SLOW {
+        tracing::warn!(millis = took.as_millis(), "{what} was slow");
+    }
 }
 
 fn journal_disk(folder: &Path, name: &str) -> Result<FileDisk> {
@@ -165,6 +187,9 @@ impl Chain {
             signer,
             wake_at: 0,
             next_peer: 0,
+            fetcher: Fetcher::default(),
+            metrics: parts.metrics,
+            shelf: parts.shelf,
         })
     }
 
@@ -176,6 +201,7 @@ impl Chain {
         }
         while !*self.stop.borrow() {
             self.drive(&mut inputs)?;
+            self.catch_up(&mut inputs)?;
             let now = now_millis();
             let sleep = self.wake_at.saturating_sub(now).min(LONGEST_SLEEP);
             match self.events.recv_timeout(Duration::from_millis(sleep)) {
@@ -204,6 +230,7 @@ impl Chain {
             epoch: self.engine.epoch(),
             tip: self.engine.tip(),
             final_checkpoint: self.engine.final_checkpoint(),
+            syncing: self.fetcher.is_far(self.engine.tip().1),
         };
         self.progress.send_if_modified(|known| std::mem::replace(known, progress) != progress);
         Ok(())
@@ -211,7 +238,11 @@ impl Chain {
 
     fn carry_out(&mut self, effect: Effect, inputs: &mut VecDeque<Input>) -> Result<()> {
         match effect {
-            Effect::Append(record) => self.wal.append(&record).context("write-ahead log")?,
+            Effect::Append(record) => {
+                let begun = Instant::now();
+                self.wal.append(&record).context("write-ahead log")?;
+                took("writing to the log of consensus", begun, &self.metrics.log);
+            }
             Effect::Rewrite(record) => self.wal.replace(&[record]).context("write-ahead log")?,
             Effect::Sign(intent) => self.sign(&intent, inputs)?,
             Effect::Build(context) => self.build(&context, inputs)?,
@@ -281,7 +312,10 @@ impl Chain {
         block: Arc<Block>,
         inputs: &mut VecDeque<Input>,
     ) -> Result<()> {
-        let post = match self.ledger.apply_block(context, hash, block) {
+        let begun = Instant::now();
+        let applied = self.ledger.apply_block(context, hash, block);
+        took("carrying out a block", begun, &self.metrics.execute);
+        let post = match applied {
             Ok(post) => Some(post),
             Err(error) if error.condemns_block() => {
                 tracing::warn!(%hash, %error, "refused a block");
@@ -301,12 +335,44 @@ impl Chain {
     }
 
     fn settle(&mut self, hash: &Hash) -> Result<()> {
+        let begun = Instant::now();
         let blocks =
             self.ledger.reached(Finality::Settled, hash).context("settled blocks could not be stored")?;
+        took("storing settled blocks", begun, &self.metrics.commit);
+        self.metrics.settled.inc_by(blocks.iter().map(|block| block.transactions.len() as u64).sum());
+        if let Some(shelf) = &self.shelf {
+            shelf.consider(&self.reader);
+        }
         Ok(self.mempool.lock().settled(&blocks, now_millis())?)
     }
 
+    /// Asks for ranges and takes those that are here, while this node is far behind.
+    fn catch_up(&mut self, inputs: &mut VecDeque<Input>) -> Result<()> {
+        loop {
+            let at = self.engine.tip().1;
+            if !self.fetcher.is_far(at) && !self.fetcher.is_busy() {
+                return Ok(());
+            }
+            for ask in self.fetcher.plan(now_millis(), at, &self.port.others()) {
+                self.port.fetch(ask.peer, ask.block, ask.above);
+            }
+            let Some((peer, blocks)) = self.fetcher.next(at) else { return Ok(()) };
+            for block in &blocks {
+                self.take_block(Peer::Remote(peer), block, inputs);
+                self.drive(inputs)?;
+            }
+            if self.engine.tip().1 <= at {
+                tracing::warn!(peer, height = at + 1, "blocks of a peer lead nowhere");
+                self.fetcher.misled(now_millis(), peer);
+            }
+        }
+    }
+
     fn fetch(&mut self, block: Hash, above: u64, from: Option<Peer>) {
+        if self.fetcher.is_far(self.engine.tip().1) {
+            self.fetcher.aim(block);
+            return;
+        }
         let to = match from {
             Some(Peer::Remote(peer)) => Some(peer),
             _ => {
@@ -324,6 +390,9 @@ impl Chain {
         let (peer, ticket) = (Peer::Remote(delivery.from), delivery.ticket);
         match delivery.packet {
             Packet::Message(message) => {
+                if let Message::Status(status) = &message {
+                    self.fetcher.heard(now_millis(), delivery.from, status.settled_height);
+                }
                 let verdict = self.take_message(peer, message, inputs);
                 self.port.judge(&ticket, verdict);
             }
@@ -332,14 +401,19 @@ impl Chain {
                 self.port.judge(&ticket, verdict);
             }
             Packet::Blocks(blocks) => {
-                for block in blocks.iter().take(BLOCKS_PER_ANSWER) {
+                let Ok(others) = self.fetcher.answered(now_millis(), delivery.from, blocks) else {
+                    self.port.penalize(delivery.from);
+                    return Ok(());
+                };
+                for block in others.iter().flatten().take(BLOCKS_PER_ANSWER) {
                     // One after the other: each has to find its parent.
                     self.take_block(peer, block, inputs);
                     self.drive(inputs)?;
                 }
             }
             Packet::Fetch { block, above } => self.answer(&ticket, &block, above)?,
-            Packet::Transaction(_) => {}
+            // The others are answered before they come here.
+            _ => {}
         }
         Ok(())
     }
@@ -368,6 +442,7 @@ impl Chain {
         match checks.verify() {
             Ok(checked) => inputs.push_back(Input::Message(checked)),
             Err(fault) => {
+                self.metrics.refused.inc();
                 tracing::warn!(?from, ?fault, "refused a message");
                 return Verdict::Reject;
             }
@@ -380,6 +455,7 @@ impl Chain {
         match checks.verify() {
             Ok(checked) => inputs.push_back(Input::Block(checked)),
             Err(fault) => {
+                self.metrics.refused.inc();
                 tracing::warn!(?from, ?fault, "refused a block");
                 return Verdict::Reject;
             }

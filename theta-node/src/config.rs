@@ -15,7 +15,7 @@ use theta_core::{
     sign::SecretKey,
     spec::{ChainSpec, Pace},
 };
-use theta_ledger::{genesis::Genesis, vm::ContractVm};
+use theta_ledger::{genesis::Genesis, state::Keep, vm::ContractVm};
 use theta_sdk::keystore::{Effort, Keystore};
 
 use crate::{
@@ -69,9 +69,34 @@ pub struct Config {
     /// Where `eth_*` calls are answered.
     #[serde(default = "default_eth_rpc")]
     pub eth_rpc: SocketAddr,
+    /// Where an operator asks for `/metrics`, `/health` and `/ready`.
+    #[serde(default = "default_admin")]
+    pub admin: SocketAddr,
     /// Milliseconds between blocks when there is nothing to do; the chain's own when missing.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub block_interval_ms: Option<u64>,
+    /// States of how many settled blocks stay readable, 200 or more; all of them when missing, which an archive needs.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub keep_blocks: Option<u64>,
+    /// What a node without a chain begins with: `full` is the genesis and every block since; `snapshot` is a state that a
+    /// peer offers, proven from the genesis on, and the blocks after it.
+    #[serde(default)]
+    pub sync: SyncMode,
+    /// After how many blocks a snapshot for other nodes is made, at a checkpoint; none are when missing. It takes the room
+    /// of a whole state, and needs `keep-blocks` to be missing.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub snapshot_every: Option<u64>,
+}
+
+/// What a node without a chain begins with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SyncMode {
+    /// The genesis.
+    #[default]
+    Full,
+    /// A peer's snapshot; the genesis where none is offered.
+    Snapshot,
 }
 
 fn default_genesis() -> PathBuf {
@@ -100,6 +125,10 @@ fn default_rpc() -> SocketAddr {
 
 fn default_eth_rpc() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 18888))
+}
+
+fn default_admin() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 16900))
 }
 
 /// Durations of the protocol for blocks this far apart.
@@ -134,7 +163,11 @@ impl Config {
             network_key_file: None,
             rpc: default_rpc(),
             eth_rpc: default_eth_rpc(),
+            admin: default_admin(),
             block_interval_ms: None,
+            keep_blocks: None,
+            sync: SyncMode::Full,
+            snapshot_every: None,
         }
     }
 
@@ -144,6 +177,11 @@ impl Config {
             .with_context(|| format!("{} cannot be read; `theta init` makes one", path.display()))?;
         let config: Self = toml::from_str(&text).with_context(|| path.display().to_string())?;
         let folder = path.parent().unwrap_or(Path::new(""));
+        ensure!(
+            config.snapshot_every.is_none() || config.keep_blocks.is_none(),
+            "{}: a snapshot is proven by states since the genesis; leave out snapshot-every or keep-blocks",
+            path.display()
+        );
         ensure!(config.block_interval_ms != Some(0), "{}: block-interval-ms is at least 1", path.display());
         Ok((config, folder.to_owned()))
     }
@@ -194,6 +232,8 @@ pub struct RunningNode {
     pub theta: Listener,
     /// Its `eth_*` server.
     pub eth: Listener,
+    /// Its operator's server.
+    pub admin: Listener,
     chain: String,
 }
 
@@ -227,6 +267,9 @@ impl RunningNode {
             key,
             folder: folder.join(&config.data),
             in_memory: false,
+            keep: config.keep_blocks.map_or(Keep::All, Keep::Blocks),
+            begin_with_snapshot: config.sync == SyncMode::Snapshot,
+            snapshot_every: config.snapshot_every,
             listen: config.listen.clone(),
             peers: config.peers.clone(),
             discover: config.discover,
@@ -236,7 +279,8 @@ impl RunningNode {
         .await?;
         let theta = listen_on(config.rpc, theta_routes(ThetaApi::new(node.handle()))).await?;
         let eth = listen_on(config.eth_rpc, ethereum_routes(EthApi::new(node.handle()))).await?;
-        Ok(Self { node, theta, eth, chain })
+        let admin = listen_on(config.admin, crate::admin::routes(node.handle())).await?;
+        Ok(Self { node, theta, eth, admin, chain })
     }
 
     /// URL of the `theta.*` server.
@@ -262,6 +306,7 @@ impl RunningNode {
             "p2p": handle.addresses(),
             "thetaRpc": self.theta_url(),
             "ethRpc": self.eth_url(),
+            "admin": format!("http://{}", self.admin.address),
             "height": settled.header.height,
         })
     }
@@ -315,6 +360,50 @@ mod tests {
             let error = toml::from_str::<Config>(bad).expect_err("wrong").to_string();
             assert!(error.contains(what), "{error}");
         }
+    }
+
+    /// Every key as the declaration above documents it.
+    fn page() -> String {
+        let source = include_str!("config.rs");
+        let (_, rest) = source.split_once("pub struct Config {\n").expect("it is here");
+        let (fields, _) = rest.split_once("\n}").expect("it ends");
+        let defaults = Config::new("devnet", Address::ZERO).text().expect("text");
+        let defaults: toml::Table = toml::from_str(&defaults).expect("a table");
+        let mut page = "# Configuration of a node\n\n`theta init` writes `config.toml`; `theta start --config` \
+                        reads it. Paths are relative to the folder of the file. A key that is not known is refused.\n\n\
+                        | key | when missing | meaning |\n|---|---|---|\n"
+            .to_owned();
+        let mut doc = String::new();
+        for line in fields.lines().map(str::trim) {
+            if let Some(text) = line.strip_prefix("///") {
+                doc += text;
+            } else if let Some((name, _)) = line.strip_prefix("pub ").and_then(|line| line.split_once(':')) {
+                let key = name.replace('_', "-");
+                let default = match defaults.get(&key) {
+                    _ if ["chain", "address"].contains(&name) => "has to be there".to_owned(),
+                    Some(value) => format!("`{value}`"),
+                    None => String::new(),
+                };
+                page += &format!("| `{key}` | {default} |{} |\n", doc.replace('|', "\\|"));
+                doc.clear();
+            }
+        }
+        page
+    }
+
+    #[test]
+    fn every_key_stands_in_the_docs() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
+        if std::env::var_os("THETA_WRITE_DOCS").is_some() {
+            std::fs::write(path, page()).expect("it can be written");
+        }
+        let written = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            written == page(),
+            "docs/configuration.md is not what config.rs says; write it with \
+             THETA_WRITE_DOCS=1 cargo test -p theta-node --lib every_key_stands_in_the_docs"
+        );
+        assert!(written.contains("| `keep-blocks` |") && written.contains("127.0.0.1:16900"));
     }
 
     #[test]

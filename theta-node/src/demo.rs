@@ -116,6 +116,7 @@ pub async fn run(
     let devnet = Devnet::start(DevnetConfig {
         spec: spec.clone(),
         validators: 4,
+        guardians: 4,
         accounts: 4,
         mnemonic: TEST_MNEMONIC.to_owned(),
         data_dir: folder.to_owned(),

@@ -17,6 +17,7 @@ use theta_core::{
 };
 use theta_ledger::{
     genesis::{Genesis, GenesisBuilder, ValidatorKey, check_validator_keys},
+    state::Keep,
     vm::ContractVm,
 };
 use theta_sdk::hd::{self, Path as HdPath};
@@ -37,6 +38,8 @@ pub const TEST_MNEMONIC: &str = "test test test test test test test test test te
 const RICH: (u64, u64) = (100_000_000, 1_000_000_000);
 /// THETA behind each validator, in whole tokens.
 const VALIDATOR_STAKE: u64 = 10_000_000;
+/// THETA behind each guardian, in whole tokens.
+const GUARDIAN_STAKE: u64 = 1_000_000;
 
 /// What a devnet is made of.
 #[derive(Clone)]
@@ -45,6 +48,8 @@ pub struct DevnetConfig {
     pub spec: ChainSpec,
     /// How many validators, 1 to 31.
     pub validators: usize,
+    /// How many of them are guardians, too: stakes stand behind their nodes as such.
+    pub guardians: usize,
     /// How many funded accounts.
     pub accounts: u32,
     /// Phrase of the accounts, on Ethereum's path, and of the validators.
@@ -130,9 +135,13 @@ fn make_genesis(config: &DevnetConfig, accounts: &[DevAccount], validators: &[Se
     for account in accounts {
         builder = builder.account(account.key.address(), account.coins);
     }
-    for key in validators {
+    for (index, key) in validators.iter().enumerate() {
         let address = key.address();
         builder = builder.validator(address, address, ThetaWei::whole(VALIDATOR_STAKE));
+        if index < config.guardians {
+            let stake = ThetaWei::whole(GUARDIAN_STAKE);
+            builder = builder.guardian(address, address, stake, vote_key(key)?.public_key());
+        }
         if config.spec.rules(0).stake.validator_keys {
             let secret = vote_key(key)?;
             let proof = secret.proof_of_possession(bls::Suite::Rfc9380);
@@ -178,6 +187,11 @@ fn genesis(config: &DevnetConfig, accounts: &[DevAccount], validators: &[SecretK
 /// What a network begins with: accounts, validators' keys, and the genesis that is in the folder or was just put there.
 pub(crate) fn prepare(config: &DevnetConfig) -> Result<(Vec<DevAccount>, Vec<SecretKey>, Genesis)> {
     ensure!((1..=31).contains(&config.validators), "a devnet has 1 to 31 validators");
+    ensure!(
+        config.guardians <= config.validators,
+        "guardians of a devnet are validators' nodes; name at most {} of them",
+        config.validators
+    );
     ensure!(config.block_interval_ms > 0, "the block interval is at least one millisecond");
     std::fs::create_dir_all(&config.data_dir)
         .with_context(|| format!("{} cannot be made", config.data_dir.display()))?;
@@ -226,12 +240,14 @@ pub(crate) fn ready_line(
             })
         })
         .collect();
+    let guardians = genesis.guardians();
     let lines: Vec<Value> = nodes
         .iter()
         .map(|node| {
             let mut line = json!({
                 "name": node.name,
                 "role": "validator",
+                "guardian": guardians.contains(node.address),
                 "address": node.address.to_checksum(None),
                 "pid": node.pid,
                 "thetaRpc": node.theta,
@@ -273,6 +289,9 @@ impl Devnet {
                 key,
                 folder: config.data_dir.join(&name),
                 in_memory: false,
+                keep: Keep::All,
+                begin_with_snapshot: false,
+                snapshot_every: None,
                 listen: vec!["/memory/0".parse()?],
                 peers: known.clone(),
                 discover: true,

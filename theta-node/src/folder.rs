@@ -56,6 +56,11 @@ impl DataFolder {
         self.0.join("store")
     }
 
+    /// Whether there is a store.
+    pub fn has_store(&self) -> bool {
+        self.store_path().is_dir()
+    }
+
     /// Opens the store, or makes it. One process at a time.
     pub fn store(&self) -> Result<Arc<dyn Store>, FolderError> {
         let io = |source| FolderError::Io { path: self.0.clone(), source };
@@ -65,7 +70,7 @@ impl DataFolder {
 
     /// Opens the store where there is one, and makes nothing.
     pub fn existing_store(&self) -> Result<Arc<dyn Store>, FolderError> {
-        if self.store_path().is_dir() { self.store() } else { Err(FolderError::NoChain(self.0.clone())) }
+        if self.has_store() { self.store() } else { Err(FolderError::NoChain(self.0.clone())) }
     }
 
     /// The genesis file here, or in the folder above, where a devnet keeps that of all its nodes.

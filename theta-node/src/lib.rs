@@ -3,6 +3,7 @@
 //! Start at [`devnet::Devnet`] for a whole network in one process, at [`node::Node`] for one node, at [`rpc`] for what it
 //! answers. No rule of the protocol lives here.
 
+pub mod admin;
 mod chain;
 pub mod cli;
 pub mod clock;
@@ -10,14 +11,18 @@ pub mod config;
 pub mod demo;
 pub mod devnet;
 pub mod edge;
+mod fetch;
 pub mod folder;
 pub mod http;
 pub mod intake;
 pub mod judge;
+pub mod load;
+pub mod metrics;
 pub mod net;
 pub mod node;
 pub mod processes;
 pub mod rpc;
+mod snapshots;
 pub mod vote_key;
 
 pub use chain::Progress;

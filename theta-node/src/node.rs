@@ -13,6 +13,7 @@ use anyhow::{Context, Result};
 use parking_lot::Mutex;
 use theta_consensus::Settings;
 use theta_core::{
+    block::Block,
     hash::{Address, Hash},
     sign::SecretKey,
     spec::ChainSpec,
@@ -21,8 +22,9 @@ use theta_core::{
 };
 use theta_ledger::{
     genesis::Genesis,
-    ledger::{Ledger, LedgerReader},
+    ledger::{At, Ledger, LedgerReader},
     mempool::{AdmitError, Admitted, Mempool, MempoolLimits},
+    state::Keep,
     tx::{HolderSummary, RawTx, TxError},
     vm::ContractVm,
 };
@@ -31,8 +33,11 @@ use tokio::sync::watch;
 use crate::{
     chain::{Chain, Event, Parts, Progress},
     clock::now_millis,
+    fetch::RANGE,
     folder::DataFolder,
+    metrics::{Label, Metrics},
     net::{Delivery, Multiaddr, NetConfig, Packet, Port, Verdict},
+    snapshots::{self, Shelf},
     vote_key::vote_key,
 };
 
@@ -51,6 +56,12 @@ pub struct NodeConfig {
     pub folder: PathBuf,
     /// Whether the store is in memory; log and mark are on disk all the same.
     pub in_memory: bool,
+    /// Which states stay readable.
+    pub keep: Keep,
+    /// Whether a node without a chain begins with a peer's snapshot, if one is offered, instead of with the genesis.
+    pub begin_with_snapshot: bool,
+    /// After how many blocks a snapshot for other nodes is made, if any is.
+    pub snapshot_every: Option<u64>,
     /// Where it listens for other nodes, such as `/ip4/127.0.0.1/tcp/0`, or `/memory/0` inside one process.
     pub listen: Vec<Multiaddr>,
     /// Peers it always stays connected to.
@@ -84,6 +95,9 @@ pub struct NodeHandle {
     pub mempool: Arc<Mutex<Mempool>>,
     /// Where the engine stands; changes with every step forward.
     pub progress: watch::Receiver<Progress>,
+    /// What it counts.
+    pub metrics: Metrics,
+    failure: watch::Receiver<Option<String>>,
     port: Port,
     events: SyncSender<Event>,
 }
@@ -105,6 +119,16 @@ impl NodeHandle {
         self.port.addresses()
     }
 
+    /// Why the node stopped, if it did because it can no longer keep what it promised.
+    pub fn failure(&self) -> Option<String> {
+        self.failure.borrow().clone()
+    }
+
+    /// How many peers are connected.
+    pub fn peer_count(&self) -> usize {
+        self.port.others().len()
+    }
+
     /// The names of connected peers.
     pub fn peer_names(&self) -> Vec<String> {
         let peers = self.port.others().into_iter().filter_map(|peer| self.port.peer_id(peer));
@@ -118,8 +142,8 @@ impl NodeHandle {
 
     /// Admits a transaction, passes it on and tells the engine.
     pub fn submit(&self, bytes: Vec<u8>) -> Result<Admitted, AdmitError> {
-        let admitted = admit(&self.mempool, bytes.clone())?;
-        self.port.broadcast(&Packet::Transaction(Arc::new(bytes)));
+        let admitted = admit(&self.mempool, &self.metrics, bytes.clone())?;
+        self.port.broadcast(&Packet::Transactions(vec![bytes]));
         // A full queue wakes the engine just as well.
         let _ = self.events.try_send(Event::Work);
         Ok(admitted)
@@ -127,10 +151,18 @@ impl NodeHandle {
 }
 
 /// Puts a transaction into the pool; signatures are recovered before the pool is locked.
-fn admit(pool: &Mutex<Mempool>, bytes: Vec<u8>) -> Result<Admitted, AdmitError> {
+fn admit(pool: &Mutex<Mempool>, metrics: &Metrics, bytes: Vec<u8>) -> Result<Admitted, AdmitError> {
     let screen = pool.lock().screen();
-    let screened = screen.check(bytes)?;
-    pool.lock().insert(screened, now_millis())
+    let admitted = screen.check(bytes).and_then(|screened| pool.lock().insert(screened, now_millis()));
+    let result = match &admitted {
+        Ok(Admitted::Ready(_)) => "ready",
+        Ok(Admitted::Parked { .. }) => "parked",
+        Err(AdmitError::Known) => "known",
+        Err(AdmitError::Full) => "full",
+        Err(_) => "refused",
+    };
+    metrics.arrived.get_or_create(&Label { result }).inc();
+    admitted
 }
 
 /// A transaction that nobody can have thought right is its sender's fault. All else depends on what a node knows.
@@ -164,18 +196,10 @@ impl Node {
     pub async fn start(config: NodeConfig) -> Result<Self> {
         std::fs::create_dir_all(&config.folder)
             .with_context(|| format!("{} cannot be made", config.folder.display()))?;
-        let store: Arc<dyn Store> = if config.in_memory {
-            Arc::new(MemStore::default())
-        } else {
-            DataFolder::new(&config.folder).store()?
-        };
-        let ledger = Ledger::builder(config.spec)
-            .store(store)
-            .contracts(config.vm)
-            .workers(Arc::new(Cores))
-            .open(&config.genesis)?;
-        let reader = ledger.reader();
-        let mempool = Arc::new(Mutex::new(Mempool::new(reader.clone(), MempoolLimits::default())?));
+        let folder = DataFolder::new(&config.folder);
+        let new = config.in_memory || !folder.has_store();
+        let store: Arc<dyn Store> =
+            if config.in_memory { Arc::new(MemStore::default()) } else { folder.store()? };
         let (stop, stopped) = watch::channel(false);
         let (port, deliveries) = Port::open(
             NetConfig {
@@ -189,6 +213,31 @@ impl Node {
             stopped.clone(),
         )
         .await?;
+        let snapshots = config.folder.join("snapshots");
+        let deliveries = if new && config.begin_with_snapshot {
+            let (port, genesis, store, snapshots) =
+                (port.clone(), config.genesis.clone(), store.clone(), snapshots.clone());
+            let begun = tokio::task::spawn_blocking(move || {
+                let begun = snapshots::begin(&port, &deliveries, &genesis, &store, &snapshots)?;
+                match begun {
+                    Some(height) => tracing::info!(height, "begun with a snapshot"),
+                    None => tracing::warn!("nobody offers a snapshot; beginning with the genesis"),
+                }
+                anyhow::Ok(deliveries)
+            });
+            begun.await.context("the fetch of a snapshot broke off")??
+        } else {
+            deliveries
+        };
+        let shelf = config.snapshot_every.map(|every| Shelf::open(&snapshots, every)).transpose()?;
+        let ledger = Ledger::builder(config.spec)
+            .store(store)
+            .contracts(config.vm)
+            .workers(Arc::new(Cores))
+            .keep(config.keep)
+            .open(&config.genesis)?;
+        let reader = ledger.reader();
+        let mempool = Arc::new(Mutex::new(Mempool::new(reader.clone(), MempoolLimits::default())?));
         let (events, event_queue) = sync_channel(EVENTS);
         let settled = reader.settled();
         let first = Progress {
@@ -196,7 +245,9 @@ impl Node {
             epoch: settled.header.epoch,
             tip: (settled.hash, settled.header.height),
             final_checkpoint: None,
+            syncing: false,
         };
+        let metrics = Metrics::default();
         let (progress, progress_seen) = watch::channel(first);
         let (failed, failure) = watch::channel(None);
         let address = config.key.address();
@@ -211,9 +262,18 @@ impl Node {
             node_key: Arc::new(config.key),
             settings: config.settings,
             folder: config.folder,
+            metrics: metrics.clone(),
+            shelf: shelf.clone(),
         })?;
-        let sort =
-            Sorter { mempool: mempool.clone(), port: port.clone(), events: events.clone(), stop: stopped };
+        let sort = Sorter {
+            reader: reader.clone(),
+            mempool: mempool.clone(),
+            metrics: metrics.clone(),
+            shelf,
+            port: port.clone(),
+            events: events.clone(),
+            stop: stopped,
+        };
         let threads = vec![
             std::thread::Builder::new().name("theta-chain".to_owned()).spawn(move || {
                 let run = std::panic::AssertUnwindSafe(|| chain.run());
@@ -226,7 +286,17 @@ impl Node {
             })?,
             std::thread::Builder::new().name("theta-net".to_owned()).spawn(move || sort.run(&deliveries))?,
         ];
-        let handle = NodeHandle { address, summary, reader, mempool, progress: progress_seen, port, events };
+        let handle = NodeHandle {
+            address,
+            summary,
+            reader,
+            mempool,
+            progress: progress_seen,
+            metrics,
+            failure: failure.clone(),
+            port,
+            events,
+        };
         Ok(Self { handle, stop, threads, failure })
     }
 
@@ -262,26 +332,67 @@ impl Drop for Node {
 
 /// Takes packets from the network: transactions into the pool, the rest to the chain thread.
 struct Sorter {
+    reader: LedgerReader,
     mempool: Arc<Mutex<Mempool>>,
+    metrics: Metrics,
+    shelf: Option<Arc<Shelf>>,
     port: Port,
     events: SyncSender<Event>,
     stop: watch::Receiver<bool>,
 }
 
 impl Sorter {
+    fn far_below(&self, above: u64) -> bool {
+        self.reader.settled().header.height > above.saturating_add(RANGE)
+    }
+
+    /// The settled blocks above a height; none where they cannot be read, which the chain's thread finds out by itself.
+    fn range(&self, above: u64) -> Vec<Arc<Block>> {
+        let heights = above + 1..=above + RANGE;
+        heights
+            .map_while(|height| self.reader.block(At::Height(height)).ok()?.map(|info| info.block))
+            .collect()
+    }
+
     fn run(self, deliveries: &Receiver<Delivery>) {
         while !*self.stop.borrow() {
             let Ok(delivery) = deliveries.recv_timeout(std::time::Duration::from_millis(200)) else {
                 continue;
             };
             let event = match delivery.packet {
-                Packet::Transaction(bytes) => {
-                    let admitted = admit(&self.mempool, bytes.as_ref().clone());
-                    self.port.judge(&delivery.ticket, verdict(&admitted));
-                    if admitted.is_err() {
+                Packet::Transactions(raw) => {
+                    let mut word = Verdict::Ignore;
+                    for raw in raw {
+                        match verdict(&admit(&self.mempool, &self.metrics, raw)) {
+                            Verdict::Accept => word = Verdict::Accept,
+                            Verdict::Ignore => {}
+                            // Whoever sent them should have known; what stands behind it is lost with it.
+                            Verdict::Reject => {
+                                word = Verdict::Reject;
+                                break;
+                            }
+                        }
+                    }
+                    self.port.judge(&delivery.ticket, word);
+                    if word == Verdict::Ignore {
                         continue;
                     }
                     Event::Work
+                }
+                // What is settled far above is an ancestor of whatever an honest node asks for, and needs no engine.
+                Packet::Fetch { above, .. } if self.far_below(above) => {
+                    self.port.reply(&delivery.ticket, self.range(above));
+                    continue;
+                }
+                Packet::AskSnapshot => {
+                    let offer = self.shelf.as_ref().and_then(|shelf| shelf.offer());
+                    self.port.reply_snapshot(&delivery.ticket, offer.unwrap_or_default());
+                    continue;
+                }
+                Packet::AskPiece { height, index } => {
+                    let piece = self.shelf.as_ref().and_then(|shelf| shelf.piece(height, index));
+                    self.port.reply_piece(&delivery.ticket, height, index, piece.unwrap_or_default());
+                    continue;
                 }
                 _ => Event::Net(Box::new(delivery)),
             };

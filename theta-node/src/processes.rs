@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use theta_core::hash::Address;
 use theta_ledger::genesis::Genesis;
-use theta_sdk::keystore::Effort;
+use theta_sdk::{client::Client, keystore::Effort, rpc::GetStatus};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
@@ -26,6 +26,8 @@ use crate::{
 
 /// Longest wait for a node to answer.
 const START: Duration = Duration::from_secs(60);
+/// How often a node is asked whether it has settled a block.
+const LOOK: Duration = Duration::from_millis(50);
 /// The keys of a development network are known to everybody, and so is their password.
 const PASSWORD: &str = "devnet";
 
@@ -70,6 +72,7 @@ fn configure(config: &DevnetConfig, chain: &str) -> Result<(Vec<DevAccount>, Gen
             let listen: Multiaddr = format!("/ip4/127.0.0.1/tcp/{}", port(0)?).parse()?;
             let first = |wanted| if index == 0 { wanted } else { 0 };
             let (rpc, eth) = (port(first(config.rpc_port))?, port(first(config.eth_rpc_port))?);
+            let admin = port(0)?;
             std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
             crate::folder::write_durably(&folder.join("password"), PASSWORD.as_bytes())?;
             config::init(folder, chain, Some(&genesis), Some(key), PASSWORD, Effort::Light, |made| {
@@ -78,6 +81,7 @@ fn configure(config: &DevnetConfig, chain: &str) -> Result<(Vec<DevAccount>, Gen
                 made.peers.clone_from(&known);
                 made.rpc = ([127, 0, 0, 1], rpc).into();
                 made.eth_rpc = ([127, 0, 0, 1], eth).into();
+                made.admin = ([127, 0, 0, 1], admin).into();
                 made.block_interval_ms = Some(config.block_interval_ms);
             })?
             .0
@@ -123,7 +127,28 @@ impl Processes {
         });
         let nodes = futures::future::try_join_all(starting).await?;
         ensure!(!nodes.is_empty(), "a network has nodes");
-        Ok(Self { nodes, accounts, genesis, config })
+        let network = Self { nodes, accounts, genesis, config };
+        timeout(START, network.first_block())
+            .await
+            .with_context(|| format!("no block was settled within {} s", START.as_secs()))??;
+        Ok(network)
+    }
+
+    /// Waits until every node has settled a block that was not there when it started: the network works.
+    async fn first_block(&self) -> Result<()> {
+        for node in &self.nodes {
+            let url = node.ready["thetaRpc"].as_str().unwrap_or_default();
+            let client = Client::http(url)?;
+            let before = node.ready["height"].as_u64().unwrap_or_default();
+            loop {
+                let status = client.call(&GetStatus::default()).await?;
+                if status.latest_finalized_block_height.0 > before {
+                    break;
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        }
+        Ok(())
     }
 
     /// The line that says where everything is.

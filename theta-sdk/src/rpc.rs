@@ -111,6 +111,23 @@ method!(
     }
 );
 method!(
+    /// What a light client needs to follow the chain from a settled block to the newest: each change of the validators on
+    /// the way, and the newest block that its child's votes settle. At most 64 updates; whoever got so many asks on.
+    GetLightUpdate -> LightUpdates {
+        /// Height of the newest block that the client trusts.
+        from: Text,
+    }
+);
+method!(
+    /// Nodes that prove records of a settled state, or that it has none.
+    GetProof -> Proofs {
+        /// Keys of records in the state, hexadecimal; at most 100 of at most 256 bytes.
+        keys: Vec<String>,
+        /// Height, 0 for the newest settled state.
+        height: Text,
+    }
+);
+method!(
     /// Transactions that wait.
     GetPendingTransactions -> PendingTransactions {}
 );
@@ -495,6 +512,41 @@ pub struct BlockTransaction {
 pub struct PendingTransactions {
     /// Hashes.
     pub tx_hashes: Vec<Hash>,
+}
+
+/// Answer of [`GetLightUpdate`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LightUpdates {
+    /// Ascending by height.
+    pub updates: Vec<LightUpdate>,
+}
+
+/// A settled block and why it is, each as RLP in hexadecimal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LightUpdate {
+    /// Height of the block.
+    pub height: Text,
+    /// Its header.
+    pub block: String,
+    /// Its child's header.
+    pub child: String,
+    /// The certificate of the child.
+    pub certificate: String,
+    /// Proof of the validators in the block's state, where the block changes them.
+    pub validators: Option<Vec<String>>,
+}
+
+/// Answer of [`GetProof`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proofs {
+    /// The block after which the state stands.
+    pub block_hash: Hash,
+    /// Its height.
+    pub height: Text,
+    /// Root of the state.
+    pub state_root: Hash,
+    /// For each key its nodes from the root down, hexadecimal.
+    pub proofs: Vec<Vec<String>>,
 }
 
 /// Answer of [`GetCode`].

@@ -16,6 +16,9 @@ pub(super) struct Args {
     /// Number of validators.
     #[arg(long, env = "THETA_VALIDATORS", default_value_t = 4)]
     validators: usize,
+    /// How many of the validators' nodes are guardians, too: their votes make checkpoints final. All up to four, when missing.
+    #[arg(long, env = "THETA_GUARDIANS")]
+    guardians: Option<usize>,
     /// Which rules: devnet has every improvement on and blocks follow transactions at once; theta is exactly the main
     /// network's newest rules and blocks follow the interval; a chain-spec file (see `theta spec show --help`) is any other.
     #[arg(long, env = "THETA_CHAIN", value_name = "CHAIN", default_value = "devnet")]
@@ -69,6 +72,7 @@ pub(super) async fn run(args: Args) -> Result<()> {
     let config = DevnetConfig {
         spec: input::chain(&args.chain)?,
         validators: args.validators,
+        guardians: args.guardians.unwrap_or(args.validators.min(4)),
         accounts: args.accounts,
         mnemonic: args.mnemonic,
         data_dir: data_dir.unwrap_or_default(),

@@ -15,6 +15,7 @@ mod demo;
 mod devnet;
 mod genesis;
 mod input;
+mod load;
 mod replay;
 mod snapshot;
 mod spec;
@@ -71,6 +72,14 @@ enum Command {
         after_help = "Example:\n  theta replay diff_ledger.jsonl.gz diff_evm.jsonl.gz\n  theta replay blocks_privatenet.json --genesis privatenet.genesis --json"
     )]
     Replay(replay::Args),
+    /// Load a network through its RPC: how much it settles, how soon, and what that costs.
+    ///
+    /// Every transaction that a node took has to be settled or reported as dropped at the end, all nodes have to hold the
+    /// same state, and each sender what it did not spend; otherwise the run fails.
+    #[command(
+        after_help = "Example:\n  theta load --spawn 4 --rate 1000 --seconds 60\n  theta load --spawn 4 --rate closed:4000 --json\n  theta load --eth-rpc http://127.0.0.1:8545 --rate 500      any Ethereum node"
+    )]
+    Load(load::Args),
     /// The rules of chains.
     #[command(subcommand)]
     Spec(spec::Command),
@@ -105,6 +114,7 @@ pub fn main() -> ExitCode {
             Command::Snapshot(command) => snapshot::run(command).await,
             Command::Chain(command) => chain::run(command).await,
             Command::Replay(args) => replay::run(args).await,
+            Command::Load(args) => load::run(args).await,
             Command::Spec(command) => spec::run(command),
             Command::Statetest(args) => statetest::run(args).await,
         }

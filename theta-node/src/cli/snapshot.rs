@@ -9,7 +9,7 @@ use theta_core::hash::Hash;
 use theta_ledger::snapshot::{self, Snapshot};
 
 use super::{chain, input, work};
-use crate::folder::DataFolder;
+use crate::{folder::DataFolder, snapshots::checkpoint_below};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -24,7 +24,8 @@ pub(super) enum Command {
         /// The node's data folder.
         #[arg(long, env = "THETA_DATA_DIR", value_name = "DIR")]
         data_dir: PathBuf,
-        /// The height; the highest that has the two blocks above it that prove it when missing.
+        /// The height; the newest checkpoint that has the two blocks above it that prove it when missing. A node that begins at
+        /// another height cannot judge the votes in the next checkpoint's header.
         #[arg(long)]
         height: Option<u64>,
         /// Version of the format. 2 and 3 prove their block from the genesis on, 4 has to be trusted.
@@ -66,7 +67,8 @@ pub(super) async fn run(command: Command) -> Result<()> {
             let work = work::long(move |watch| {
                 let reader = chain::reader(&DataFolder::new(&data_dir))?;
                 let newest = reader.settled().header.height;
-                let height = height.unwrap_or(newest.saturating_sub(2));
+                let height = height.or_else(|| checkpoint_below(&reader, newest.saturating_sub(2)));
+                let height = height.context("no checkpoint is settled yet")?;
                 watch.write(&file, |mut out| {
                     snapshot::export(&reader, height, version, &mut out)
                         .with_context(|| format!("the newest settled block is {newest}"))

@@ -28,25 +28,26 @@ use theta_core::{block::Block, hash::Hash, sign::SecretKey};
 use tokio::sync::{mpsc, watch};
 
 use self::wire::{Answer, Question, Topic};
+use crate::snapshots::Offer;
 
 /// Packets that wait for the node, and commands that wait for the network.
 const QUEUE: usize = 8192;
 
 /// A node's place in the network.
 #[derive(Clone)]
-pub struct NetConfig {
+pub(crate) struct NetConfig {
     /// The chain: nodes of others are not spoken to.
-    pub genesis: Hash,
+    pub(crate) genesis: Hash,
     /// The node's key, by which peers know it.
-    pub key: SecretKey,
+    pub(crate) key: SecretKey,
     /// Where it listens: `/ip4/127.0.0.1/tcp/0`, or `/memory/0` inside one process. Port 0 picks a free one.
-    pub listen: Vec<Multiaddr>,
+    pub(crate) listen: Vec<Multiaddr>,
     /// Peers that it always stays connected to, with or without their `/p2p/…`.
-    pub peers: Vec<Multiaddr>,
+    pub(crate) peers: Vec<Multiaddr>,
     /// Whether it looks for others than these.
-    pub discover: bool,
+    pub(crate) discover: bool,
     /// The key of a private network, which all its nodes share.
-    pub network_key: Option<[u8; 32]>,
+    pub(crate) network_key: Option<[u8; 32]>,
 }
 
 impl std::fmt::Debug for NetConfig {
@@ -60,7 +61,7 @@ impl std::fmt::Debug for NetConfig {
 
 /// What nodes send each other.
 #[derive(Clone, Debug)]
-pub enum Packet {
+pub(crate) enum Packet {
     /// A vote, or where a node stands.
     Message(Message),
     /// A new block.
@@ -74,24 +75,44 @@ pub enum Packet {
         /// Settled at the asker.
         above: u64,
     },
-    /// A raw transaction.
-    Transaction(Arc<Vec<u8>>),
+    /// Raw transactions. Those that a node sends within a moment travel together.
+    Transactions(Vec<Vec<u8>>),
+    /// Asks for the newest snapshot; answered by [`Port::reply_snapshot`].
+    AskSnapshot,
+    /// Asks for a piece of it; answered by [`Port::reply_piece`].
+    AskPiece {
+        /// Height of its block.
+        height: u64,
+        /// Which piece.
+        index: u64,
+    },
+    /// The newest snapshot of a peer.
+    Snapshot(Offer),
+    /// A piece of one.
+    Piece {
+        /// Height of its block.
+        height: u64,
+        /// Which piece.
+        index: u64,
+        /// The piece.
+        bytes: Vec<u8>,
+    },
 }
 
 /// What came in.
 #[derive(Debug)]
-pub struct Delivery {
+pub(crate) struct Delivery {
     /// The peer it came from, by the number it has while it is connected.
-    pub from: u64,
+    pub(crate) from: u64,
     /// What it sent.
-    pub packet: Packet,
+    pub(crate) packet: Packet,
     /// By which it is answered or judged.
-    pub ticket: Ticket,
+    pub(crate) ticket: Ticket,
 }
 
 /// What an incoming packet waits for.
 #[derive(Clone, Debug)]
-pub enum Ticket {
+pub(crate) enum Ticket {
     /// Nothing.
     None,
     /// A verdict, before it is passed on.
@@ -102,7 +123,7 @@ pub enum Ticket {
 
 /// What a node thinks of gossip.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// Right, and new: it is passed on.
     Accept,
     /// Of no use here; nobody's fault.
@@ -114,6 +135,7 @@ pub enum Verdict {
 #[derive(Debug)]
 enum Command {
     Publish(Topic, Vec<u8>),
+    Transaction(Vec<u8>),
     Ask(u64, Question),
     Reply(u64, Answer),
     Judge(MessageId, PeerId, Verdict),
@@ -131,15 +153,14 @@ struct Peers {
 
 /// The way to the network. Clones are one node's.
 #[derive(Clone, Debug)]
-pub struct Port {
-    id: PeerId,
+pub(crate) struct Port {
     addresses: Arc<[Multiaddr]>,
     peers: Arc<RwLock<Peers>>,
     commands: mpsc::Sender<Command>,
 }
 
 /// The name of a node with this key, which its addresses end in.
-pub fn peer_id(key: &SecretKey) -> Result<PeerId> {
+pub(crate) fn peer_id(key: &SecretKey) -> Result<PeerId> {
     Ok(identity(key)?.public().to_peer_id())
 }
 
@@ -151,7 +172,10 @@ fn identity(key: &SecretKey) -> Result<Keypair> {
 
 impl Port {
     /// Joins; gives the way to the network and what comes from it. The network's task ends when `stop` says so.
-    pub async fn open(config: NetConfig, stop: watch::Receiver<bool>) -> Result<(Self, Receiver<Delivery>)> {
+    pub(crate) async fn open(
+        config: NetConfig,
+        stop: watch::Receiver<bool>,
+    ) -> Result<(Self, Receiver<Delivery>)> {
         let identity = identity(&config.key)?;
         let id = identity.public().to_peer_id();
         let (deliver, deliveries): (SyncSender<Delivery>, _) = sync_channel(QUEUE);
@@ -161,31 +185,26 @@ impl Port {
         let addresses = network.listen(&config.listen).await?;
         let addresses = addresses.into_iter().filter_map(|address| address.with_p2p(id).ok()).collect();
         tokio::spawn(network.run(queue, stop));
-        Ok((Self { id, addresses, peers, commands }, deliveries))
-    }
-
-    /// The node's name in the network.
-    pub const fn id(&self) -> PeerId {
-        self.id
+        Ok((Self { addresses, peers, commands }, deliveries))
     }
 
     /// Where it listens, each with its `/p2p/…`: what another node's configuration names.
-    pub fn addresses(&self) -> &[Multiaddr] {
+    pub(crate) fn addresses(&self) -> &[Multiaddr] {
         &self.addresses
     }
 
     /// All connected peers.
-    pub fn others(&self) -> Vec<u64> {
+    pub(crate) fn others(&self) -> Vec<u64> {
         self.peers.read().ids.keys().copied().collect()
     }
 
     /// The name of a connected peer.
-    pub fn peer_id(&self, peer: u64) -> Option<PeerId> {
+    pub(crate) fn peer_id(&self, peer: u64) -> Option<PeerId> {
         self.peers.read().ids.get(&peer).copied()
     }
 
     /// Where connected peers are.
-    pub fn peer_addresses(&self) -> Vec<Multiaddr> {
+    pub(crate) fn peer_addresses(&self) -> Vec<Multiaddr> {
         let peers = self.peers.read();
         peers
             .addresses
@@ -200,7 +219,7 @@ impl Port {
     }
 
     /// Tells all peers. Gossip is passed on by them; where this node stands is not.
-    pub fn broadcast(&self, packet: &Packet) {
+    pub(crate) fn broadcast(&self, packet: &Packet) {
         let (topic, bytes) = match packet {
             Packet::Message(message @ Message::Status(_)) => {
                 for peer in self.others() {
@@ -210,33 +229,63 @@ impl Port {
             }
             Packet::Message(message) => (Topic::Votes, wire::vote(message)),
             Packet::Block(block) => (Topic::Blocks, wire::block(block)),
-            Packet::Transaction(bytes) => (Topic::Transactions, bytes.as_ref().clone()),
-            Packet::Blocks(_) | Packet::Fetch { .. } => return,
+            Packet::Transactions(raw) => {
+                for raw in raw {
+                    self.command(Command::Transaction(raw.clone()));
+                }
+                return;
+            }
+            // These are for one peer.
+            _ => return,
         };
         self.command(Command::Publish(topic, bytes));
     }
 
     /// Asks one peer for a block and its ancestors above a height; false if it is not connected.
-    pub fn fetch(&self, from: u64, block: Hash, above: u64) -> bool {
+    pub(crate) fn fetch(&self, from: u64, block: Hash, above: u64) -> bool {
         self.peer_id(from).is_some() && self.command(Command::Ask(from, Question::Fetch { block, above }))
     }
 
     /// Answers a fetch.
-    pub fn reply(&self, ticket: &Ticket, blocks: Vec<Arc<Block>>) {
+    pub(crate) fn reply(&self, ticket: &Ticket, blocks: Vec<Arc<Block>>) {
         if let Ticket::Question(number) = ticket {
             self.command(Command::Reply(*number, Answer::Blocks(blocks)));
         }
     }
 
+    /// Asks a peer for its newest snapshot.
+    pub(crate) fn ask_snapshot(&self, from: u64) {
+        self.command(Command::Ask(from, Question::Snapshot));
+    }
+
+    /// Asks a peer for a piece of its newest snapshot.
+    pub(crate) fn ask_piece(&self, from: u64, height: u64, index: u64) {
+        self.command(Command::Ask(from, Question::Piece { height, index }));
+    }
+
+    /// Answers what the newest snapshot here is; the default says that there is none.
+    pub(crate) fn reply_snapshot(&self, ticket: &Ticket, offer: Offer) {
+        if let Ticket::Question(number) = ticket {
+            self.command(Command::Reply(*number, Answer::Snapshot(offer)));
+        }
+    }
+
+    /// Answers with a piece; an empty one says that there is none.
+    pub(crate) fn reply_piece(&self, ticket: &Ticket, height: u64, index: u64, bytes: Vec<u8>) {
+        if let Ticket::Question(number) = ticket {
+            self.command(Command::Reply(*number, Answer::Piece { height, index, bytes }));
+        }
+    }
+
     /// Says what became of gossip, of which nothing is passed on before.
-    pub fn judge(&self, ticket: &Ticket, verdict: Verdict) {
+    pub(crate) fn judge(&self, ticket: &Ticket, verdict: Verdict) {
         if let Ticket::Gossip(message, from) = ticket {
             self.command(Command::Judge(message.clone(), *from, verdict));
         }
     }
 
     /// A peer broke the protocol. Who does so often is cut off for a while.
-    pub fn penalize(&self, peer: u64) {
+    pub(crate) fn penalize(&self, peer: u64) {
         self.command(Command::Penalize(peer));
     }
 }

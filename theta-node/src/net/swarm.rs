@@ -40,7 +40,7 @@ use tokio::{
 
 use super::{
     Command, Delivery, NetConfig, Packet, Peers, Ticket, Verdict,
-    wire::{self, Answer, Codec, Question, Topic},
+    wire::{self, Answer, Codec, MOST_TRANSACTIONS, Question, Topic},
 };
 
 /// Connections: in all, to one peer, and being made.
@@ -60,6 +60,9 @@ const BAN: Duration = Duration::from_secs(10 * 60);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// Questions of others that wait for an answer here, of all peers.
 const QUESTIONS: usize = 256;
+/// How long transactions are gathered before they are sent, and how many bytes of them at most before one more.
+const GATHER: Duration = Duration::from_millis(4);
+const GATHER_BYTES: usize = 64 * 1024;
 /// How long a connection without use is kept.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -88,6 +91,14 @@ pub(super) struct Network {
     next_question: u64,
     faults: BTreeMap<PeerId, u32>,
     banned: BTreeMap<PeerId, Instant>,
+    gathered: Gathered,
+}
+
+/// Transactions that are about to be sent together.
+struct Gathered {
+    raw: Vec<Vec<u8>>,
+    bytes: usize,
+    until: Instant,
 }
 
 fn transport(identity: &Keypair, network_key: Option<[u8; 32]>) -> Result<Boxed<(PeerId, StreamMuxerBox)>> {
@@ -215,6 +226,7 @@ impl Network {
             next_question: 0,
             faults: BTreeMap::new(),
             banned: BTreeMap::new(),
+            gathered: Gathered { raw: Vec::new(), bytes: 0, until: Instant::now() },
         })
     }
 
@@ -258,6 +270,9 @@ impl Network {
                     Some(command) => self.carry_out(command),
                     None => return,
                 },
+                () = tokio::time::sleep_until(self.gathered.until), if !self.gathered.raw.is_empty() => {
+                    self.flush();
+                }
                 event = self.swarm.select_next_some() => self.event(event),
                 _ = rounds.tick() => {
                     self.round(round);
@@ -265,6 +280,13 @@ impl Network {
                 }
             }
         }
+    }
+
+    /// Sends what was gathered as one piece of gossip, whose way through each node costs as much as that of one transaction.
+    fn flush(&mut self) {
+        let raw = std::mem::take(&mut self.gathered.raw);
+        self.gathered.bytes = 0;
+        self.carry_out(Command::Publish(Topic::Transactions, wire::transactions(&raw)));
     }
 
     fn peer(&self, number: u64) -> Option<PeerId> {
@@ -278,6 +300,16 @@ impl Network {
                 // Nobody there yet, or told already: both are told again by those who need it.
                 if let Err(error) = self.swarm.behaviour_mut().gossip.publish(topic, bytes) {
                     tracing::debug!(%error, "not published");
+                }
+            }
+            Command::Transaction(raw) => {
+                if self.gathered.raw.is_empty() {
+                    self.gathered.until = Instant::now() + GATHER;
+                }
+                self.gathered.bytes += raw.len();
+                self.gathered.raw.push(raw);
+                if self.gathered.bytes >= GATHER_BYTES || self.gathered.raw.len() >= MOST_TRANSACTIONS {
+                    self.flush();
                 }
             }
             Command::Ask(to, question) => {
@@ -422,7 +454,7 @@ impl Network {
 
     fn gossip(&mut self, from: PeerId, id: MessageId, message: &gossipsub::Message) {
         let read = match self.topics.get(&message.topic) {
-            Some(Topic::Transactions) => Ok(Packet::Transaction(Arc::new(message.data.clone()))),
+            Some(Topic::Transactions) => wire::read_transactions(&message.data).map(Packet::Transactions),
             Some(Topic::Votes) => wire::read_vote(&message.data).map(Packet::Message),
             Some(Topic::Blocks) => {
                 wire::read_block(&message.data).map(|block| Packet::Block(Arc::new(block)))
@@ -447,20 +479,39 @@ impl Network {
                     self.deliver(peer, Packet::Message(message), Ticket::None);
                 }
                 Question::Fetch { block, above } => {
-                    while self.waiting.len() >= QUESTIONS {
-                        // The oldest has timed out, or will.
-                        self.waiting.pop_first();
-                    }
-                    let number = self.next_question;
-                    self.next_question += 1;
-                    self.waiting.insert(number, channel);
+                    let number = self.wait_for(channel);
                     self.deliver(peer, Packet::Fetch { block, above }, Ticket::Question(number));
                 }
+                Question::Snapshot => {
+                    let number = self.wait_for(channel);
+                    self.deliver(peer, Packet::AskSnapshot, Ticket::Question(number));
+                }
+                Question::Piece { height, index } => {
+                    let number = self.wait_for(channel);
+                    self.deliver(peer, Packet::AskPiece { height, index }, Ticket::Question(number));
+                }
             },
-            request_response::Message::Response { response: Answer::Blocks(blocks), .. } => {
-                self.deliver(peer, Packet::Blocks(blocks), Ticket::None);
+            request_response::Message::Response { response, .. } => {
+                let packet = match response {
+                    Answer::Blocks(blocks) => Packet::Blocks(blocks),
+                    Answer::Snapshot(offer) => Packet::Snapshot(offer),
+                    Answer::Piece { height, index, bytes } => Packet::Piece { height, index, bytes },
+                    Answer::Heard => return,
+                };
+                self.deliver(peer, packet, Ticket::None);
             }
-            request_response::Message::Response { response: Answer::Heard, .. } => {}
         }
+    }
+
+    /// Keeps what a question is answered through.
+    fn wait_for(&mut self, channel: ResponseChannel<Answer>) -> u64 {
+        while self.waiting.len() >= QUESTIONS {
+            // The oldest has timed out, or will.
+            self.waiting.pop_first();
+        }
+        let number = self.next_question;
+        self.next_question += 1;
+        self.waiting.insert(number, channel);
+        number
     }
 }

@@ -7,6 +7,7 @@ use libp2p::Multiaddr;
 use super::*;
 
 struct Lone {
+    id: PeerId,
     port: Port,
     deliveries: Receiver<Delivery>,
     stop: watch::Sender<bool>,
@@ -30,9 +31,10 @@ fn config(number: u8, listen: &str, peers: Vec<Multiaddr>) -> NetConfig {
 }
 
 async fn open(config: NetConfig) -> Lone {
+    let id = peer_id(&config.key).expect("a name");
     let (stop, stopped) = watch::channel(false);
     let (port, deliveries) = Port::open(config, stopped).await.expect("it listens");
-    Lone { port, deliveries, stop }
+    Lone { id, port, deliveries, stop }
 }
 
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
@@ -46,14 +48,14 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 fn transaction(bytes: &[u8]) -> Packet {
-    Packet::Transaction(Arc::new(bytes.to_vec()))
+    Packet::Transactions(vec![bytes.to_vec()])
 }
 
 /// The next transaction that comes, within a time.
 fn next(lone: &Lone, wait: Duration) -> Option<(Vec<u8>, Delivery)> {
     let delivery = lone.deliveries.recv_timeout(wait).ok()?;
-    let Packet::Transaction(bytes) = &delivery.packet else { panic!("only transactions were sent") };
-    Some((bytes.to_vec(), delivery))
+    let Packet::Transactions(raw) = &delivery.packet else { panic!("only transactions were sent") };
+    Some((raw[0].clone(), delivery))
 }
 
 const SOON: Duration = Duration::from_secs(5);
@@ -83,7 +85,7 @@ async fn gossip_goes_on_only_after_a_verdict() {
     for (verdict, passed) in [(Verdict::Reject, false), (Verdict::Ignore, false), (Verdict::Accept, true)] {
         let told = [b"a transaction", format!("{verdict:?}").as_bytes()].concat();
         let delivery = heard(&near, &middle, &told).await;
-        assert_eq!(middle.port.peer_id(delivery.from), Some(near.port.id()));
+        assert_eq!(middle.port.peer_id(delivery.from), Some(near.id));
         middle.port.judge(&delivery.ticket, verdict);
         let got = tokio::task::block_in_place(|| next(&far, if passed { SOON } else { LONG_ENOUGH }));
         assert_eq!(got.is_some(), passed, "{verdict:?}");
@@ -125,7 +127,7 @@ async fn nodes_of_another_chain_or_without_the_networks_key_stay_outside() {
     let friend = open(config(4, "/memory/0", one.port.addresses().to_vec())).await;
     until("the friend is in", || {
         let ids: Vec<_> = one.port.others().into_iter().filter_map(|peer| one.port.peer_id(peer)).collect();
-        ids == [friend.port.id()]
+        ids == [friend.id]
     })
     .await;
     for _ in 0..5 {
@@ -143,7 +145,7 @@ async fn who_breaks_the_protocol_often_is_cut_off() {
     let bad = open(config(2, "/memory/0", one.port.addresses().to_vec())).await;
     let good = open(config(3, "/memory/0", one.port.addresses().to_vec())).await;
     until("both are connected", || one.port.others().len() == 2).await;
-    let number = one.port.others().into_iter().find(|peer| one.port.peer_id(*peer) == Some(bad.port.id()));
+    let number = one.port.others().into_iter().find(|peer| one.port.peer_id(*peer) == Some(bad.id));
     let number = number.expect("it is connected");
     for _ in 0..10 {
         one.port.penalize(number);
@@ -154,8 +156,8 @@ async fn who_breaks_the_protocol_often_is_cut_off() {
         one.port.penalize(number);
     }
     let left = || one.port.others().into_iter().filter_map(|peer| one.port.peer_id(peer)).collect::<Vec<_>>();
-    until("the bad one is out", || left() == [good.port.id()]).await;
+    until("the bad one is out", || left() == [good.id]).await;
     // It dials again every other second.
     tokio::time::sleep(Duration::from_secs(5)).await;
-    assert_eq!(left(), [good.port.id()]);
+    assert_eq!(left(), [good.id]);
 }

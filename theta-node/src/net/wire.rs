@@ -7,11 +7,11 @@ use libp2p::{StreamProtocol, request_response};
 use theta_consensus::{MAX_MESSAGE_BYTES, Message};
 use theta_core::{
     block::{Block, MAX_BLOCK_BYTES},
-    codec::rlp::{Decode, DecodeError, Encode, Fault, Reader, encode_list},
+    codec::rlp::{Decode, DecodeError, Encode, Fault, Reader, encode_list, encode_string},
     hash::Hash,
 };
 
-use crate::clock::now_millis;
+use crate::{clock::now_millis, snapshots::Offer};
 
 /// What gossip is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,8 @@ impl Topic {
     /// Most bytes of a message.
     pub(super) const fn limit(self) -> usize {
         match self {
-            Self::Transactions => 8 * 1024 * 1024 + 1024,
+            // Those that the pool takes, and as many before as are gathered.
+            Self::Transactions => 1024 * 1024,
             Self::Votes => MAX_MESSAGE_BYTES + 64,
             Self::Blocks => MAX_BLOCK_BYTES,
         }
@@ -68,6 +69,32 @@ pub(super) fn read_vote(bytes: &[u8]) -> Result<Message, DecodeError> {
     Ok(message)
 }
 
+/// Transactions in one piece of gossip.
+pub(super) const MOST_TRANSACTIONS: usize = 1024;
+
+/// Gossip of transactions.
+pub(super) fn transactions(raw: &[Vec<u8>]) -> Vec<u8> {
+    let mut out = Vec::new();
+    encode_list(&mut out, |out| raw.iter().for_each(|raw| encode_string(raw, out)));
+    out
+}
+
+/// The transactions in gossip, one at least.
+pub(super) fn read_transactions(bytes: &[u8]) -> Result<Vec<Vec<u8>>, DecodeError> {
+    let mut reader = Reader::new(bytes, Topic::Transactions.limit())?;
+    let mut list = reader.list()?;
+    let many = list.error(Fault::Value("more transactions than travel together"));
+    let mut raw = vec![list.string()?.to_vec()];
+    while !list.is_empty() {
+        raw.push(list.string()?.to_vec());
+        if raw.len() > MOST_TRANSACTIONS {
+            return Err(many);
+        }
+    }
+    reader.finish()?;
+    Ok(raw)
+}
+
 /// Gossip of a block.
 pub(super) fn block(block: &Block) -> Vec<u8> {
     block.to_rlp()
@@ -85,15 +112,23 @@ pub(super) enum Question {
     Fetch { block: Hash, above: u64 },
     /// Nothing: it tells where it stands.
     Note(Message),
+    /// The newest snapshot.
+    Snapshot,
+    /// A piece of it.
+    Piece { height: u64, index: u64 },
 }
 
 /// What it is answered.
 #[derive(Clone, Debug)]
 pub(super) enum Answer {
-    /// Blocks in a row, lowest first.
+    /// Blocks in a row, lowest first; none where it does not have what was asked for.
     Blocks(Vec<Arc<Block>>),
     /// It was heard.
     Heard,
+    /// The newest snapshot, or the default where there is none.
+    Snapshot(Offer),
+    /// A piece, empty where there is none.
+    Piece { height: u64, index: u64, bytes: Vec<u8> },
 }
 
 /// Most bytes of a question.
@@ -131,6 +166,12 @@ impl Question {
                 1_u8.encode(out);
                 message.encode(out);
             }
+            Self::Snapshot => 2_u8.encode(out),
+            Self::Piece { height, index } => {
+                3_u8.encode(out);
+                height.encode(out);
+                index.encode(out);
+            }
         });
         out
     }
@@ -142,6 +183,8 @@ impl Question {
         let question = match list.read::<u8>()? {
             0 => Self::Fetch { block: list.read()?, above: list.read()? },
             1 => Self::Note(list.read()?),
+            2 => Self::Snapshot,
+            3 => Self::Piece { height: list.read()?, index: list.read()? },
             _ => return Err(unknown),
         };
         list.finish()?;
@@ -153,33 +196,57 @@ impl Question {
 impl Answer {
     fn write(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        match self {
+        encode_list(&mut out, |out| match self {
             Self::Blocks(blocks) => {
-                encode_list(&mut out, |out| {
+                0_u8.encode(out);
+                encode_list(out, |out| {
                     // What does not fit is asked for again.
+                    let before = out.len();
                     for block in blocks {
                         let bytes = block.to_rlp();
-                        if !out.is_empty() && out.len() + bytes.len() > MAX_BLOCK_BYTES {
+                        if out.len() > before && out.len() - before + bytes.len() > MAX_BLOCK_BYTES {
                             break;
                         }
                         out.extend(bytes);
                     }
                 });
             }
-            Self::Heard => encode_list(&mut out, |_| {}),
-        }
+            Self::Heard => 1_u8.encode(out),
+            Self::Snapshot(offer) => {
+                2_u8.encode(out);
+                offer.encode(out);
+            }
+            Self::Piece { height, index, bytes } => {
+                3_u8.encode(out);
+                height.encode(out);
+                index.encode(out);
+                encode_string(bytes, out);
+            }
+        });
         out
     }
 
     fn read(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes, bytes.len())?;
         let mut list = reader.list()?;
-        let mut blocks = Vec::new();
-        while !list.is_empty() {
-            blocks.push(Arc::new(Block::decode(&mut list)?));
-        }
+        let unknown = list.error(Fault::Value("no answer of this kind"));
+        let answer = match list.read::<u8>()? {
+            0 => {
+                let mut items = list.list()?;
+                let mut blocks = Vec::new();
+                while !items.is_empty() {
+                    blocks.push(Arc::new(Block::decode(&mut items)?));
+                }
+                Self::Blocks(blocks)
+            }
+            1 => Self::Heard,
+            2 => Self::Snapshot(list.read()?),
+            3 => Self::Piece { height: list.read()?, index: list.read()?, bytes: list.string()?.to_vec() },
+            _ => return Err(unknown),
+        };
+        list.finish()?;
         reader.finish()?;
-        Ok(if blocks.is_empty() { Self::Heard } else { Self::Blocks(blocks) })
+        Ok(answer)
     }
 }
 
@@ -229,13 +296,27 @@ mod tests {
         };
         assert_eq!((block, above), (Hash::repeat_byte(7), 300));
         assert!(matches!(Answer::read(&Answer::Heard.write()), Ok(Answer::Heard)));
-        for bad in [&[][..], &[0xc0], &[0xc1, 2], &[0xc2, 0, 1], &[0xc1, 0, 0], &[0xff; 9]] {
+        for bad in [&[][..], &[0xc0], &[0xc1, 9], &[0xc2, 0, 1], &[0xc1, 0, 0], &[0xff; 9]] {
             assert!(Question::read(bad).is_err(), "{bad:x?}");
         }
-        for bad in [&[][..], &[0xc1, 0x80], &[0xc0, 0], &[0xff; 9]] {
+        assert!(
+            matches!(Answer::read(&Answer::Blocks(Vec::new()).write()), Ok(Answer::Blocks(none)) if none.is_empty())
+        );
+        let piece = Answer::Piece { height: 7, index: 1, bytes: vec![5; 100] };
+        assert!(matches!(
+            Answer::read(&piece.write()),
+            Ok(Answer::Piece { height: 7, index: 1, bytes }) if bytes == [5; 100]
+        ));
+        assert!(matches!(Question::read(&Question::Snapshot.write()), Ok(Question::Snapshot)));
+        for bad in [&[][..], &[0xc0], &[0xc1, 9], &[0xc0, 0], &[0xc2, 0xc0, 0xc0], &[0xff; 9]] {
             assert!(Answer::read(bad).is_err(), "{bad:x?}");
         }
         assert!(read_vote(&[0xc2, 0x01, 0xc0]).is_err());
         assert!(read_block(&[0xc0]).is_err());
+        let raw = vec![vec![1, 2, 3], Vec::new(), vec![0x80; 300]];
+        assert_eq!(read_transactions(&transactions(&raw)), Ok(raw));
+        for bad in [&[][..], &[0xc0], &[0xc1, 0xc0], &[0xc1, 0x85], &[0xc1, 1, 2]] {
+            assert!(read_transactions(bad).is_err(), "{bad:x?}");
+        }
     }
 }

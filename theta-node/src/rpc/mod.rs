@@ -2,6 +2,7 @@
 
 pub mod eth;
 mod pools;
+mod proof;
 pub(crate) mod socket;
 pub mod theta;
 

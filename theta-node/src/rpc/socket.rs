@@ -1,7 +1,9 @@
 //! Calls and subscriptions over a WebSocket.
 //!
-//! A call is answered as over HTTP. `eth_subscribe` takes `newHeads` and `logs`, `theta.Subscribe` takes
-//! `{"event": "settledBlocks"}`; what is pushed is settled, and everything about it can be asked for by then.
+//! A call is answered as over HTTP. `eth_subscribe` takes `newHeads` and `logs`. `theta.Subscribe` takes `{"event": …}`:
+//! `settledBlocks` and `settledTransactions` (the hashes of each settled block that has any) tell of every block in order;
+//! `newBlocks` and `finalBlocks` of the newest executed block and the newest final checkpoint as they change. Everything
+//! about what is pushed can be asked for by then.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -39,7 +41,18 @@ enum Topic {
     Heads,
     Logs(Value),
     Blocks,
+    Transactions,
+    NewBlocks,
+    FinalBlocks,
 }
+
+/// What `theta.Subscribe` takes.
+const EVENTS: [(&str, Topic); 4] = [
+    ("settledBlocks", Topic::Blocks),
+    ("settledTransactions", Topic::Transactions),
+    ("newBlocks", Topic::NewBlocks),
+    ("finalBlocks", Topic::FinalBlocks),
+];
 
 #[derive(Debug, Default)]
 struct Subscriptions {
@@ -98,18 +111,22 @@ impl Api {
                 };
                 subscriptions.lock().add(topic)
             }
-            (Self::Theta(_), "theta.Subscribe") => match first(&params)["event"].as_str() {
-                Some("settledBlocks") => subscriptions.lock().add(Topic::Blocks),
-                _ => Err(RpcError::params("there are subscriptions to the event settledBlocks")),
-            },
+            (Self::Theta(_), "theta.Subscribe") => {
+                let params = first(&params);
+                let event = params["event"].as_str().unwrap_or_default();
+                let Some((_, topic)) = EVENTS.iter().find(|(name, _)| *name == event) else {
+                    let names = EVENTS.map(|(name, _)| name).join(", ");
+                    return Err(RpcError::params(format!("there are subscriptions to the events {names}")));
+                };
+                subscriptions.lock().add(topic.clone())
+            }
             (Self::Ethereum(_), "eth_unsubscribe") => {
                 Ok(Value::Bool(subscriptions.lock().remove(&first(&params))))
             }
             (Self::Theta(_), "theta.Unsubscribe") => {
                 Ok(Value::Bool(subscriptions.lock().remove(&first(&params)["subscription"])))
             }
-            (Self::Theta(api), _) => api.call(method, params).await,
-            (Self::Ethereum(api), _) => api.call(method, params).await,
+            _ => self.call_plain(method, params).await,
         }
     }
 
@@ -134,11 +151,32 @@ impl Api {
                 let block = api.call("theta.GetBlockByHeight", json!({ "height": height.to_string() })).await;
                 return block.into_iter().collect();
             }
+            (Self::Theta(api), Topic::Transactions) => {
+                return api.settled_transactions(height).await.into_iter().collect();
+            }
             _ => return Vec::new(),
         };
         match answer {
             Ok(Value::Array(logs)) => logs,
             _ => Vec::new(),
+        }
+    }
+
+    /// A block for a topic that tells of the newest one only.
+    async fn newest(&self, topic: &Topic, before: &Progress, now: &Progress) -> Option<Value> {
+        let (before, now) = match topic {
+            Topic::NewBlocks => (Some(before.tip), Some(now.tip)),
+            Topic::FinalBlocks => (before.final_checkpoint, now.final_checkpoint),
+            _ => return None,
+        };
+        let (hash, _) = now.filter(|_| now != before)?;
+        self.call_plain("theta.GetBlock", json!({ "hash": hash })).await.ok()
+    }
+
+    async fn call_plain(&self, method: &str, params: Value) -> Result<Value, RpcError> {
+        match self {
+            Self::Theta(api) => api.call(method, params).await,
+            Self::Ethereum(api) => api.call(method, params).await,
         }
     }
 
@@ -172,7 +210,7 @@ async fn send(socket: &mut WebSocket, value: &Value) -> bool {
 /// Serves a connection until it ends, or its client no longer takes what it is sent. `_place` is its place among all.
 pub(crate) async fn serve(mut socket: WebSocket, api: Api, _place: OwnedSemaphorePermit) {
     let mut progress = api.progress();
-    let mut told = progress.borrow_and_update().settled;
+    let mut told = *progress.borrow_and_update();
     let subscriptions = Arc::new(Mutex::new(Subscriptions::default()));
     let mut calls = JoinSet::new();
     loop {
@@ -200,18 +238,26 @@ pub(crate) async fn serve(mut socket: WebSocket, api: Api, _place: OwnedSemaphor
                 if changed.is_err() {
                     return;
                 }
-                let settled = progress.borrow_and_update().settled;
-                for height in (told + 1).max(settled.saturating_sub(MAX_BACKLOG))..=settled {
-                    let topics: Vec<_> = subscriptions.lock().topics.clone().into_iter().collect();
-                    for (id, topic) in topics {
-                        for result in api.news(&topic, height).await {
-                            if !send(&mut socket, &api.push(id, &result)).await {
+                let now = *progress.borrow_and_update();
+                let first = (told.settled + 1).max(now.settled.saturating_sub(MAX_BACKLOG));
+                let topics: Vec<_> = subscriptions.lock().topics.clone().into_iter().collect();
+                for height in first..=now.settled {
+                    for (id, topic) in &topics {
+                        for result in api.news(topic, height).await {
+                            if !send(&mut socket, &api.push(*id, &result)).await {
                                 return;
                             }
                         }
                     }
                 }
-                told = settled.max(told);
+                for (id, topic) in &topics {
+                    if let Some(result) = api.newest(topic, &told, &now).await
+                        && !send(&mut socket, &api.push(*id, &result)).await
+                    {
+                        return;
+                    }
+                }
+                told = now;
             }
         }
     }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use theta_core::{
     block::{CommitCertificate, Header as BlockHeader},
     codec::rlp::Encode,
-    hash::{Address, Hash},
+    hash::{Address, Hash, keccak},
     vote::{EliteVotes, GuardianVotes},
 };
 use theta_ledger::{
@@ -21,7 +21,7 @@ use theta_ledger::{
 use theta_sdk::rpc::{self, Method, Text};
 use tokio::sync::{Semaphore, watch};
 
-use super::{RpcError, Slots, pools};
+use super::{RpcError, Slots, pools, proof};
 use crate::{chain::Progress, clock::now_millis, node::NodeHandle};
 
 /// Longest wait of a broadcast.
@@ -60,7 +60,7 @@ fn arguments<M: Method + DeserializeOwned>(params: Value) -> Result<M, RpcError>
     serde_json::from_value(Value::Object(object)).map_err(|error| RpcError::params(error.to_string()))
 }
 
-fn done<T: Serialize>(answer: T) -> Result<Value, RpcError> {
+pub(super) fn done<T: Serialize>(answer: T) -> Result<Value, RpcError> {
     serde_json::to_value(answer).map_err(|error| RpcError::application(error.to_string()))
 }
 
@@ -285,6 +285,8 @@ impl ThetaApi {
                 arguments::<rpc::GetAllPendingEliteEdgeNodeStakeReturns>(params)?;
                 pools::all_elite_returns(&self.node.reader)
             }
+            "theta.GetLightUpdate" => proof::light_update(&self.node.reader, &arguments(params)?),
+            "theta.GetProof" => proof::proof(&self.node.reader, &arguments(params)?),
             "theta.GetBlocksByRange" => self.blocks(&arguments(params)?),
             "theta.TraceBlocks" => self.trace(&arguments(params)?),
             "theta.GetStorageAt" => self.storage(&arguments(params)?),
@@ -304,7 +306,7 @@ impl ThetaApi {
             "theta.BroadcastRawEthTransactionAsync" => {
                 let method: rpc::BroadcastRawEthTransactionAsync = arguments(params)?;
                 let bytes = lenient_hex("tx_bytes", &method.tx_bytes)?;
-                let hash = theta_core::hash::keccak(&bytes);
+                let hash = keccak(&bytes);
                 self.admit(self.translated(&method.tx_bytes)?.bytes)?;
                 done(rpc::BroadcastAsync { hash })
             }
@@ -315,6 +317,18 @@ impl ThetaApi {
                 Some(_) => format!("rpc: can't find service {other}"),
             })),
         }
+    }
+
+    /// Place and transaction hashes of a settled block that has any but its coinbase.
+    pub(super) async fn settled_transactions(&self, height: u64) -> Option<Value> {
+        let reader = self.node.reader.clone();
+        let told = self.slots.work(move || {
+            let Some(info) = reader.block(At::Height(height))? else { return Ok(Value::Null) };
+            let hashes: Vec<Hash> = info.block.transactions.iter().skip(1).map(keccak).collect();
+            let line = json!({ "height": height.to_string(), "hash": info.hash, "transactions": hashes });
+            Ok(if hashes.is_empty() { Value::Null } else { line })
+        });
+        told.await.ok().filter(|line| !line.is_null())
     }
 
     fn status(&self) -> Result<Value, RpcError> {
@@ -334,7 +348,7 @@ impl ThetaApi {
             current_height: Text(progress.tip.1),
             current_hash: progress.tip.0,
             current_time: Text(now_millis() / 1000),
-            syncing: false,
+            syncing: progress.syncing,
             tip_hash: progress.tip.0,
             genesis_block_hash: genesis.hash,
             snapshot_block_height: Text(genesis.header.height),
@@ -646,7 +660,7 @@ impl ThetaApi {
         let api = self.clone();
         let hash = self.slots.work(move || {
             let bytes = bytes(&api)?;
-            let hash = theta_core::hash::keccak(&bytes);
+            let hash = keccak(&bytes);
             match api.node.submit(bytes) {
                 Ok(admitted) => Ok(admitted.hash()),
                 // Whoever asks again may wait with the one who asked first, as long as it is not settled.
@@ -746,6 +760,7 @@ mod tests {
             let config = DevnetConfig {
                 spec: ChainSpec::devnet(),
                 validators: 1,
+                guardians: 0,
                 accounts: 1,
                 mnemonic: TEST_MNEMONIC.to_owned(),
                 data_dir: folder.path().to_owned(),

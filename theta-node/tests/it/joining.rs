@@ -1,21 +1,15 @@
 //! A newcomer joins a running network, somebody stakes behind it, and its votes earn.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use theta_core::{
     amount::{Coins, TFuelWei, ThetaWei},
     hash::Address,
-    sign::SecretKey,
     spec::ChainSpec,
 };
 use theta_ledger::{
     ledger::{At, LedgerReader},
     tx::{Purpose, RawTx, Transaction},
-    vm::NoContracts,
-};
-use theta_node::{
-    devnet::Devnet,
-    node::{Node, NodeConfig},
 };
 use theta_sdk::{
     client::Client,
@@ -23,26 +17,7 @@ use theta_sdk::{
     wallet::{Wallet, minimum_fee},
 };
 
-use super::devnet;
-
-async fn newcomer(devnet: &Devnet, folder: &std::path::Path, number: u8) -> Node {
-    let spec = devnet.spec().clone();
-    Node::start(NodeConfig {
-        settings: theta_consensus::Settings::new(spec.rules(1).consensus.pace),
-        spec,
-        genesis: devnet.genesis.clone(),
-        key: SecretKey::from_bytes(&[number; 32]).unwrap(),
-        folder: folder.to_owned(),
-        in_memory: false,
-        listen: vec!["/memory/0".parse().unwrap()],
-        peers: devnet.nodes[1].node.handle().addresses().to_vec(),
-        discover: true,
-        network_key: None,
-        vm: Arc::new(NoContracts),
-    })
-    .await
-    .unwrap()
-}
+use super::{devnet, newcomer};
 
 /// What the block at a height pays an account.
 fn paid(reader: &LedgerReader, height: u64, to: Address) -> TFuelWei {
@@ -68,8 +43,8 @@ fn balance(reader: &LedgerReader, height: u64, of: Address) -> TFuelWei {
 async fn a_newcomer_with_a_stake_signs_checkpoints_and_is_paid() {
     let folder = tempfile::tempdir().unwrap();
     let devnet = devnet(folder.path(), ChainSpec::devnet()).await;
-    let guardian = newcomer(&devnet, &folder.path().join("guardian"), 0x51).await;
-    let elite = newcomer(&devnet, &folder.path().join("elite"), 0x52).await;
+    let guardian = newcomer(&devnet, &folder.path().join("guardian"), 0x51, |_| {}).await;
+    let elite = newcomer(&devnet, &folder.path().join("elite"), 0x52, |_| {}).await;
     let client = Client::http(devnet.nodes[0].theta_url()).unwrap();
     let reader = devnet.nodes[0].node.handle().reader;
     let stakers = [0, 1].map(|index| Wallet::new("privatenet", devnet.accounts[index].key.clone()));

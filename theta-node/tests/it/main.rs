@@ -5,14 +5,20 @@ mod edge;
 mod files;
 mod golden;
 mod joining;
+mod loading;
 mod network;
+mod operating;
 mod processes;
+mod syncing;
 
 use std::{path::Path, sync::Arc};
 
-use theta_core::spec::ChainSpec;
+use theta_core::{sign::SecretKey, spec::ChainSpec};
 use theta_ledger::vm::{ContractVm, NoContracts};
-use theta_node::devnet::{Devnet, DevnetConfig, TEST_MNEMONIC};
+use theta_node::{
+    devnet::{Devnet, DevnetConfig, TEST_MNEMONIC},
+    node::{Node, NodeConfig},
+};
 
 async fn devnet(folder: &Path, spec: ChainSpec) -> Devnet {
     devnet_with(folder, spec, Arc::new(NoContracts)).await
@@ -22,6 +28,7 @@ async fn devnet_with(folder: &Path, spec: ChainSpec, vm: Arc<dyn ContractVm>) ->
     let devnet = Devnet::start(DevnetConfig {
         spec,
         validators: 4,
+        guardians: 0,
         accounts: 4,
         mnemonic: TEST_MNEMONIC.to_owned(),
         data_dir: folder.to_owned(),
@@ -34,4 +41,27 @@ async fn devnet_with(folder: &Path, spec: ChainSpec, vm: Arc<dyn ContractVm>) ->
     .unwrap();
     devnet.first_block().await.unwrap();
     devnet
+}
+
+/// A node of nobody's that joins a devnet by its second validator.
+async fn newcomer(devnet: &Devnet, folder: &Path, number: u8, change: impl FnOnce(&mut NodeConfig)) -> Node {
+    let spec = devnet.spec().clone();
+    let mut config = NodeConfig {
+        settings: theta_consensus::Settings::new(spec.rules(1).consensus.pace),
+        spec,
+        genesis: devnet.genesis.clone(),
+        key: SecretKey::from_bytes(&[number; 32]).unwrap(),
+        folder: folder.to_owned(),
+        in_memory: false,
+        keep: theta_ledger::state::Keep::All,
+        begin_with_snapshot: false,
+        snapshot_every: None,
+        listen: vec!["/memory/0".parse().unwrap()],
+        peers: devnet.nodes.iter().nth(1).unwrap_or(&devnet.nodes[0]).node.handle().addresses().to_vec(),
+        discover: true,
+        network_key: None,
+        vm: Arc::new(NoContracts),
+    };
+    change(&mut config);
+    Node::start(config).await.unwrap()
 }

@@ -22,6 +22,7 @@ fn config(folder: &Path) -> DevnetConfig {
     DevnetConfig {
         spec: ChainSpec::devnet(),
         validators: 4,
+        guardians: 4,
         accounts: 2,
         mnemonic: TEST_MNEMONIC.to_owned(),
         data_dir: folder.to_owned(),
