@@ -525,16 +525,17 @@ impl Mempool {
             return Ok((Some(old.raw.hash), None));
         }
         let (view, next) = advance(reader, base, sender, queue)?;
-        let mut view = view.clone();
         let missing = (sequence > next).then_some(next);
-        if missing.is_some() {
-            if sequence - next > limits.gap {
-                return Err(AdmitError::TooFarAhead { got: sequence, expected: next, gap: limits.gap });
-            }
-            // Everything but the sequence has to be right already; only that error may pass.
-            bring_to(&mut view, raw)?;
+        if missing.is_some() && sequence - next > limits.gap {
+            return Err(AdmitError::TooFarAhead { got: sequence, expected: next, gap: limits.gap });
         }
-        valid(&mut view)?;
+        // Tried on the queue's own view and taken back: a copy of it would cost as much as the queue is long.
+        let before = view.checkpoint();
+        // Everything but the sequence has to be right already; only that error may pass.
+        let ready = if missing.is_some() { bring_to(view, raw) } else { Ok(()) };
+        let tried = ready.map_err(TxError::from).and_then(|()| valid(view));
+        view.revert(before);
+        tried?;
         if full { Err(AdmitError::Full) } else { Ok((None, missing)) }
     }
 

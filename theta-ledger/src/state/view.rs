@@ -4,12 +4,15 @@
 //! in one journal. A candidate that fails half way, a contract frame that reverts and a rejected block are therefore one
 //! operation: [`StateView::revert`]. Cells are decoded once, and encoded once when the root is asked for.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, hash_map::Entry},
+    sync::Arc,
+};
 
 use theta_core::{
     amount::{TFuelWei, ThetaWei},
     codec::rlp::{Decode, Encode, Reader},
-    hash::{Address, EMPTY_CODE_HASH, Hash, U256, keccak},
+    hash::{Address, AddressMap, EMPTY_CODE_HASH, Hash, HashMap, U256, keccak},
     stake::{EliteEdgeNode, GuardianPool, StakeHolder, ValidatorPool, reward::RewardDistribution},
     trie::{NodeSource, Trie},
     workers::{Inline, Workers, each_mut},
@@ -31,7 +34,7 @@ pub struct Checkpoint(usize);
 pub struct StateView {
     trie: Trie,
     height: u64,
-    accounts: BTreeMap<Address, Cell<Account>>,
+    accounts: AddressMap<Cell<Account>>,
     storage: BTreeMap<Address, Storage>,
     records: BTreeMap<Vec<u8>, Cell<Vec<u8>>>,
     journal: Vec<Undo>,
@@ -54,20 +57,29 @@ struct Cell<T> {
     changed: bool,
 }
 
+/// A word of a contract's storage as it now is. Read words are kept too.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    value: U256,
+    changed: bool,
+}
+
 /// A contract's storage: a trie at the root its account had, and slots on top.
 #[derive(Clone, Debug)]
 struct Storage {
     trie: Trie,
-    slots: BTreeMap<Hash, U256>,
+    slots: HashMap<Slot>,
     /// A write, even of the same value, gives the account a storage root.
     written: bool,
 }
 
 impl Storage {
     fn root(&mut self, workers: &dyn Workers) -> Result<Hash, StateError> {
-        let slots = std::mem::take(&mut self.slots)
-            .into_iter()
-            .map(|(key, value)| (key.to_vec(), if value.is_zero() { Vec::new() } else { value.to_rlp() }));
+        let slots = std::mem::take(&mut self.slots).into_iter().filter(|(_, slot)| slot.changed).map(
+            |(key, Slot { value, .. })| {
+                (key.to_vec(), if value.is_zero() { Vec::new() } else { value.to_rlp() })
+            },
+        );
         self.trie.update(slots, workers)?;
         Ok(self.trie.root())
     }
@@ -77,8 +89,18 @@ impl Storage {
 enum Undo {
     Account(Address, Option<Cell<Account>>),
     Record(Vec<u8>, Option<Cell<Vec<u8>>>),
-    Slot { address: Address, key: Hash, old: Option<U256>, written: bool },
+    Slot { address: Address, key: Hash, old: Option<Slot>, written: bool },
     Storage(Address, Option<Storage>),
+}
+
+/// Puts back into a map what stood there.
+macro_rules! restore {
+    ($cells:expr, $key:expr, $old:expr) => {
+        match $old {
+            Some(old) => drop($cells.insert($key, old)),
+            None => drop($cells.remove(&$key)),
+        }
+    };
 }
 
 impl StateView {
@@ -87,7 +109,7 @@ impl StateView {
         Ok(Self {
             trie: Trie::open(root, nodes)?,
             height,
-            accounts: BTreeMap::new(),
+            accounts: AddressMap::default(),
             storage: BTreeMap::new(),
             records: BTreeMap::new(),
             journal: Vec::new(),
@@ -119,13 +141,13 @@ impl StateView {
     pub fn revert(&mut self, to: Checkpoint) {
         while self.journal.len() > to.0 {
             match self.journal.pop() {
-                Some(Undo::Account(address, old)) => restore(&mut self.accounts, address, old),
-                Some(Undo::Record(key, old)) => restore(&mut self.records, key, old),
-                Some(Undo::Storage(address, old)) => restore(&mut self.storage, address, old),
+                Some(Undo::Account(address, old)) => restore!(self.accounts, address, old),
+                Some(Undo::Record(key, old)) => restore!(self.records, key, old),
+                Some(Undo::Storage(address, old)) => restore!(self.storage, address, old),
                 Some(Undo::Slot { address, key, old, written }) => {
                     if let Some(storage) = self.storage.get_mut(&address) {
                         storage.written = written;
-                        restore(&mut storage.slots, key, old);
+                        restore!(storage.slots, key, old);
                     }
                 }
                 None => return,
@@ -147,11 +169,14 @@ impl StateView {
 
     /// The account's record as it stands, without releasing reserved funds.
     pub fn account(&mut self, address: Address) -> Result<Option<&Account>, StateError> {
-        if !self.accounts.contains_key(&address) {
-            let value = read(&self.trie, &keys::account(address))?;
-            self.accounts.insert(address, Cell { value, changed: false });
-        }
-        Ok(self.accounts.get(&address).and_then(|cell| cell.value.as_ref()))
+        let cell = match self.accounts.entry(address) {
+            Entry::Occupied(cell) => cell.into_mut(),
+            Entry::Vacant(place) => {
+                let value = read(&self.trie, &keys::account(address))?;
+                place.insert(Cell { value, changed: false })
+            }
+        };
+        Ok(cell.value.as_ref())
     }
 
     /// The account as a transaction loads it: expired reserved funds are released, in the copy given out only.
@@ -213,7 +238,7 @@ impl StateView {
         if !self.storage.contains_key(&address) {
             let root = self.account(address)?.map_or(Hash::ZERO, |account| account.root);
             let trie = Trie::open(root, self.trie.source().clone())?;
-            self.storage.insert(address, Storage { trie, slots: BTreeMap::new(), written: false });
+            self.storage.insert(address, Storage { trie, slots: HashMap::default(), written: false });
         }
         Ok(self.storage.get_mut(&address).expect("inserted above"))
     }
@@ -221,12 +246,15 @@ impl StateView {
     /// A word of a contract's storage.
     pub fn slot(&mut self, address: Address, key: Hash) -> Result<U256, StateError> {
         let storage = self.storage(address)?;
-        if let Some(value) = storage.slots.get(&key) {
-            return Ok(*value);
-        }
-        match storage.trie.get(key.as_slice())? {
-            None => Ok(U256::ZERO),
-            Some(bytes) => decode::<U256>(key.as_slice(), &bytes),
+        let Storage { trie, slots, .. } = storage;
+        match slots.entry(key) {
+            Entry::Occupied(slot) => Ok(slot.get().value),
+            Entry::Vacant(place) => {
+                let bytes = trie.get(key.as_slice())?;
+                let value = bytes.map_or(Ok(U256::ZERO), |bytes| decode(key.as_slice(), &bytes))?;
+                place.insert(Slot { value, changed: false });
+                Ok(value)
+            }
         }
     }
 
@@ -234,7 +262,7 @@ impl StateView {
     pub fn set_slot(&mut self, address: Address, key: Hash, value: U256) -> Result<(), StateError> {
         let storage = self.storage(address)?;
         let written = std::mem::replace(&mut storage.written, true);
-        let old = storage.slots.insert(key, value);
+        let old = storage.slots.insert(key, Slot { value, changed: true });
         self.journal.push(Undo::Slot { address, key, old, written });
         Ok(())
     }
@@ -251,7 +279,7 @@ impl StateView {
         for (key, value) in bytes {
             slots.insert(key, decode::<U256>(key.as_slice(), &value)?);
         }
-        slots.extend(&storage.slots);
+        slots.extend(storage.slots.iter().map(|(key, slot)| (*key, slot.value)));
         slots.retain(|_, value| !value.is_zero());
         Ok(slots)
     }
@@ -449,13 +477,6 @@ impl StateView {
     ) -> Result<(), StateError> {
         Ok(self.trie.visit(prefix, visit)?)
     }
-}
-
-fn restore<K: Ord, V>(cells: &mut BTreeMap<K, V>, key: K, old: Option<V>) {
-    match old {
-        Some(old) => cells.insert(key, old),
-        None => cells.remove(&key),
-    };
 }
 
 fn read<T: Decode>(trie: &Trie, key: &[u8]) -> Result<Option<T>, StateError> {
