@@ -37,6 +37,8 @@ pub struct StateView {
     accounts: AddressMap<Cell<Account>>,
     storage: BTreeMap<Address, Storage>,
     records: BTreeMap<Vec<u8>, Cell<Vec<u8>>>,
+    /// No split rule ends below this height, once that was looked at.
+    splits_end: Option<u64>,
     journal: Vec<Undo>,
     coinbase: bool,
 }
@@ -85,12 +87,14 @@ impl Storage {
     }
 }
 
+/// What stood at a place before. The large ones stand apart: most changes are of words.
 #[derive(Clone)]
 enum Undo {
-    Account(Address, Option<Cell<Account>>),
+    Account(Address, Option<Box<Cell<Account>>>),
     Record(Vec<u8>, Option<Cell<Vec<u8>>>),
     Slot { address: Address, key: Hash, old: Option<Slot>, written: bool },
-    Storage(Address, Option<Storage>),
+    Storage(Address, Option<Box<Storage>>),
+    SplitsEnd(Option<u64>),
 }
 
 /// Puts back into a map what stood there.
@@ -112,6 +116,7 @@ impl StateView {
             accounts: AddressMap::default(),
             storage: BTreeMap::new(),
             records: BTreeMap::new(),
+            splits_end: None,
             journal: Vec::new(),
             coinbase: false,
         })
@@ -141,9 +146,10 @@ impl StateView {
     pub fn revert(&mut self, to: Checkpoint) {
         while self.journal.len() > to.0 {
             match self.journal.pop() {
-                Some(Undo::Account(address, old)) => restore!(self.accounts, address, old),
+                Some(Undo::Account(address, old)) => restore!(self.accounts, address, old.map(|old| *old)),
                 Some(Undo::Record(key, old)) => restore!(self.records, key, old),
-                Some(Undo::Storage(address, old)) => restore!(self.storage, address, old),
+                Some(Undo::Storage(address, old)) => restore!(self.storage, address, old.map(|old| *old)),
+                Some(Undo::SplitsEnd(old)) => self.splits_end = old,
                 Some(Undo::Slot { address, key, old, written }) => {
                     if let Some(storage) = self.storage.get_mut(&address) {
                         storage.written = written;
@@ -197,22 +203,22 @@ impl StateView {
     pub fn store(&mut self, account: Account) {
         let address = account.address;
         let old = self.accounts.insert(address, Cell { value: Some(account), changed: true });
-        self.journal.push(Undo::Account(address, old));
+        self.journal.push(Undo::Account(address, old.map(Box::new)));
     }
 
     /// Replaces an account by a fresh contract record whose storage is empty, as a creation does.
     pub fn reset(&mut self, account: Account) {
         let old = self.storage.remove(&account.address);
-        self.journal.push(Undo::Storage(account.address, old));
+        self.journal.push(Undo::Storage(account.address, old.map(Box::new)));
         self.store(account);
     }
 
     /// Removes an account with its storage, as only Ethereum's rules do.
     pub fn remove(&mut self, address: Address) {
         let old = self.storage.remove(&address);
-        self.journal.push(Undo::Storage(address, old));
+        self.journal.push(Undo::Storage(address, old.map(Box::new)));
         let old = self.accounts.insert(address, Cell { value: None, changed: true });
-        self.journal.push(Undo::Account(address, old));
+        self.journal.push(Undo::Account(address, old.map(Box::new)));
     }
 
     // Contracts
@@ -373,7 +379,35 @@ impl StateView {
 
     /// Stores a split rule, or removes the resource's.
     pub fn set_split_rule(&mut self, resource: &[u8], rule: Option<&SplitRule>) {
+        if let (Some(end), Some(rule)) = (self.splits_end, rule)
+            && rule.end_height < end
+        {
+            self.set_splits_end(rule.end_height);
+        }
         self.set_record(keys::split(resource), rule.map(Encode::to_rlp));
+    }
+
+    /// Removes every split rule that ended below a height. They are looked through once, not for each transaction.
+    pub fn drop_ended_splits(&mut self, height: u64) -> Result<(), StateError> {
+        if self.splits_end.is_some_and(|end| end >= height) {
+            return Ok(());
+        }
+        let mut least = u64::MAX;
+        for (key, value) in self.records_with(keys::SPLIT)? {
+            let rule: SplitRule = decode(&key, &value)?;
+            if rule.end_height < height {
+                self.set_record(key, None);
+            } else {
+                least = least.min(rule.end_height);
+            }
+        }
+        self.set_splits_end(least);
+        Ok(())
+    }
+
+    fn set_splits_end(&mut self, end: u64) {
+        let old = self.splits_end.replace(end);
+        self.journal.push(Undo::SplitsEnd(old));
     }
 
     /// A holder's reward distribution rule.
