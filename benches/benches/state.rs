@@ -1,4 +1,6 @@
 //! `state/root_mem` and `state/commit`: the root after K changed accounts out of N, in memory, and durable on disk.
+//! `state/get/{1e4..1e6}`: one account out of N, cold and warm, beside a raw row of the same store. `state/proof`: 1000 keys
+//! proven and verified. `state/prune`: what a settled block costs more for each changed key where old states go away.
 
 #![allow(missing_docs, reason = "criterion's macros make items without any")]
 
@@ -6,17 +8,23 @@ use std::{sync::Arc, time::Duration};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use theta_benches::{
-    Random, SEED, Times, asked_for, only_test, prim, report,
-    state::{changes, entry, permutations, write_nodes},
+    Random, SEED, Times, asked_for, chain, only_test, prim, report, report_time,
+    state::{address, changes, entry, permutations, write_nodes},
     timed,
 };
 use theta_core::{
+    codec::rlp::Decode as _,
+    context::Finality,
     hash::Hash,
-    store::{FjallStore, MemStore, Store},
-    trie::Trie,
+    spec::ChainSpec,
+    store::{Batch, FjallStore, MemStore, Store, Table},
+    trie::{Trie, verify},
     workers::{Cores, Inline, Workers},
 };
-use theta_ledger::state::nodes::Nodes;
+use theta_ledger::{
+    ledger::Ledger,
+    state::{Account, Keep, keys, nodes::Nodes},
+};
 
 /// Accounts, and how that is written in an id.
 fn sizes() -> &'static [(u64, &'static str)] {
@@ -229,9 +237,120 @@ fn commit(criterion: &mut Criterion) {
     }
 }
 
+/// The number of one of `accounts`, nearly as in a Zipf distribution of exponent 1: as often as its rank is low.
+fn zipf(accounts: u64, random: &mut Random) -> u64 {
+    let chance = random.below(1 << 53) as f64 / (1_u64 << 53) as f64;
+    ((accounts as f64).powf(chance) as u64).min(accounts - 1)
+}
+
+/// Nanoseconds of one call for each of the numbers.
+fn each(numbers: &[u64], mut act: impl FnMut(u64)) -> f64 {
+    let ((), time) = timed(|| numbers.iter().for_each(|number| act(*number)));
+    time.as_nanos() as f64 / numbers.len() as f64
+}
+
+fn get(_: &mut Criterion) {
+    let sizes: &[(u64, &str)] = match only_test() {
+        true => &[(1_000, "1e3")],
+        false => &[(10_000, "1e4"), (100_000, "1e5"), (1_000_000, "1e6")],
+    };
+    for (accounts, size) in sizes.iter().filter(|(_, size)| asked_for(&format!("state/get/{size}"))) {
+        let mut random = Random::new(SEED);
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let store = Arc::new(FjallStore::open(folder.path()).expect("a new store opens"));
+        let root = State::new(store.clone(), *accounts, &mut random).root;
+        // The peer: the same records as plain rows.
+        let mut records = Random::new(SEED);
+        for from in (0..*accounts).step_by(50_000) {
+            let mut batch = Batch::default();
+            for number in from..(from + 50_000).min(*accounts) {
+                let (key, value) = entry(number, &mut records);
+                batch.put(Table::Receipts, key, value);
+            }
+            store.commit(batch).expect("the disk takes it");
+        }
+        let count = if only_test() { 100 } else { 20_000 };
+        let uniform: Vec<u64> = (0..count).map(|_| random.below(*accounts)).collect();
+        let skewed: Vec<u64> = (0..count).map(|_| zipf(*accounts, &mut random)).collect();
+        for (kind, numbers) in [("uniform", uniform), ("zipf", skewed)] {
+            // Nothing at hand in our cache; the store's own is the same for both.
+            let nodes: Arc<Nodes> = Arc::new(Nodes::new(store.clone()));
+            let trie = Trie::open(root, nodes).expect("the root is stored");
+            let ours = |number| {
+                let key = keys::account(address(number));
+                let bytes = trie.get(&key).expect("stored").expect("there");
+                std::hint::black_box(Account::from_rlp(&bytes, bytes.len()).expect("a record"));
+            };
+            let row = |number| {
+                let key = keys::account(address(number));
+                std::hint::black_box(store.get(Table::Receipts, &key).expect("stored").expect("there"));
+            };
+            each(&numbers, row);
+            for temperature in ["cold", "warm"] {
+                let (raw, own) = (each(&numbers, row), each(&numbers, ours));
+                report_time(&format!("state/get/{size}/{kind}/{temperature}"), own, raw);
+            }
+        }
+    }
+}
+
+fn proof(_: &mut Criterion) {
+    for (accounts, size) in sizes().iter().filter(|(_, size)| asked_for(&format!("state/proof/{size}"))) {
+        let mut random = Random::new(SEED);
+        let state = State::new(Arc::new(MemStore::default()), *accounts, &mut random);
+        let trie = Trie::open(state.root, state.nodes.clone()).expect("the root is stored");
+        let count = if only_test() { 10 } else { 1_000 };
+        let mut times = Vec::new();
+        let mut hashed = 0;
+        for _ in 0..rounds() {
+            let numbers: Vec<u64> = (0..count).map(|_| random.below(*accounts)).collect();
+            hashed = 0;
+            times.push(each(&numbers, |number| {
+                let key = keys::account(address(number));
+                let proof = trie.prove(&key).expect("stored");
+                assert!(verify(&state.root, &key, &proof).expect("ours").is_some());
+                hashed += proof.iter().map(|node| node.len() / 136 + 1).sum::<usize>();
+            }));
+        }
+        times.sort_by(f64::total_cmp);
+        // Whoever verifies hashes every node once.
+        let least = prim::permutation().as_nanos() as f64 * hashed as f64 / count as f64;
+        report_time(&format!("state/proof/{size}"), times[times.len() / 2], least);
+    }
+}
+
+/// The time of settling a block for each key that it changed, beside that of a store that keeps all states.
+fn prune(_: &mut Criterion) {
+    let sizes: &[(u64, &str)] =
+        if only_test() { &[(500, "5e2")] } else { &[(10_000, "1e4"), (100_000, "1e5")] };
+    for (accounts, size) in sizes.iter().filter(|(_, size)| asked_for(&format!("state/prune/{size}"))) {
+        let (count, measured) = if only_test() { (4, 2) } else { (64, 40) };
+        let senders = chain::keys(count);
+        let settle = |keep: Keep| {
+            let spec = ChainSpec::privatenet();
+            let genesis = chain::genesis(&spec, &senders, *accounts, None);
+            let mut ledger = Ledger::builder(spec).keep(keep).open(&genesis).expect("a genesis");
+            let mut random = Random::new(SEED);
+            let mut times = Vec::new();
+            for height in 1..=Keep::LEAST + measured {
+                let mut to = || address(random.below(*accounts));
+                let sends: Vec<_> = senders.iter().map(|key| chain::send(key, height, to()).into()).collect();
+                let (hash, _) = chain::apply_next(&mut ledger, &sends);
+                let (_, time) = timed(|| ledger.reached(Finality::Settled, &hash).expect("just applied"));
+                if height > Keep::LEAST {
+                    times.push(time);
+                }
+            }
+            Times::of(times).median.as_nanos() as f64 / (2 * count) as f64
+        };
+        let (all, pruned) = (settle(Keep::All), settle(Keep::Blocks(Keep::LEAST)));
+        report_time(&format!("state/prune/{size}"), pruned, all);
+    }
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default();
-    targets = root_mem, commit
+    targets = root_mem, commit, get, proof, prune
 }
 criterion_main!(benches);

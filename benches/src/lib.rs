@@ -3,6 +3,9 @@
 //! `cargo bench -p theta-benches` measures, `cargo bench -p theta-benches -- --test` only runs everything once, at small
 //! sizes. Every figure is to be read beside one of the same run: a ceiling made of primitives, or a peer.
 
+pub mod ceiling;
+pub mod chain;
+pub mod evm;
 pub mod prim;
 pub mod state;
 
@@ -80,23 +83,46 @@ pub fn timed<T>(act: impl FnOnce() -> T) -> (T, Duration) {
 /// One result beside its ceiling, both in operations per second, as a line of JSON.
 pub fn report(bench: &str, unit: &str, operations: f64, times: Times, ceiling: f64) {
     let rate = |time: Duration| operations / time.as_secs_f64();
-    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let load = load.split(' ').next().unwrap_or_default();
     println!(
-        r#"{{"bench":"{bench}","seed":{SEED},"value":{:.0},"max":{:.0},"unit":"{unit}/s","ceiling":{ceiling:.0},"fraction":{:.3},"loadavg":"{load}"}}"#,
+        r#"{{"bench":"{bench}","seed":{SEED},"value":{:.0},"max":{:.0},"unit":"{unit}/s","ceiling":{ceiling:.0},"fraction":{:.3},"loadavg":"{}"}}"#,
         rate(times.median),
         rate(times.min),
-        rate(times.median) / ceiling
+        rate(times.median) / ceiling,
+        load()
+    );
+}
+
+/// The system's load over the last minute.
+pub fn load() -> String {
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    load.split(' ').next().unwrap_or_default().to_owned()
+}
+
+/// A rate beside that of a peer in the same run, as a line of JSON; `ratio` is the peer's time over ours.
+pub fn report_ratio(bench: &str, unit: &str, value: f64, peer: (&str, f64)) {
+    let (peer, peer_value) = peer;
+    println!(
+        r#"{{"bench":"{bench}","seed":{SEED},"value":{value:.1},"unit":"{unit}/s","peer":"{peer}","peer_value":{peer_value:.1},"ratio":{:.2},"loadavg":"{}"}}"#,
+        value / peer_value,
+        load()
+    );
+}
+
+/// A time for each operation beside the least it can take, both in nanoseconds, as a line of JSON.
+pub fn report_time(bench: &str, value: f64, ceiling: f64) {
+    println!(
+        r#"{{"bench":"{bench}","seed":{SEED},"value":{value:.0},"unit":"ns","ceiling":{ceiling:.0},"fraction":{:.3},"loadavg":"{}"}}"#,
+        ceiling / value,
+        load()
     );
 }
 
 /// One result beside that of a peer, with its latencies in microseconds and memory in MB, as a line of JSON.
 pub fn report_peer(bench: &str, unit: &str, value: f64, p50_p99_us: (f64, f64), mb: f64, peer: (&str, f64)) {
-    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let load = load.split(' ').next().unwrap_or_default();
     let ((p50, p99), (peer, peer_value)) = (p50_p99_us, peer);
     println!(
-        r#"{{"bench":"{bench}","seed":{SEED},"value":{value:.0},"unit":"{unit}/s","p50_us":{p50:.2},"p99_us":{p99:.2},"mb":{mb:.0},"peer":"{peer}","peer_value":{peer_value:.0},"ratio":{:.1},"loadavg":"{load}"}}"#,
-        value / peer_value
+        r#"{{"bench":"{bench}","seed":{SEED},"value":{value:.0},"unit":"{unit}/s","p50_us":{p50:.2},"p99_us":{p99:.2},"mb":{mb:.0},"peer":"{peer}","peer_value":{peer_value:.0},"ratio":{:.1},"loadavg":"{}"}}"#,
+        value / peer_value,
+        load()
     );
 }

@@ -84,6 +84,20 @@ pub fn sync(folder: &Path) -> std::io::Result<Duration> {
     Ok(Times::of(times).median)
 }
 
+/// `B_disk`: bytes a second, written in a row and synced, to a file in this folder.
+pub fn disk(folder: &Path) -> std::io::Result<f64> {
+    let (bytes, chunk) = (64 << 20, vec![3; 1 << 20]);
+    let path = folder.join("disk");
+    let mut file = File::create(&path)?;
+    let (done, time) = timed(|| -> std::io::Result<()> {
+        (0..bytes / chunk.len()).try_for_each(|_| file.write_all(&chunk))?;
+        file.sync_all()
+    });
+    done?;
+    std::fs::remove_file(path)?;
+    Ok(bytes as f64 / time.as_secs_f64())
+}
+
 /// `t_ver`: one verification with a known key.
 pub fn verify() -> Duration {
     let key = SecretKey::from_bytes(&[3; 32]).expect("in range");

@@ -4,6 +4,9 @@ use tiny_keccak::{Hasher, Keccak};
 
 pub use alloy_primitives::{Address, B256 as Hash, Bytes, U256};
 
+/// Maps for cells that are looked up one by one. Their order differs from run to run: what depends on order sorts first.
+pub use alloy_primitives::map::{AddressMap, B256Map as HashMap};
+
 /// Keccak-256 of nothing: the code hash of an account that is no contract.
 pub const EMPTY_CODE_HASH: Hash = alloy_primitives::KECCAK256_EMPTY;
 

@@ -83,7 +83,7 @@ enum Entered {
 }
 
 /// The outermost frame of a transaction.
-pub(crate) fn run(machine: &mut Machine<'_>, gas: u64) -> Result<Ended, StateError> {
+pub(crate) fn run<'a>(machine: &mut Machine<'a>, gas: u64) -> Result<Ended, StateError> {
     let call = machine.call;
     let data = Bytes::copy_from_slice(&call.data);
     let first = match call.to {
@@ -111,7 +111,11 @@ pub(crate) fn run(machine: &mut Machine<'_>, gas: u64) -> Result<Ended, StateErr
         })),
     };
     let mut entered = machine.enter(first, call.theta, None, 0)?;
-    let table = if machine.ethereum { instruction_table() } else { opcodes::instructions() };
+    let table: &InstructionTable<EthInterpreter, Machine<'a>> = if machine.ethereum {
+        const { &instruction_table::<EthInterpreter, Machine<'a>>() }
+    } else {
+        const { &opcodes::instructions::<'a>() }
+    };
     let mut waiting: Vec<Box<Frame>> = Vec::new();
     loop {
         let mut frame = match entered {
@@ -128,7 +132,7 @@ pub(crate) fn run(machine: &mut Machine<'_>, gas: u64) -> Result<Ended, StateErr
             }
         };
         let depth = waiting.len() + 1;
-        entered = match machine.step(&mut frame.interpreter, &table)? {
+        entered = match machine.step(&mut frame.interpreter, table)? {
             Stopped::At(input) => {
                 frame.output = match &input {
                     FrameInput::Call(inputs) => inputs.return_memory_offset.clone(),
@@ -346,6 +350,10 @@ impl<'a> Machine<'a> {
                 }
             }));
         }
+        let code = inputs.known_bytecode.1;
+        if code.is_empty() {
+            return Ok(Entered::Ended(Ended::done(Bytes::new(), inputs.gas_limit)));
+        }
         let memory = Frame::child_memory(parent.take());
         let input = InputsImpl {
             target_address: inputs.target_address,
@@ -355,7 +363,6 @@ impl<'a> Machine<'a> {
             input: inputs.input,
             depth,
         };
-        let code = inputs.known_bytecode.1;
         Ok(self.running(memory, code, input, inputs.is_static, inputs.gas_limit, start, None))
     }
 

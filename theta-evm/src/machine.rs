@@ -377,14 +377,13 @@ impl Machine<'_> {
     }
 
     fn visit_slot(&mut self, address: Address, key: U256, skip: bool) -> Result<bool, LoadError> {
-        if !self.ethereum || self.session.is_warm_slot(address, key) {
+        if !self.ethereum {
             return Ok(false);
         }
-        if skip {
+        if skip && !self.session.is_warm_slot(address, key) {
             return Err(LoadError::ColdLoadSkipped);
         }
-        self.session.warm_slot(address, key);
-        Ok(true)
+        Ok(self.session.warm_slot(address, key))
     }
 
     fn load(&mut self, address: Address, code: bool) -> Result<AccountInfoLoad<'static>, StateError> {
@@ -413,7 +412,9 @@ impl Machine<'_> {
         self.session.warm(self.env.proposer);
         for access in &call.access {
             self.session.warm(access.address);
-            access.slots.iter().for_each(|slot| self.session.warm_slot(access.address, (*slot).into()));
+            for slot in &access.slots {
+                self.session.warm_slot(access.address, (*slot).into());
+            }
         }
         let mut refund = 0;
         for authorization in &call.authorizations {

@@ -3,18 +3,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use revm::primitives::{AddressSet, HashMap};
 use theta_core::hash::{Address, U256};
 
 type Slot = (Address, U256);
 
+/// A word of storage that the transaction has met.
+#[derive(Debug, Default)]
+struct Met {
+    warm: bool,
+    /// Its value from before the transaction, once it was written. Not taken back: it does not change.
+    original: Option<U256>,
+}
+
 /// One transaction's memory.
 #[derive(Debug, Default)]
 pub(crate) struct Session {
-    accounts: BTreeSet<Address>,
-    slots: BTreeSet<Slot>,
+    accounts: AddressSet,
+    slots: HashMap<Slot, Met>,
     transient: BTreeMap<Slot, U256>,
-    /// Values from before the transaction, of slots that it wrote. Not taken back: they do not change.
-    originals: BTreeMap<Slot, U256>,
     created: BTreeSet<Address>,
     destroyed: BTreeSet<Address>,
     journal: Vec<Undo>,
@@ -40,7 +47,7 @@ impl Session {
         for undo in self.journal.drain(to.min(self.journal.len())..).rev() {
             match undo {
                 Undo::Account(address) => drop(self.accounts.remove(&address)),
-                Undo::Slot(slot) => drop(self.slots.remove(&slot)),
+                Undo::Slot(slot) => self.slots.entry(slot).or_default().warm = false,
                 Undo::Transient(slot, value) => drop(self.transient.insert(slot, value)),
                 Undo::Created(address) => drop(self.created.remove(&address)),
                 Undo::Destroyed(address) => drop(self.destroyed.remove(&address)),
@@ -59,18 +66,22 @@ impl Session {
     }
 
     pub(crate) fn is_warm_slot(&self, address: Address, key: U256) -> bool {
-        self.slots.contains(&(address, key))
+        self.slots.get(&(address, key)).is_some_and(|met| met.warm)
     }
 
-    pub(crate) fn warm_slot(&mut self, address: Address, key: U256) {
-        if self.slots.insert((address, key)) {
+    /// Warms a slot; whether it was cold.
+    pub(crate) fn warm_slot(&mut self, address: Address, key: U256) -> bool {
+        let met = self.slots.entry((address, key)).or_default();
+        let was_cold = !std::mem::replace(&mut met.warm, true);
+        if was_cold {
             self.journal.push(Undo::Slot((address, key)));
         }
+        was_cold
     }
 
     /// The value from before the transaction; `present` is it where the slot was not written yet.
     pub(crate) fn original(&mut self, address: Address, key: U256, present: U256) -> U256 {
-        *self.originals.entry((address, key)).or_insert(present)
+        *self.slots.entry((address, key)).or_default().original.get_or_insert(present)
     }
 
     pub(crate) fn transient(&self, address: Address, key: U256) -> U256 {

@@ -23,7 +23,7 @@ use theta_core::{
 use crate::{
     block::run,
     ledger::{At, LedgerReader},
-    state::{StateError, StateView},
+    state::{Checkpoint, StateError, StateView},
     tx::{RawTx, Transaction, TxError},
     vm::{ContractVm, VmCall, VmEnv, VmOutcome},
 };
@@ -153,14 +153,60 @@ struct Waiting {
     left_out: u32,
 }
 
+/// A settled state with the first transactions of a row carried out.
+struct Ahead {
+    /// The settled block.
+    base: Hash,
+    view: StateView,
+    /// The sequence behind them.
+    next: u64,
+    /// Where in the view each of them begins.
+    starts: Vec<Checkpoint>,
+}
+
+impl Ahead {
+    /// Carries out what follows in the row.
+    fn carry_out(
+        &mut self,
+        reader: &LedgerReader,
+        base: &Base,
+        waiting: &BTreeMap<u64, Waiting>,
+    ) -> Result<(), StateError> {
+        while let Some(found) = waiting.get(&self.next) {
+            let (start, view) = (self.view.checkpoint(), &mut self.view);
+            match reader.with_scope(&base.context, &Admission, |scope| run(scope, view, &found.raw)) {
+                Ok(_) => {
+                    self.starts.push(start);
+                    self.next += 1;
+                }
+                Err(error) => match error.state_error() {
+                    Some(error) => return Err(error.clone().into()),
+                    // It was valid when it came; it stays until the settled state says otherwise.
+                    None => break,
+                },
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes back what stands at a sequence, and all behind it.
+    fn rewind(&mut self, sequence: u64) {
+        while self.next > sequence
+            && let Some(start) = self.starts.pop()
+        {
+            self.view.revert(start);
+            self.next -= 1;
+        }
+    }
+}
+
 /// All that one sender has waiting.
 #[derive(Default)]
 struct Queue {
     waiting: BTreeMap<u64, Waiting>,
     /// Service payments have no place in a row.
     payments: BTreeMap<Hash, Waiting>,
-    /// A settled state by its block with the first transactions of the queue carried out, and the sequence behind them.
-    view: Option<(Hash, StateView, u64)>,
+    ahead: Option<Ahead>,
     /// What [`Mempool::offers`] and [`Mempool::lasts`] hold of the row.
     indexed: [Option<Head>; 2],
 }
@@ -426,7 +472,7 @@ impl Mempool {
     /// An account as it will be when its waiting transactions are carried out, as far as that is known.
     pub fn preview(&mut self, address: Address) -> Result<Option<crate::state::Account>, StateError> {
         match self.queues.get_mut(&address) {
-            Some(queue) => advance(&self.reader, &self.base, address, queue)?.0.load(address),
+            Some(queue) => advance(&self.reader, &self.base, address, queue)?.view.load(address),
             None => self.base.view.clone().load(address),
         }
     }
@@ -508,34 +554,37 @@ impl Mempool {
             valid(&mut base.view.clone())?;
             return if full { Err(AdmitError::Full) } else { Ok((None, None)) };
         };
-        if let Some(old) = queue.waiting.get(&sequence) {
+        let replaced = queue.waiting.get(&sequence).map(|old| {
             let needed = &old.price + &old.price * limits.replacement_percent / 100_u32 + 1_u8;
-            if *price < needed {
-                return Err(AdmitError::Underpriced(needed));
-            }
+            (old.raw.hash, needed)
+        });
+        if let Some((_, needed)) = &replaced
+            && price < needed
+        {
+            return Err(AdmitError::Underpriced(needed.clone()));
+        }
+        let ahead = advance(reader, base, sender, queue)?;
+        if replaced.is_some() {
             // It has to be valid where the old one stands: with what comes before it carried out.
-            let mut view = base.view.clone();
-            carry_out(reader, base, &mut view, base.next(sender)?, |at| {
-                queue.waiting.get(&at).filter(|_| at < sequence)
-            })?;
-            if next_sequence(&mut view, sender)?.is_some_and(|next| next < sequence) {
-                bring_to(&mut view, raw)?;
-            }
-            valid(&mut view)?;
-            return Ok((Some(old.raw.hash), None));
+            ahead.rewind(sequence);
         }
-        let (view, next) = advance(reader, base, sender, queue)?;
-        let mut view = view.clone();
+        let (view, next) = (&mut ahead.view, ahead.next);
         let missing = (sequence > next).then_some(next);
-        if missing.is_some() {
-            if sequence - next > limits.gap {
-                return Err(AdmitError::TooFarAhead { got: sequence, expected: next, gap: limits.gap });
-            }
-            // Everything but the sequence has to be right already; only that error may pass.
-            bring_to(&mut view, raw)?;
+        if missing.is_some() && replaced.is_none() && sequence - next > limits.gap {
+            return Err(AdmitError::TooFarAhead { got: sequence, expected: next, gap: limits.gap });
         }
-        valid(&mut view)?;
-        if full { Err(AdmitError::Full) } else { Ok((None, missing)) }
+        // Tried on the queue's own view and taken back: a copy of it would cost as much as the queue is long.
+        let before = view.checkpoint();
+        // Everything but the sequence has to be right already; only that error may pass.
+        let ready = if missing.is_some() { bring_to(view, raw) } else { Ok(()) };
+        let tried = ready.map_err(TxError::from).and_then(|()| valid(view));
+        view.revert(before);
+        tried?;
+        match replaced {
+            Some((old, _)) => Ok((Some(old), missing)),
+            None if full => Err(AdmitError::Full),
+            None => Ok((None, missing)),
+        }
     }
 
     /// Brings a row's entries in the orders up to date, and forgets a queue that is empty. `next` is what the settled
@@ -567,7 +616,9 @@ impl Mempool {
         let next = queue.indexed[0].as_ref().map(|head| head.place);
         let gone = match place {
             Place::Row(sequence) => {
-                queue.view = None;
+                if let Some(ahead) = &mut queue.ahead {
+                    ahead.rewind(sequence);
+                }
                 queue.waiting.remove(&sequence)
             }
             Place::Payment(hash) => {
@@ -669,7 +720,7 @@ impl Mempool {
     /// Drops what of a sender's can no longer become valid.
     fn look_at(&mut self, sender: Address, now: Millis) -> Result<(), StateError> {
         let Some(queue) = self.queues.get_mut(&sender) else { return Ok(()) };
-        queue.view = queue.view.take().filter(|(at, ..)| *at == self.base.hash);
+        queue.ahead = queue.ahead.take().filter(|ahead| ahead.base == self.base.hash);
         let expected = self.base.next(sender)?;
         let blocked = !queue.waiting.contains_key(&expected);
         let checked = |waiting: &Waiting| {
@@ -705,39 +756,20 @@ impl Mempool {
     }
 }
 
-/// Carries out, in the queue's own view, what waits in a row; gives the view and the sequence behind it.
+/// Carries out, in the queue's own view, what waits in a row.
 fn advance<'a>(
     reader: &LedgerReader,
     base: &Base,
     sender: Address,
     queue: &'a mut Queue,
-) -> Result<(&'a mut StateView, u64), StateError> {
-    let fresh = match queue.view.take().filter(|(at, ..)| *at == base.hash) {
-        Some(view) => view,
-        None => (base.hash, base.view.clone(), base.next(sender)?),
-    };
-    let (_, view, next) = queue.view.insert(fresh);
-    *next = carry_out(reader, base, view, *next, |at| queue.waiting.get(&at))?;
-    Ok((view, *next))
-}
-
-/// Carries out what stands in a row from `next` on; gives the sequence behind it.
-fn carry_out<'a>(
-    reader: &LedgerReader,
-    base: &Base,
-    view: &mut StateView,
-    mut next: u64,
-    waiting: impl Fn(u64) -> Option<&'a Waiting>,
-) -> Result<u64, StateError> {
-    while let Some(found) = waiting(next) {
-        match reader.with_scope(&base.context, &Admission, |scope| run(scope, view, &found.raw)) {
-            Ok(_) => next += 1,
-            Err(error) => match error.state_error() {
-                Some(error) => return Err(error.clone().into()),
-                // It was valid when it came; it stays until the settled state says otherwise.
-                None => break,
-            },
+) -> Result<&'a mut Ahead, StateError> {
+    let fresh = match queue.ahead.take().filter(|ahead| ahead.base == base.hash) {
+        Some(ahead) => ahead,
+        None => {
+            Ahead { base: base.hash, view: base.view.clone(), next: base.next(sender)?, starts: Vec::new() }
         }
-    }
-    Ok(next)
+    };
+    let ahead = queue.ahead.insert(fresh);
+    ahead.carry_out(reader, base, &queue.waiting)?;
+    Ok(ahead)
 }

@@ -6,7 +6,7 @@ use num_bigint::BigUint;
 use revm::bytecode::opcode as op;
 use theta_core::{
     amount::{Coins, TFuelWei, ThetaWei},
-    block::{Block, Bloom},
+    block::{Block, Bloom, transactions_root},
     codec::rlp::Encode,
     context::BlockContext,
     hash::{Address, EMPTY_ROOT, Hash, U256, keccak},
@@ -21,13 +21,13 @@ use theta_ledger::{
     history,
     ledger::{At, Ledger},
     tx::{
-        RawTx, Transaction, TxError,
+        RawTx, SmartContract, Transaction, TxError, TxInput, Unsigned,
         ethereum::{self, Access, Authorization, Typed, WalletTx},
     },
     vm::VmCall,
 };
 
-use super::world::{CONTRACT, Code};
+use super::world::{CONTRACT, Code, node, stake_input};
 
 const PRICE: u64 = 4_000_000_000_000;
 
@@ -51,6 +51,7 @@ impl Chain {
         let genesis: Genesis = GenesisBuilder::new(&spec, 1_700_000_000)
             .account(key(1).address(), rich())
             .account(key(2).address(), rich())
+            .account(key(3).address(), Coins::tfuel(TFuelWei::whole(10_001)))
             .contract(CONTRACT, code.to_vec())
             .validator(key(9).address(), key(9).address(), ThetaWei::whole(5_000_000))
             .build();
@@ -342,4 +343,47 @@ fn the_time_that_a_contract_sees() {
         let receipt = chain.ledger.reader().result(&raw.hash).unwrap().unwrap().receipt;
         assert_eq!(U256::from_be_slice(&receipt.logs[0].data), U256::from(1_700_000_000 + seconds));
     }
+}
+
+/// Precompile 206 takes TFUEL of whoever calls it, so it can take what the fee was to be paid with. Then there is no
+/// transaction: stake and coins are as before, and a block with it is not valid (`evm.md` 5.2 step 3, 9.1).
+#[test]
+fn a_stake_that_leaves_no_fee_is_undone_with_its_transaction() {
+    let mut chain = Chain::new(ChainSpec::privatenet(), &[op::STOP]);
+    let staker = key(3).address();
+    let whole = |tfuel: u64| U256::from(tfuel) * U256::from(10).pow(U256::from(18));
+    let staking = |tfuel| {
+        let call = VmCall {
+            to: Some(Address::with_last_byte(206)),
+            gas_limit: 100_000,
+            gas_price: U256::from(PRICE),
+            data: stake_input(true, whole(tfuel)),
+            ..VmCall::default()
+        };
+        let body = SmartContract::new(TxInput::new(staker, Coins::ZERO, 1), &call);
+        Unsigned::new("privatenet", body).sign(&key(3)).unwrap()
+    };
+    let greedy = staking(10_001);
+    let (_, other) = signed(&wallet(0, None));
+    let left_out = chain.extend(&[greedy.clone(), other]);
+    assert_eq!(left_out, [TxError::ChargeGas.to_string()]);
+    let mut view = chain.ledger.reader().state(At::Block(chain.tip)).unwrap();
+    assert_eq!((view.elite(node()).unwrap(), view.elite_total().unwrap()), (None, TFuelWei::ZERO));
+    let account = view.account(staker).unwrap().unwrap();
+    assert_eq!((account.balance.tfuel.get(), account.sequence), (whole(10_001), 0));
+    // The same block with it in the place it was left out from, whose state the root already is.
+    let context = chain.built.clone().unwrap();
+    let mut block = (*chain.ledger.reader().block(At::Block(chain.tip)).unwrap().unwrap().block).clone();
+    block.transactions.insert(1, greedy.bytes);
+    block.header.transactions_root = transactions_root(&block.transactions);
+    block.header.sign(&key(9)).unwrap();
+    let error = chain.ledger.apply_block(&context, block.header.hash(), Arc::new(block)).unwrap_err();
+    assert!(matches!(error, BlockError::Transaction { index: 1, source: TxError::ChargeGas }), "{error}");
+    // Where the fee is left, the stake stays.
+    let modest = staking(10_000);
+    assert!(chain.extend(std::slice::from_ref(&modest)).is_empty());
+    let fee = U256::from(PRICE) * U256::from(chain.gas_used(&modest));
+    assert_eq!(chain.balance(staker), whole(1) - fee);
+    let mut view = chain.ledger.reader().state(At::Block(chain.tip)).unwrap();
+    assert_eq!(view.elite_total().unwrap().get(), whole(10_000));
 }

@@ -117,7 +117,7 @@ fn what_exists_is_what_was_made() {
             assert_eq!(world.run(&to(CONTRACT)).error, "");
             assert_eq!(world.account(missing), None, "{kind:#x}");
         }
-        // By value, and by THETA of 203; emptied again it stays by Theta's rules.
+        // By value, and by THETA of 203.
         world.put(CONTRACT, wei(0, 9), &Code::default().call(op::CALL, TARGET, 1, 0).0);
         world.run(&to(CONTRACT));
         assert!(world.account(TARGET).is_some());
@@ -130,6 +130,20 @@ fn what_exists_is_what_was_made() {
         world.run(&to(CONTRACT));
         assert_eq!(world.account(identity).is_some(), !world.is_ethereum());
         assert_eq!(world.account(TRANSFER).is_some(), !world.is_ethereum());
+    });
+}
+
+/// A creation without code that sends away what came with it: by Theta's rules it is as empty as an account can be.
+#[test]
+fn what_is_emptied_again_stays() {
+    both(|mut world| {
+        let init = Code::default().call(op::CALL, TARGET, 3, 0);
+        let call = VmCall { to: None, tfuel: U256::from(3), data: init.0, ..to(CONTRACT) };
+        let outcome = world.run(&call);
+        assert_eq!((outcome.error.as_str(), world.tfuel(TARGET)), ("", 3));
+        let left = world.account(outcome.contract).unwrap();
+        assert_eq!((left.balance, left.code_hash), (Coins::ZERO, EMPTY_CODE_HASH));
+        assert_eq!(left.sequence, u64::from(world.is_ethereum()));
     });
 }
 
@@ -168,7 +182,12 @@ fn a_contract_that_ends_itself() {
         let other = Address::repeat_byte(0x45);
         let code = Code::default().push(other.as_slice()).op(&[op::SELFDESTRUCT]);
         world.put(CONTRACT, wei(0, 0), &code.0);
-        assert_eq!(outcome.gas_used - world.run(&to(CONTRACT)).gas_used, 25_000);
+        let without = world.run(&to(CONTRACT)).gas_used;
+        assert_eq!(outcome.gas_used - without, 25_000);
+        // THETA alone does not pay for one by Theta's rules: it stays.
+        world.put(CONTRACT, wei(5, 0), &code.0);
+        let theta = world.run(&to(CONTRACT)).gas_used - without;
+        assert_eq!(theta, if world.is_ethereum() { 25_000 } else { 0 });
     });
 }
 

@@ -99,8 +99,21 @@ fn what_differs_fails() {
     assert!(fork.starts_with("skip "), "{fork}");
     let fee = differs(&|unit| unit["transaction"]["maxPriorityFeePerGas"] = word.as_str().into());
     assert!(fee.contains("[a fee above 128 bits]"), "{fee}");
-    std::fs::write(folder.join("changed.json"), "{").unwrap();
-    let broken = run_all(&folder, Engine::Stock);
-    assert_eq!(broken.counts(), (0, 1, 0));
+    // What is no state test has failed by its name, whatever else it is.
+    for (content, reason) in [
+        ("{", "no file of state tests"),
+        ("[1]", "no file of state tests"),
+        ("{}", "no file of state tests: it holds none"),
+        (r#"{"name": 7}"#, "no state test"),
+        (r#"{"name": {"env": {}, "blocks": []}}"#, "no state test"),
+    ] {
+        std::fs::write(folder.join("changed.json"), content).unwrap();
+        let broken = run_all(&folder, Engine::Stock);
+        assert_eq!(broken.counts(), (0, 1, 0), "{content}");
+        let text = broken.cases[0].to_string();
+        assert!(text.contains("changed.json") && text.contains(reason), "{text}");
+    }
+    let nothing = differs(&|unit| unit["post"] = serde_json::json!({}));
+    assert!(nothing.contains("[no state test: it expects nothing]"), "{nothing}");
     std::fs::remove_dir_all(folder).unwrap();
 }

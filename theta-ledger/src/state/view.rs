@@ -4,12 +4,15 @@
 //! in one journal. A candidate that fails half way, a contract frame that reverts and a rejected block are therefore one
 //! operation: [`StateView::revert`]. Cells are decoded once, and encoded once when the root is asked for.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, hash_map::Entry},
+    sync::Arc,
+};
 
 use theta_core::{
     amount::{TFuelWei, ThetaWei},
     codec::rlp::{Decode, Encode, Reader},
-    hash::{Address, EMPTY_CODE_HASH, Hash, U256, keccak},
+    hash::{Address, AddressMap, EMPTY_CODE_HASH, Hash, HashMap, U256, keccak},
     stake::{EliteEdgeNode, GuardianPool, StakeHolder, ValidatorPool, reward::RewardDistribution},
     trie::{NodeSource, Trie},
     workers::{Inline, Workers, each_mut},
@@ -31,9 +34,11 @@ pub struct Checkpoint(usize);
 pub struct StateView {
     trie: Trie,
     height: u64,
-    accounts: BTreeMap<Address, Cell<Account>>,
+    accounts: AddressMap<Cell<Account>>,
     storage: BTreeMap<Address, Storage>,
     records: BTreeMap<Vec<u8>, Cell<Vec<u8>>>,
+    /// No split rule ends below this height, once that was looked at.
+    splits_end: Option<u64>,
     journal: Vec<Undo>,
     coinbase: bool,
 }
@@ -54,31 +59,52 @@ struct Cell<T> {
     changed: bool,
 }
 
+/// A word of a contract's storage as it now is. Read words are kept too.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    value: U256,
+    changed: bool,
+}
+
 /// A contract's storage: a trie at the root its account had, and slots on top.
 #[derive(Clone, Debug)]
 struct Storage {
     trie: Trie,
-    slots: BTreeMap<Hash, U256>,
+    slots: HashMap<Slot>,
     /// A write, even of the same value, gives the account a storage root.
     written: bool,
 }
 
 impl Storage {
     fn root(&mut self, workers: &dyn Workers) -> Result<Hash, StateError> {
-        let slots = std::mem::take(&mut self.slots)
-            .into_iter()
-            .map(|(key, value)| (key.to_vec(), if value.is_zero() { Vec::new() } else { value.to_rlp() }));
+        let slots = std::mem::take(&mut self.slots).into_iter().filter(|(_, slot)| slot.changed).map(
+            |(key, Slot { value, .. })| {
+                (key.to_vec(), if value.is_zero() { Vec::new() } else { value.to_rlp() })
+            },
+        );
         self.trie.update(slots, workers)?;
         Ok(self.trie.root())
     }
 }
 
+/// What stood at a place before. The large ones stand apart: most changes are of words.
 #[derive(Clone)]
 enum Undo {
-    Account(Address, Option<Cell<Account>>),
+    Account(Address, Option<Box<Cell<Account>>>),
     Record(Vec<u8>, Option<Cell<Vec<u8>>>),
-    Slot { address: Address, key: Hash, old: Option<U256>, written: bool },
-    Storage(Address, Option<Storage>),
+    Slot { address: Address, key: Hash, old: Option<Slot>, written: bool },
+    Storage(Address, Option<Box<Storage>>),
+    SplitsEnd(Option<u64>),
+}
+
+/// Puts back into a map what stood there.
+macro_rules! restore {
+    ($cells:expr, $key:expr, $old:expr) => {
+        match $old {
+            Some(old) => drop($cells.insert($key, old)),
+            None => drop($cells.remove(&$key)),
+        }
+    };
 }
 
 impl StateView {
@@ -87,9 +113,10 @@ impl StateView {
         Ok(Self {
             trie: Trie::open(root, nodes)?,
             height,
-            accounts: BTreeMap::new(),
+            accounts: AddressMap::default(),
             storage: BTreeMap::new(),
             records: BTreeMap::new(),
+            splits_end: None,
             journal: Vec::new(),
             coinbase: false,
         })
@@ -119,13 +146,14 @@ impl StateView {
     pub fn revert(&mut self, to: Checkpoint) {
         while self.journal.len() > to.0 {
             match self.journal.pop() {
-                Some(Undo::Account(address, old)) => restore(&mut self.accounts, address, old),
-                Some(Undo::Record(key, old)) => restore(&mut self.records, key, old),
-                Some(Undo::Storage(address, old)) => restore(&mut self.storage, address, old),
+                Some(Undo::Account(address, old)) => restore!(self.accounts, address, old.map(|old| *old)),
+                Some(Undo::Record(key, old)) => restore!(self.records, key, old),
+                Some(Undo::Storage(address, old)) => restore!(self.storage, address, old.map(|old| *old)),
+                Some(Undo::SplitsEnd(old)) => self.splits_end = old,
                 Some(Undo::Slot { address, key, old, written }) => {
                     if let Some(storage) = self.storage.get_mut(&address) {
                         storage.written = written;
-                        restore(&mut storage.slots, key, old);
+                        restore!(storage.slots, key, old);
                     }
                 }
                 None => return,
@@ -147,11 +175,14 @@ impl StateView {
 
     /// The account's record as it stands, without releasing reserved funds.
     pub fn account(&mut self, address: Address) -> Result<Option<&Account>, StateError> {
-        if !self.accounts.contains_key(&address) {
-            let value = read(&self.trie, &keys::account(address))?;
-            self.accounts.insert(address, Cell { value, changed: false });
-        }
-        Ok(self.accounts.get(&address).and_then(|cell| cell.value.as_ref()))
+        let cell = match self.accounts.entry(address) {
+            Entry::Occupied(cell) => cell.into_mut(),
+            Entry::Vacant(place) => {
+                let value = read(&self.trie, &keys::account(address))?;
+                place.insert(Cell { value, changed: false })
+            }
+        };
+        Ok(cell.value.as_ref())
     }
 
     /// The account as a transaction loads it: expired reserved funds are released, in the copy given out only.
@@ -172,22 +203,22 @@ impl StateView {
     pub fn store(&mut self, account: Account) {
         let address = account.address;
         let old = self.accounts.insert(address, Cell { value: Some(account), changed: true });
-        self.journal.push(Undo::Account(address, old));
+        self.journal.push(Undo::Account(address, old.map(Box::new)));
     }
 
     /// Replaces an account by a fresh contract record whose storage is empty, as a creation does.
     pub fn reset(&mut self, account: Account) {
         let old = self.storage.remove(&account.address);
-        self.journal.push(Undo::Storage(account.address, old));
+        self.journal.push(Undo::Storage(account.address, old.map(Box::new)));
         self.store(account);
     }
 
     /// Removes an account with its storage, as only Ethereum's rules do.
     pub fn remove(&mut self, address: Address) {
         let old = self.storage.remove(&address);
-        self.journal.push(Undo::Storage(address, old));
+        self.journal.push(Undo::Storage(address, old.map(Box::new)));
         let old = self.accounts.insert(address, Cell { value: None, changed: true });
-        self.journal.push(Undo::Account(address, old));
+        self.journal.push(Undo::Account(address, old.map(Box::new)));
     }
 
     // Contracts
@@ -213,7 +244,7 @@ impl StateView {
         if !self.storage.contains_key(&address) {
             let root = self.account(address)?.map_or(Hash::ZERO, |account| account.root);
             let trie = Trie::open(root, self.trie.source().clone())?;
-            self.storage.insert(address, Storage { trie, slots: BTreeMap::new(), written: false });
+            self.storage.insert(address, Storage { trie, slots: HashMap::default(), written: false });
         }
         Ok(self.storage.get_mut(&address).expect("inserted above"))
     }
@@ -221,12 +252,15 @@ impl StateView {
     /// A word of a contract's storage.
     pub fn slot(&mut self, address: Address, key: Hash) -> Result<U256, StateError> {
         let storage = self.storage(address)?;
-        if let Some(value) = storage.slots.get(&key) {
-            return Ok(*value);
-        }
-        match storage.trie.get(key.as_slice())? {
-            None => Ok(U256::ZERO),
-            Some(bytes) => decode::<U256>(key.as_slice(), &bytes),
+        let Storage { trie, slots, .. } = storage;
+        match slots.entry(key) {
+            Entry::Occupied(slot) => Ok(slot.get().value),
+            Entry::Vacant(place) => {
+                let bytes = trie.get(key.as_slice())?;
+                let value = bytes.map_or(Ok(U256::ZERO), |bytes| decode(key.as_slice(), &bytes))?;
+                place.insert(Slot { value, changed: false });
+                Ok(value)
+            }
         }
     }
 
@@ -234,7 +268,7 @@ impl StateView {
     pub fn set_slot(&mut self, address: Address, key: Hash, value: U256) -> Result<(), StateError> {
         let storage = self.storage(address)?;
         let written = std::mem::replace(&mut storage.written, true);
-        let old = storage.slots.insert(key, value);
+        let old = storage.slots.insert(key, Slot { value, changed: true });
         self.journal.push(Undo::Slot { address, key, old, written });
         Ok(())
     }
@@ -251,7 +285,7 @@ impl StateView {
         for (key, value) in bytes {
             slots.insert(key, decode::<U256>(key.as_slice(), &value)?);
         }
-        slots.extend(&storage.slots);
+        slots.extend(storage.slots.iter().map(|(key, slot)| (*key, slot.value)));
         slots.retain(|_, value| !value.is_zero());
         Ok(slots)
     }
@@ -345,7 +379,35 @@ impl StateView {
 
     /// Stores a split rule, or removes the resource's.
     pub fn set_split_rule(&mut self, resource: &[u8], rule: Option<&SplitRule>) {
+        if let (Some(end), Some(rule)) = (self.splits_end, rule)
+            && rule.end_height < end
+        {
+            self.set_splits_end(rule.end_height);
+        }
         self.set_record(keys::split(resource), rule.map(Encode::to_rlp));
+    }
+
+    /// Removes every split rule that ended below a height. They are looked through once, not for each transaction.
+    pub fn drop_ended_splits(&mut self, height: u64) -> Result<(), StateError> {
+        if self.splits_end.is_some_and(|end| end >= height) {
+            return Ok(());
+        }
+        let mut least = u64::MAX;
+        for (key, value) in self.records_with(keys::SPLIT)? {
+            let rule: SplitRule = decode(&key, &value)?;
+            if rule.end_height < height {
+                self.set_record(key, None);
+            } else {
+                least = least.min(rule.end_height);
+            }
+        }
+        self.set_splits_end(least);
+        Ok(())
+    }
+
+    fn set_splits_end(&mut self, end: u64) {
+        let old = self.splits_end.replace(end);
+        self.journal.push(Undo::SplitsEnd(old));
     }
 
     /// A holder's reward distribution rule.
@@ -449,13 +511,6 @@ impl StateView {
     ) -> Result<(), StateError> {
         Ok(self.trie.visit(prefix, visit)?)
     }
-}
-
-fn restore<K: Ord, V>(cells: &mut BTreeMap<K, V>, key: K, old: Option<V>) {
-    match old {
-        Some(old) => cells.insert(key, old),
-        None => cells.remove(&key),
-    };
 }
 
 fn read<T: Decode>(trie: &Trie, key: &[u8]) -> Result<Option<T>, StateError> {

@@ -1,11 +1,11 @@
 //! Kind 6: who shares in the payments for a resource.
 
 use serde::{Serialize, Serializer, ser::SerializeSeq};
-use theta_core::{codec::rlp::Decode, rlp_list, sign::Signature};
+use theta_core::{rlp_list, sign::Signature};
 
 use super::{Body, MAX_ACCOUNTS, Scope, TxCoins, TxError, TxInput, affordable, charge, enveloped, json};
 use crate::{
-    state::{SplitRule, StateError, StateView, account::Split, keys},
+    state::{SplitRule, StateView, account::Split},
     vm::VmOutcome,
 };
 
@@ -81,15 +81,7 @@ impl SetSplitRule {
     ) -> Result<Option<VmOutcome>, TxError> {
         let mut account = scope.existing(view, self.initiator.address)?;
         charge(&mut account, self.fee.coins().ok_or(TxError::Overflow)?)?;
-        for (key, value) in view.records_with(keys::SPLIT)? {
-            let rule = SplitRule::from_rlp(&value, value.len()).map_err(|source| StateError::Damaged {
-                key: String::from_utf8_lossy(&key).into_owned(),
-                source,
-            })?;
-            if rule.end_height < scope.parent_height() {
-                view.set_record(key, None);
-            }
-        }
+        view.drop_ended_splits(scope.parent_height())?;
         let rule = SplitRule {
             initiator: self.initiator.address,
             resource: self.resource_id.clone(),

@@ -4,6 +4,7 @@
 mod accounts;
 mod codec;
 mod genesis;
+mod growth;
 mod known;
 mod ledger;
 mod mempool;

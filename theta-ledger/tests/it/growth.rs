@@ -1,0 +1,120 @@
+//! How the work of a state update grows, in counted operations: nodes read and permutations of the hash, which are the same
+//! on every machine (`benchmarks.md` F).
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use theta_core::{
+    amount::{Coins, TFuelWei},
+    codec::rlp::Encode,
+    hash::{Address, EMPTY_ROOT, Hash, keccak},
+    trie::{Node, NodeSource, Trie, TrieError},
+    workers::Inline,
+};
+use theta_ledger::state::{Account, SplitRule, StateView, keys};
+
+/// Nodes in memory, and how often one was asked for.
+#[derive(Default)]
+struct Counted {
+    nodes: Mutex<BTreeMap<Hash, Node>>,
+    reads: AtomicUsize,
+}
+
+impl NodeSource for Counted {
+    fn node(&self, hash: &Hash) -> Result<Option<Node>, TrieError> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        Ok(self.nodes.lock().unwrap().get(hash).cloned())
+    }
+}
+
+fn entry(number: u64, round: u64) -> (Vec<u8>, Vec<u8>) {
+    let address = Address::from_slice(&keccak(number.to_be_bytes())[..20]);
+    let balance = Coins::tfuel(TFuelWei::wei(u128::from(number) << 40 | u128::from(round)));
+    let account = Account { balance, sequence: round, ..Account::new(address, 7) };
+    (keys::account(address), account.to_rlp())
+}
+
+/// Permutations of the nodes that a change made, which are all that it hashed.
+fn permutations(made: &[(Hash, Node)]) -> usize {
+    made.iter().map(|(_, node)| node.encoding().len() / 136 + 1).sum()
+}
+
+/// Node reads and permutations for each of so many accounts out of `accounts` that a block changes.
+fn work(accounts: u64, changed: u64) -> (f64, f64) {
+    let source = Arc::new(Counted::default());
+    let mut trie = Trie::empty(source.clone());
+    trie.update((0..accounts).map(|number| entry(number, 0)), &Inline).unwrap();
+    let root = trie.root();
+    *source.nodes.lock().unwrap() = trie.take_new().into_iter().collect();
+    let mut trie = Trie::open(root, source.clone()).unwrap();
+    let before = source.reads.load(Ordering::Relaxed);
+    // Numbers that are spread evenly; their addresses are hashes.
+    let numbers = (0..changed).map(|index| index * accounts / changed);
+    trie.update(numbers.map(|number| entry(number, 1)), &Inline).unwrap();
+    assert_ne!(trie.root(), root);
+    let reads = source.reads.load(Ordering::Relaxed) - before;
+    let each = |count: usize| count as f64 / changed as f64;
+    (each(reads), each(permutations(&trie.take_new())))
+}
+
+#[test]
+fn an_update_costs_little_more_in_a_large_state() {
+    let (small, large) = (work(10_000, 1_024), work(100_000, 1_024));
+    println!("1e4 {small:?}, 1e5 {large:?}");
+    assert!(large.0 <= 2.5 * small.0 && large.1 <= 2.5 * small.1, "{small:?} {large:?}");
+    // It does grow: a count that stands still counts nothing.
+    assert!(large.0 > 1.2 * small.0 && large.1 > 1.2 * small.1, "{small:?} {large:?}");
+}
+
+#[test]
+fn many_updates_at_once_cost_less_each() {
+    let (few, many) = (work(100_000, 1_024), work(100_000, 8_192));
+    println!("K 1024 {few:?}, K 8192 {many:?}");
+    assert!(many.0 <= 0.8 * few.0 && many.1 <= 0.8 * few.1, "{few:?} {many:?}");
+}
+
+/// Setting a split rule removes those that have ended, so they are looked through; once for a block, not for each rule.
+#[test]
+fn ended_split_rules_are_looked_for_once() {
+    let rule = |end_height| SplitRule {
+        initiator: Address::ZERO,
+        resource: Vec::new(),
+        splits: Vec::new(),
+        end_height,
+    };
+    let source = Arc::new(Counted::default());
+    let mut view = StateView::open(EMPTY_ROOT, 99, source.clone()).unwrap();
+    for number in 0..500_u64 {
+        view.set_split_rule(&number.to_be_bytes(), Some(&rule(50 + number)));
+    }
+    let root = view.root().unwrap();
+    *source.nodes.lock().unwrap() = view.trie().clone().take_new().into_iter().collect();
+    let mut view = StateView::open(root, 99, source.clone()).unwrap();
+    let left = |view: &StateView| view.records_with(keys::SPLIT).unwrap().len();
+    let reads = || source.reads.load(Ordering::Relaxed);
+    // Those that end at 50 to 99.
+    let start = view.checkpoint();
+    view.drop_ended_splits(100).unwrap();
+    assert_eq!(left(&view), 450);
+    let before = reads();
+    view.drop_ended_splits(100).unwrap();
+    view.set_split_rule(b"new", Some(&rule(100)));
+    view.drop_ended_splits(100).unwrap();
+    assert_eq!(reads(), before);
+    assert_eq!(left(&view), 451);
+    // One that has ended is found however it came, and what is taken back is looked for again.
+    view.set_split_rule(b"old", Some(&rule(7)));
+    view.drop_ended_splits(100).unwrap();
+    assert_eq!(left(&view), 451);
+    view.revert(start);
+    assert_eq!(left(&view), 500);
+    view.drop_ended_splits(100).unwrap();
+    assert_eq!(left(&view), 450);
+    view.drop_ended_splits(101).unwrap();
+    assert_eq!(left(&view), 449);
+}
