@@ -1,28 +1,47 @@
 #![allow(clippy::unwrap_used, reason = "whatever fails here is a failed test")]
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
-    time::Instant,
+    fs::File,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
+use async_trait::async_trait;
 use serde_json::{Value, json};
 use theta_core::{
     amount::{Coins, TFuelWei},
-    hash::Address,
+    hash::{Address, Hash},
+    sign::SecretKey,
 };
 use theta_edge::{
-    executor::Ending,
-    job::{KindTag, PoolRef, Task},
+    blob::{BlobError, BlobRef, BlobStore},
+    executor::{Attempt, Ending, Executor, Output, RunError},
+    identity::NodeId,
+    job::{JobFile, KindTag, PoolRef, Task},
     message::{Envelope, Message, Reject},
     scheduler::State,
+    worker,
 };
 use theta_sdk::{
-    client::{Transport, TransportError},
+    client::{Client, Transport, TransportError},
     rpc::{self, Method as _, Text},
 };
-use tokio::io::AsyncWriteExt as _;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    sync::{mpsc, oneshot},
+};
 
-use super::*;
+use super::{
+    blobs::keep,
+    requester::{AskerEvent, AskerLoop, MAX_JOBS},
+    wire::{MAX_REQUESTS, Wire},
+    *,
+};
+use crate::http::Listener;
 
 const CHAIN: &str = "privatenet";
 const SOON: Duration = Duration::from_secs(10);
