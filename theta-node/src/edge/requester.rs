@@ -1,46 +1,31 @@
-//! A requester: scheduler and purse of one key, with what they need.
+//! A requester: takes jobs, gives them to edge nodes, pays them. This is what others hold of it; the loop behind it is
+//! [`asker`](super::asker).
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
-use anyhow::{Context, Result, bail, ensure};
-use theta_core::{
-    hash::{Address, Hash},
-    sign::SecretKey,
-};
+use anyhow::{Context, Result};
+use serde_json::Value;
+use theta_core::{amount::TFuelWei, hash::Hash, sign::SecretKey};
 use theta_edge::{
-    Millis,
     blob::{BlobRef, BlobStore},
-    chain::{Chain, Fund},
-    executor::{Attempt, Executor, Verdict},
+    executor::Executor,
     identity::NodeId,
-    job::{JobFile, JobSpec},
-    requester::{self, Requester},
-    scheduler::{Input, Report, Settings},
+    job::{Folder, FolderFile, JobError, JobFile, MapFile, MergeFile},
+    scheduler::{Report, State},
 };
 use theta_sdk::client::Client;
 use tokio::{
     sync::{mpsc, oneshot},
-    task::{AbortHandle, JoinHandle, JoinSet},
+    task::JoinHandle,
 };
 
 use super::{
-    CLOSING, DiskBlobs, EVENTS, disk,
-    wire::{Directory, Wire},
+    DiskBlobs, EVENTS, Funds,
+    asker::{AskerEvent, AskerLoop, Done, Refused},
+    book::{Ended, Spec},
+    wire::Directory,
 };
-use crate::{clock::now_millis, http::Listener};
-
-/// Jobs that one requester has open at once.
-pub(super) const MAX_JOBS: usize = 256;
-
-pub(super) enum AskerEvent {
-    Envelope(Vec<u8>),
-    Fetched { job: Hash, from: NodeId, complete: bool },
-    Checked { job: Hash, digest: Option<Hash> },
-    Submit { file: Box<JobFile>, module: BlobRef, stdin: Option<BlobRef>, done: Done },
-    Seen(Option<Fund>),
-}
-
-pub(super) type Done = oneshot::Sender<Result<Report>>;
+use crate::http::{Listener, listen, local_only};
 
 /// A job with the bytes of what its file names.
 #[derive(Clone, Debug)]
@@ -53,12 +38,155 @@ pub struct Job {
     pub stdin: Option<Vec<u8>>,
 }
 
+/// A job whose blobs are here.
+#[derive(Clone, Debug)]
+pub enum Order {
+    /// One program, once.
+    Wasm {
+        /// The job file.
+        file: Box<JobFile>,
+        /// The module.
+        module: BlobRef,
+        /// What it reads.
+        stdin: Option<BlobRef>,
+        /// Folders it may read.
+        inputs: Vec<Folder>,
+    },
+    /// One program over the parts of an input.
+    Map {
+        /// The job file.
+        file: Box<MapFile>,
+        /// The mapper.
+        module: BlobRef,
+        /// The program that merges, where one does.
+        reducer: Option<BlobRef>,
+        /// The parts.
+        chunks: Vec<BlobRef>,
+        /// Folders that the mapper may read.
+        inputs: Vec<Folder>,
+    },
+}
+
+impl Order {
+    /// The most that it may cost.
+    pub(super) const fn cap(&self) -> TFuelWei {
+        match self {
+            Self::Wasm { file, .. } => file.max_tfuel,
+            Self::Map { file, .. } => file.job.max_tfuel,
+        }
+    }
+
+    pub(super) fn name(&self) -> String {
+        match self {
+            Self::Wasm { file, .. } => file.module.clone(),
+            Self::Map { file, .. } => file.job.module.clone(),
+        }
+    }
+
+    /// The job that is paid from this pool.
+    pub(super) fn spec(
+        self,
+        chain: &str,
+        nonce: u64,
+        pool: theta_edge::job::PoolRef,
+    ) -> Result<Spec, JobError> {
+        Ok(match self {
+            Self::Wasm { file, module, stdin, inputs } => {
+                Spec::Wasm(Box::new(file.spec(chain, nonce, pool, module, stdin, inputs)?))
+            }
+            Self::Map { file, module, reducer, chunks, inputs } => {
+                Spec::Map(Box::new(file.spec(chain, nonce, pool, (module, reducer), chunks, inputs)?))
+            }
+        })
+    }
+}
+
+/// Blobs that are here, by the path under which a job file names them.
+pub(super) struct Files<'a> {
+    pub(super) blobs: &'a DiskBlobs,
+    pub(super) named: BTreeMap<String, BlobRef>,
+}
+
+impl Files<'_> {
+    fn get(&self, field: &str, path: &str) -> Result<BlobRef, JobError> {
+        let problem = "names a file that did not come with the job";
+        self.named.get(path).copied().ok_or_else(|| JobError::Field { field: field.to_owned(), problem })
+    }
+
+    /// Everything below a folder.
+    fn folders(&self, inputs: &BTreeMap<String, String>) -> Vec<Folder> {
+        let folder = |(path, from): (&String, &String)| {
+            let prefix = format!("{}/", from.trim_end_matches('/'));
+            let files = self.named.iter().filter_map(|(name, blob)| {
+                Some(FolderFile { path: name.strip_prefix(&prefix)?.to_owned(), blob: *blob })
+            });
+            Folder { path: path.clone(), files: files.collect() }
+        };
+        inputs.iter().map(folder).collect()
+    }
+
+    /// The order that a job file makes of them.
+    pub(super) async fn order(&self, file: theta_edge::job::AnyFile) -> Result<Order> {
+        use theta_edge::job::AnyFile;
+        Ok(match file {
+            AnyFile::Wasm(file) => Order::Wasm {
+                module: self.get("module", &file.module)?,
+                stdin: file.stdin.as_ref().map(|stdin| self.get("stdin", stdin)).transpose()?,
+                inputs: self.folders(&file.inputs),
+                file: Box::new(file),
+            },
+            AnyFile::Map(file) => {
+                let input = self.get("input", &file.input)?;
+                let reducer = match &file.merge {
+                    MergeFile::Concat => None,
+                    MergeFile::Reduce { module, .. } => Some(self.get("merge.module", module)?),
+                };
+                Order::Map {
+                    module: self.get("module", &file.job.module)?,
+                    reducer,
+                    chunks: self.blobs.cut(input, file.split).await?,
+                    inputs: self.folders(&file.job.inputs),
+                    file: Box::new(file),
+                }
+            }
+        })
+    }
+}
+
+/// What a requester is made of.
+pub struct JobClientConfig {
+    /// Chain id as text.
+    pub chain: String,
+    /// The payer's key.
+    pub key: SecretKey,
+    /// Where its money comes from.
+    pub funds: Funds,
+    /// Folder of its journals and blobs.
+    pub folder: PathBuf,
+    /// Its access to the chain.
+    pub client: Client,
+    /// Where edge nodes are found; more may come by themselves.
+    pub directory: Directory,
+    /// Judges where results differ.
+    pub engine: Arc<dyn Executor>,
+    /// Its port on the loopback address, 0 for a free one.
+    pub port: u16,
+    /// Whether it answers `/api/` there.
+    pub api: bool,
+}
+
+impl std::fmt::Debug for JobClientConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JobClientConfig").field("folder", &self.folder).finish_non_exhaustive()
+    }
+}
+
 /// A running requester. Dropping it stops it.
 #[derive(Debug)]
 pub struct JobClient {
-    events: mpsc::Sender<AskerEvent>,
-    blobs: DiskBlobs,
-    _listener: Listener,
+    jobs: Jobs,
+    id: NodeId,
+    listener: Listener,
     task: JoinHandle<()>,
 }
 
@@ -68,262 +196,117 @@ impl Drop for JobClient {
     }
 }
 
-pub(super) struct AskerLoop {
-    requester: Requester,
-    chain: String,
-    wire: Wire,
-    engine: Arc<dyn Executor>,
-    client: Client,
-    fund: (Address, u64),
-    tasks: JoinSet<AskerEvent>,
-    /// The look at the fund.
-    looking: Option<AbortHandle>,
-    pub(super) waiting: BTreeMap<Hash, Done>,
-    /// Of the newest job.
-    nonce: u64,
-    wake_at: u64,
-}
-
-/// What a requester is made of.
-pub struct JobClientConfig {
-    /// Chain id as text.
-    pub chain: String,
-    /// The payer's key.
-    pub key: SecretKey,
-    /// Sequence of the payer's reserved fund, which has to be fresh.
-    pub reserve_sequence: u64,
-    /// Folder of its journals and blobs.
-    pub folder: PathBuf,
-    /// Its access to the chain.
-    pub client: Client,
-    /// Where edge nodes are found.
-    pub directory: Directory,
-    /// Judges where results differ.
-    pub engine: Arc<dyn Executor>,
-}
-
-impl std::fmt::Debug for JobClientConfig {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("JobClientConfig").field("folder", &self.folder).finish_non_exhaustive()
-    }
+/// A running requester, for whoever asks it something. Clones are the same one.
+#[derive(Clone, Debug)]
+pub(super) struct Jobs {
+    events: mpsc::Sender<AskerEvent>,
+    pub(super) blobs: DiskBlobs,
 }
 
 impl JobClient {
     /// Opens the requester's folder and starts it with the nodes that the directory has.
     pub async fn start(config: JobClientConfig) -> Result<Self> {
         let (events, queue) = mpsc::channel(EVENTS);
-        let (mut asker, todo) = AskerLoop::open(config).await?;
-        let (blobs, directory) = (asker.wire.blobs.clone(), asker.wire.directory.clone());
-        let listener = asker.wire.serve(0, events.clone(), AskerEvent::Envelope).await?;
-        let nodes: Vec<NodeId> = directory.0.read().keys().copied().collect();
-        directory.add(NodeId(asker.fund.0), format!("http://{}", listener.address));
-        asker.carry_out(todo)?;
-        for node in nodes {
-            let todo = asker.requester.step(now_millis(), Input::Node { node, up: true })?;
-            asker.carry_out(todo)?;
+        let (port, api) = (config.port, config.api);
+        let mut asker = AskerLoop::open(config).await?;
+        let (wire, id) = (asker.wire.clone(), asker.id);
+        let jobs = Jobs { events: events.clone(), blobs: wire.blobs.clone() };
+        let mut routes = wire.routes(id, events.clone(), AskerEvent::Envelope);
+        if api {
+            routes = routes.merge(super::api::routes(jobs.clone()));
         }
+        let listener = listen(port, local_only(routes)).await?;
+        asker.wire.on_lost(move |node| {
+            // One that is missed is found out when the next envelope is lost.
+            let _ = events.try_send(AskerEvent::Unreachable(node));
+        });
+        asker.begin()?;
+        wire.directory.add(id, format!("http://{}", listener.address));
         let task = tokio::spawn(async move {
             if let Err(error) = asker.run(queue).await {
                 tracing::error!("the requester stops: {error:#}");
             }
         });
-        Ok(Self { events, blobs, _listener: listener, task })
+        Ok(Self { jobs, id, listener, task })
+    }
+
+    /// Its name, which is the account that pays.
+    pub const fn id(&self) -> NodeId {
+        self.id
+    }
+
+    /// Where it listens.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.listener.address)
     }
 
     /// Runs a job and waits for its end. A job that fails is a report, not an error.
     pub async fn run(&self, job: Job) -> Result<Report> {
-        let module = self.blobs.add(job.module).await?;
+        let module = self.jobs.blobs.add(job.module).await?;
         let stdin = match job.stdin {
-            Some(stdin) => Some(self.blobs.add(stdin).await?),
+            Some(stdin) => Some(self.jobs.blobs.add(stdin).await?),
             None => None,
         };
-        let (done, report) = oneshot::channel();
-        self.events
-            .send(AskerEvent::Submit { file: Box::new(job.file), module, stdin, done })
-            .await
-            .map_err(|_| anyhow::anyhow!("the requester has stopped"))?;
-        report.await.context("the requester has stopped")?
+        let order = Order::Wasm { file: Box::new(job.file), module, stdin, inputs: Vec::new() };
+        let (ended, report) = oneshot::channel();
+        self.jobs.submit(order, Some(ended)).await??;
+        report.await.context("the requester has stopped")
     }
 
     /// Bytes of a result.
     pub async fn read(&self, blob: &BlobRef) -> Result<Vec<u8>> {
-        Ok(self.blobs.read_all(blob).await?)
+        Ok(self.jobs.blobs.read_all(blob).await?)
     }
 }
 
-impl AskerLoop {
-    /// The loop of a folder, and what there is to do at once.
-    pub(super) async fn open(config: JobClientConfig) -> Result<(Self, Vec<requester::Todo>)> {
-        std::fs::create_dir_all(&config.folder).with_context(|| config.folder.display().to_string())?;
-        let key: Arc<SecretKey> = Arc::new(config.key);
-        let fund = (key.address(), config.reserve_sequence);
-        let (mut requester, todo) = Requester::open(
-            &config.chain,
-            key,
-            Settings::default(),
-            disk(&config.folder, "jobs.journal")?,
-            disk(&config.folder, "purse.journal")?,
-            now_millis(),
-        )?;
-        let seen = config.client.fund(fund.0, fund.1).await?.context("the payer has no such fund")?;
-        requester.adopt(&seen)?;
-        let asker = Self {
-            requester,
-            chain: config.chain,
-            wire: Wire::new(&config.folder, config.directory)?,
-            engine: config.engine,
-            client: config.client,
-            fund,
-            tasks: JoinSet::new(),
-            looking: None,
-            waiting: BTreeMap::new(),
-            nonce: 0,
-            wake_at: u64::MAX,
-        };
-        Ok((asker, todo))
+impl Jobs {
+    /// Hands a job over and gives its id once it is on record.
+    pub(super) async fn submit(&self, order: Order, ended: Option<Done>) -> Result<Result<Hash, Refused>> {
+        let (taken, answer) = oneshot::channel();
+        self.send(AskerEvent::Submit { order: Box::new(order), taken, ended }).await?;
+        answer.await.context("the requester has stopped")
     }
 
-    async fn run(mut self, mut queue: mpsc::Receiver<AskerEvent>) -> Result<()> {
-        let mut reminder = tokio::time::interval(CLOSING);
-        loop {
-            let sleep = Duration::from_millis(self.wake_at.saturating_sub(now_millis()).min(60_000));
-            let todo = tokio::select! {
-                event = queue.recv() => match event {
-                    None => return Ok(()),
-                    Some(event) => self.take(now_millis(), event),
-                },
-                Some(done) = self.tasks.join_next() => match done {
-                    Ok(event) => self.take(now_millis(), event),
-                    Err(error) => {
-                        // The scheduler's time limit speaks for it.
-                        tracing::error!(%error, "a task of the requester ended without an answer");
-                        continue;
-                    }
-                },
-                () = tokio::time::sleep(sleep) => {
-                    if now_millis() < self.wake_at {
-                        continue;
-                    }
-                    self.wake_at = u64::MAX;
-                    self.requester.step(now_millis(), Input::Tick)
-                }
-                _ = reminder.tick() => {
-                    self.look_around();
-                    continue;
-                }
-            };
-            match todo {
-                Ok(todo) => self.carry_out(todo)?,
-                Err(error) if error.is_fatal() => return Err(error.into()),
-                Err(error) => tracing::warn!("a node's envelope was not taken: {error}"),
-            }
+    async fn send(&self, event: AskerEvent) -> Result<()> {
+        self.events.send(event).await.map_err(|_| anyhow::anyhow!("the requester has stopped"))
+    }
+
+    /// Asks the loop something.
+    pub(super) async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&AskerLoop) -> T + Send + 'static,
+    ) -> Result<T> {
+        let (answer, seen) = oneshot::channel();
+        let look = Box::new(move |asker: &AskerLoop| drop(answer.send(look(asker))));
+        self.send(AskerEvent::Look(look)).await?;
+        seen.await.context("the requester has stopped")
+    }
+
+    /// Does not want a job any more; `None` where it is not known.
+    pub(super) async fn cancel(&self, job: Hash) -> Result<Option<Value>> {
+        let known = self.look(move |asker| asker.view(&job).is_some()).await?;
+        if known {
+            self.send(AskerEvent::Cancel(job)).await?;
         }
+        self.look(move |asker| asker.view(&job)).await
     }
+}
 
-    pub(super) fn take(
-        &mut self,
-        now: Millis,
-        event: AskerEvent,
-    ) -> Result<Vec<requester::Todo>, requester::RequesterError> {
-        match event {
-            AskerEvent::Envelope(bytes) => self.requester.receive(now, &bytes),
-            AskerEvent::Fetched { job, from, complete } => {
-                self.requester.step(now, Input::Fetched { job, from, complete })
-            }
-            AskerEvent::Checked { job, digest } => self.requester.step(now, Input::Checked { job, digest }),
-            AskerEvent::Seen(fund) => {
-                let mut todo = match fund {
-                    Some(fund) => self.requester.observe(&fund)?,
-                    None => Vec::new(),
-                };
-                todo.extend(self.requester.remind()?);
-                Ok(todo)
-            }
-            AskerEvent::Submit { file, module, stdin, done } => {
-                // A job that cannot be taken is its caller's matter alone.
-                let spec = match self.spec(now, &file, module, stdin) {
-                    Ok(spec) => spec,
-                    Err(error) => {
-                        let _ = done.send(Err(error));
-                        return Ok(Vec::new());
-                    }
-                };
-                let id = spec.id();
-                match self.requester.submit(now, spec) {
-                    Err(error) if !error.is_fatal() => {
-                        let _ = done.send(Err(error.into()));
-                        Ok(Vec::new())
-                    }
-                    submitted => {
-                        self.waiting.insert(id, done);
-                        submitted
-                    }
-                }
-            }
-        }
+/// The report of a wasm job, as its end.
+pub(super) fn ended(at: u64, report: &Report) -> Ended {
+    let output = report.output.as_ref();
+    Ended {
+        at,
+        state: report.state,
+        error: report.error.clone(),
+        stdout: output.map(|output| output.stdout),
+        stderr: output.map(|output| output.stderr),
+        files: output.map(|output| output.files.clone()).unwrap_or_default(),
+        exit: report.exit_code(),
     }
+}
 
-    fn spec(
-        &mut self,
-        now: Millis,
-        file: &JobFile,
-        module: BlobRef,
-        stdin: Option<BlobRef>,
-    ) -> Result<JobSpec> {
-        ensure!(self.waiting.len() < MAX_JOBS, "{MAX_JOBS} jobs are open; wait until one has ended");
-        let pool = self.requester.pool().context("no fund was adopted")?;
-        // Equal jobs of one millisecond are two jobs all the same.
-        self.nonce = now.max(self.nonce.saturating_add(1));
-        Ok(file.spec(&self.chain, self.nonce, pool, module, stdin, Vec::new())?)
-    }
-
-    /// Looks at the fund, unless the last look is still on its way.
-    fn look_around(&mut self) {
-        if self.looking.as_ref().is_some_and(|looking| !looking.is_finished()) {
-            return;
-        }
-        let (client, fund) = (self.client.clone(), self.fund);
-        self.looking = Some(
-            self.tasks
-                .spawn(async move { AskerEvent::Seen(client.fund(fund.0, fund.1).await.ok().flatten()) }),
-        );
-    }
-
-    fn carry_out(&mut self, todo: Vec<requester::Todo>) -> Result<()> {
-        for next in todo {
-            match next {
-                requester::Todo::Send { to, envelope } => self.wire.send(to, envelope),
-                requester::Todo::Fetch { job, from, blobs } => {
-                    let wire = self.wire.clone();
-                    self.tasks.spawn(async move {
-                        let complete = wire.fetch(from, &blobs).await;
-                        AskerEvent::Fetched { job, from, complete }
-                    });
-                }
-                requester::Todo::Check { job, task, claims } => {
-                    let (wire, engine) = (self.wire.clone(), self.engine.clone());
-                    self.tasks.spawn(async move {
-                        let mut digest = None;
-                        for claim in &claims {
-                            let attempt = Attempt { blobs: Arc::new(wire.blobs.clone()) };
-                            if matches!(engine.check(&task, claim, attempt).await, Ok(Verdict::Holds)) {
-                                digest = Some(claim.digest());
-                                break;
-                            }
-                        }
-                        AskerEvent::Checked { job, digest }
-                    });
-                }
-                requester::Todo::Finished(report) => {
-                    if let Some(done) = self.waiting.remove(&report.job) {
-                        // Whoever asked may be gone; the journal has the report.
-                        let _ = done.send(Ok(report));
-                    }
-                }
-                requester::Todo::WakeAt(at) => self.wake_at = at,
-                other => bail!("the requester asks for what this host cannot do: {other:?}"),
-            }
-        }
-        Ok(())
-    }
+/// The end of a job that came to nothing.
+pub(super) const fn nothing(at: u64, state: State, error: Option<(String, String)>) -> Ended {
+    Ended { at, state, error, stdout: None, stderr: None, files: Vec::new(), exit: None }
 }

@@ -23,12 +23,12 @@ use tokio::{
 };
 
 use super::DiskBlobs;
-use crate::http::{Listener, Slot, limited, listen};
+use crate::http::{Slot, limited};
 
 /// An envelope is at most 4 MiB; the body limit leaves it some room.
 const MAX_ENVELOPE: usize = 5 * 1024 * 1024;
 /// Largest blob that is fetched.
-const MAX_BLOB: u64 = 256 * 1024 * 1024;
+pub(super) const MAX_BLOB: u64 = 256 * 1024 * 1024;
 /// Requests from other nodes that are worked on at once; more wait.
 pub(super) const MAX_REQUESTS: usize = 64;
 /// Longest time for one of them, and for one of one's own.
@@ -45,6 +45,10 @@ pub struct Directory(pub(super) Arc<RwLock<BTreeMap<NodeId, String>>>);
 impl Directory {
     pub(super) fn add(&self, node: NodeId, url: String) {
         self.0.write().insert(node, url);
+    }
+
+    pub(super) fn remove(&self, node: &NodeId) {
+        self.0.write().remove(node);
     }
 
     /// Everybody but one.
@@ -64,13 +68,15 @@ pub(super) struct Wire {
     pub(super) directory: Directory,
     http: reqwest::Client,
     sends: Arc<Semaphore>,
+    /// Is told of nodes that cannot be reached.
+    lost: Option<Arc<dyn Fn(NodeId) + Send + Sync>>,
 }
 
 impl Wire {
     pub(super) fn new(folder: &Path, directory: Directory) -> Result<Self> {
         let http = reqwest::Client::builder().timeout(TIMEOUT).no_proxy().build()?;
         let blobs = DiskBlobs::open(&folder.join("blobs"))?;
-        Ok(Self { blobs, directory, http, sends: Arc::new(Semaphore::new(MAX_SENDS)) })
+        Ok(Self { blobs, directory, http, sends: Arc::new(Semaphore::new(MAX_SENDS)), lost: None })
     }
 
     /// Brings an envelope to a node in the background. It may be lost.
@@ -81,10 +87,14 @@ impl Wire {
             return;
         };
         let request = self.http.post(format!("{url}/edge")).body(envelope);
+        let lost = self.lost.clone();
         tokio::spawn(async move {
             let _slot = slot;
             if let Err(error) = request.send().await {
                 tracing::debug!(?to, %error, "an envelope was lost");
+                if let Some(lost) = lost.filter(|_| error.is_connect()) {
+                    lost(to);
+                }
             }
         });
     }
@@ -120,19 +130,32 @@ impl Wire {
         Ok(())
     }
 
-    pub(super) async fn serve<E: Send + 'static>(
+    /// Calls this with every node that nobody listens for any more.
+    pub(super) fn on_lost(&mut self, lost: impl Fn(NodeId) + Send + Sync + 'static) {
+        self.lost = Some(Arc::new(lost));
+    }
+
+    /// Who answers at a URL.
+    pub(super) async fn who(&self, url: &str) -> Result<NodeId> {
+        let response = self.http.get(format!("{url}/edge")).send().await?.error_for_status()?;
+        let bytes = response.bytes().await?;
+        Ok(serde_json::from_slice(&bytes)?)
+    }
+
+    /// `/edge` and `/blob/` of this side.
+    pub(super) fn routes<E: Send + 'static>(
         &self,
-        port: u16,
+        me: NodeId,
         events: mpsc::Sender<E>,
         envelope: fn(Vec<u8>) -> E,
-    ) -> Result<Listener> {
+    ) -> Router {
         let state = Served { blobs: self.blobs.clone(), events, envelope };
         let routes = Router::new()
-            .route("/edge", post(take_envelope::<E>))
+            .route("/edge", post(take_envelope::<E>).get(move || async move { axum::Json(me) }))
             .route("/blob/{hash}", get(give_blob::<E>))
             .layer(DefaultBodyLimit::max(MAX_ENVELOPE))
             .with_state(state);
-        listen(port, limited(routes, MAX_REQUESTS, TIMEOUT)).await
+        limited(routes, MAX_REQUESTS, TIMEOUT)
     }
 }
 
