@@ -66,7 +66,7 @@ export async function crash() {
   if (!net) return;
 
   await check("crash: a second devnet on the same folder ends with 1 within 5 s and names the folder", async () => {
-    const second = start(THETA, ["devnet", "--data-dir", folder, "--rpc-port", "0", "--eth-rpc-port", "0", "--json"]);
+    const second = start(THETA, ["devnet", "--data-dir", folder, "--rpc-port", "0", "--eth-rpc-port", "0", "--gateway-port", "0", "--json"]);
     try {
       const { code } = await within(5_000, "the end of the second devnet", second.ended);
       assert.equal(code, 1, second.stderr);

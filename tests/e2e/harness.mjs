@@ -126,7 +126,7 @@ export async function run(program, args, { ms = 20_000, ...options } = {}) {
 /** A running `theta devnet`, with its ready line. */
 export async function startDevnet(dataDir, args = []) {
   const process = start(THETA, [
-    "devnet", "--data-dir", dataDir, "--rpc-port", "0", "--eth-rpc-port", "0", "--json", ...args,
+    "devnet", "--data-dir", dataDir, "--rpc-port", "0", "--eth-rpc-port", "0", "--gateway-port", "0", "--json", ...args,
   ]);
   const ended = process.ended.then(({ code, signal }) => {
     throw new Error(`theta devnet ended with ${code ?? signal}: ${process.stderr.slice(-400)}`);

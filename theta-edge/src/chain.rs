@@ -3,7 +3,8 @@
 use async_trait::async_trait;
 use theta_core::amount::TFuelWei;
 use theta_core::hash::{Address, Hash};
-use theta_ledger::state::account::{Account, TransferRecord};
+use theta_ledger::state::account::{Account, SplitRule, TransferRecord};
+use theta_ledger::tx::{RawTx, ServicePayment};
 
 /// A payment that the chain has carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +15,20 @@ pub struct Settled {
     pub payment_sequence: u64,
     /// How much left the fund.
     pub amount: TFuelWei,
+    /// Hash of the transaction.
+    pub transaction: Hash,
+}
+
+impl Settled {
+    /// A payment as it stands in a fund; `None` where its amount is more than there can be.
+    pub fn of(payment: &ServicePayment) -> Option<Self> {
+        Some(Self {
+            payee: payment.target.address,
+            payment_sequence: payment.payment_sequence,
+            amount: payment.source.coins.coins()?.tfuel,
+            transaction: RawTx::new(payment.clone().into()).hash,
+        })
+    }
 }
 
 /// A reserve fund as it stands at a settled block.
@@ -39,14 +54,7 @@ impl Fund {
     /// A fund of an account; `None` if it has none of this sequence, or one that lists what is no text.
     pub fn of(account: &Account, reserve_sequence: u64) -> Option<Self> {
         let fund = account.reserved_funds.iter().find(|fund| fund.reserve_sequence == reserve_sequence)?;
-        let settled = |record: &TransferRecord| {
-            let payment = &record.payment;
-            Some(Settled {
-                payee: payment.target.address,
-                payment_sequence: payment.payment_sequence,
-                amount: payment.source.coins.coins()?.tfuel,
-            })
-        };
+        let settled = |record: &TransferRecord| Settled::of(&record.payment);
         let resources = fund.resources.iter().map(|resource| String::from_utf8(resource.clone()).ok());
         Some(Self {
             payer: account.address,
@@ -100,6 +108,8 @@ pub trait Chain: Send + Sync {
     async fn height(&self) -> Result<u64, ChainError>;
     /// A payer's fund at the newest settled block; `None` if there is none of this sequence.
     async fn fund(&self, payer: Address, reserve_sequence: u64) -> Result<Option<Fund>, ChainError>;
+    /// The split rule of a resource at the newest settled block; `None` if it has none.
+    async fn split_rule(&self, resource_id: &str) -> Result<Option<SplitRule>, ChainError>;
     /// Hands in a transaction and gives its hash.
     async fn submit(&self, raw: Vec<u8>) -> Result<Hash, ChainError>;
 }

@@ -7,19 +7,22 @@ const EXCESS: usize = 2;
 /// Records up to which nothing is written anew; few in tests, so that they see it happen.
 const FLOOR: usize = if cfg!(test) { 8 } else { 256 };
 
+/// A journal whose records are written anew from what still counts.
 #[derive(Debug)]
-pub(crate) struct History<R> {
+pub struct History<R> {
     journal: Journal<R>,
     len: usize,
 }
 
 impl<R: Record> History<R> {
-    pub(crate) fn open(disk: impl Disk + 'static) -> Result<(Self, Vec<R>), JournalError> {
+    /// Opens it, and gives its records, oldest first.
+    pub fn open(disk: impl Disk + 'static) -> Result<(Self, Vec<R>), JournalError> {
         let (journal, records) = Journal::open(disk)?;
         Ok((Self { journal, len: records.len() }, records))
     }
 
-    pub(crate) fn append(&mut self, record: &R) -> Result<(), JournalError> {
+    /// Adds a record, durably.
+    pub fn append(&mut self, record: &R) -> Result<(), JournalError> {
         self.journal.append(record)?;
         self.len += 1;
         Ok(())
@@ -27,7 +30,7 @@ impl<R: Record> History<R> {
 
     /// Writes the journal anew if it is much longer than what counts, which is about `live` records: those that
     /// `records` gives. They have to say all that the journal says, so no change may be on its way to it.
-    pub(crate) fn tidy(&mut self, live: usize, records: impl FnOnce() -> Vec<R>) -> Result<(), JournalError> {
+    pub fn tidy(&mut self, live: usize, records: impl FnOnce() -> Vec<R>) -> Result<(), JournalError> {
         if self.len <= FLOOR.max(live.saturating_mul(EXCESS)) {
             return Ok(());
         }

@@ -91,7 +91,7 @@
 pub mod blob;
 pub mod chain;
 pub mod executor;
-mod history;
+pub mod history;
 pub mod identity;
 pub mod job;
 pub mod map;

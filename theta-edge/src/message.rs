@@ -4,6 +4,8 @@
 //! chain, the receiver and the exact text, so a message cannot be read as one for another node or chain. Replays are
 //! harmless by the machines' own rules: every message names its task and epoch, and payments are cumulative.
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 use theta_core::amount::TFuelWei;
 use theta_core::hash::Hash;
@@ -16,6 +18,7 @@ use crate::payment::Price;
 use crate::payment::purse::Tick;
 use crate::payment::receipt::{Payment, Receipt};
 use crate::payment::watch::Beacon;
+use crate::placement::{Descriptor, Heartbeat};
 
 /// Largest envelope in bytes: room for a result with ten thousand files, each with its name and hash.
 pub const MAX_MESSAGE: usize = 4 << 20;
@@ -39,6 +42,16 @@ pub enum Reject {
 }
 
 impl Reject {
+    /// Its name, as it stands in the message.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Busy { .. } => "busy",
+            Self::MissingCapability => "missing_capability",
+            Self::PriceTooLow => "price_too_low",
+            Self::PoolInvalid => "pool_invalid",
+        }
+    }
+
     /// Says in words what it means, for the requester.
     pub const fn message(&self) -> &'static str {
         match self {
@@ -146,6 +159,17 @@ pub enum Message {
     Beacon(Beacon),
     /// Payee to payee: the receipt behind it, because the claims do not fit the fund.
     Claim(Receipt),
+    /// Worker: who it is, where it listens, and that it lives; said every [`crate::placement::HEARTBEAT_MS`].
+    Here {
+        /// What it says of itself.
+        descriptor: Box<Descriptor>,
+        /// Where `/edge` and `/blob/` answer.
+        address: SocketAddr,
+        /// Its load.
+        beat: Heartbeat,
+    },
+    /// Requester: other workers that may be paid from the same fund ([`Self::Beacon`]).
+    Peers(Vec<(NodeId, SocketAddr)>),
 }
 
 /// Why an envelope is not opened.

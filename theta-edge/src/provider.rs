@@ -124,6 +124,7 @@ pub struct Provider {
     signer: Signing,
     worker: Worker,
     till: Till,
+    pool_refusal: Option<String>,
 }
 
 struct Signing(Arc<dyn Signer>);
@@ -144,7 +145,7 @@ impl Provider {
         till: Till,
     ) -> Self {
         let worker = Worker::new(NodeId::of(&*signer), settings, secret);
-        Self { chain_id: chain_id.to_owned(), signer: Signing(signer), worker, till }
+        Self { chain_id: chain_id.to_owned(), signer: Signing(signer), worker, till, pool_refusal: None }
     }
 
     /// The till, for its book.
@@ -162,10 +163,20 @@ impl Provider {
         &self.worker
     }
 
+    /// Why the last offer whose pool was no good was refused, in words.
+    pub fn last_pool_refusal(&self) -> Option<&str> {
+        self.pool_refusal.as_deref()
+    }
+
     /// Takes an envelope that came from anywhere.
     pub fn receive(&mut self, now: Millis, envelope: &[u8]) -> Result<Vec<Todo>, ProviderError> {
         let me = NodeId::of(&*self.signer.0);
         let (from, message) = Envelope::open(&self.chain_id, me, envelope)?;
+        self.take(now, from, message)
+    }
+
+    /// Takes a message whose envelope was opened.
+    pub fn take(&mut self, now: Millis, from: NodeId, message: Message) -> Result<Vec<Todo>, ProviderError> {
         match message {
             Message::Tick(tick) => {
                 let gain = self.till.tick(now, from.0, &tick)?;
@@ -250,7 +261,11 @@ impl Provider {
     ) -> Result<Vec<Todo>, ProviderError> {
         match ask {
             Ask::Vet { task, pool, amount } => {
-                let covered = self.till.covers(now, fund, &pool, amount, height).is_ok();
+                let covers = self.till.covers(now, fund, &pool, amount, height);
+                let covered = covers.is_ok();
+                if let Err(error) = covers {
+                    self.pool_refusal = Some(error.to_string());
+                }
                 self.step(now, Input::Vetted { task, covered })
             }
             Ask::Collect { from, payment } => {

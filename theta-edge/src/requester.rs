@@ -176,6 +176,11 @@ impl Requester {
     /// Takes an envelope that came from anywhere.
     pub fn receive(&mut self, now: Millis, envelope: &[u8]) -> Result<Vec<Todo>, RequesterError> {
         let (from, message) = Envelope::open(&self.chain_id, NodeId::of(&*self.signer), envelope)?;
+        self.take(now, from, message)
+    }
+
+    /// Takes a message whose envelope was opened.
+    pub fn take(&mut self, now: Millis, from: NodeId, message: Message) -> Result<Vec<Todo>, RequesterError> {
         if let Message::LastTick(tick) = message {
             self.purse.shown_tick(&from.0, &tick)?;
             return Ok(Vec::new());

@@ -142,12 +142,31 @@ pub struct Worker {
     work: BTreeMap<Hash, Work>,
     /// Finished tasks, oldest first.
     finished: VecDeque<Hash>,
+    /// How often an offer was refused, by the reason.
+    refused: BTreeMap<&'static str, u64>,
 }
 
 impl Worker {
     /// A worker of this node. `secret` is kept by the host and never shown.
     pub const fn new(me: NodeId, settings: Settings, secret: [u8; 32]) -> Self {
-        Self { me, settings, secret, work: BTreeMap::new(), finished: VecDeque::new() }
+        Self {
+            me,
+            settings,
+            secret,
+            work: BTreeMap::new(),
+            finished: VecDeque::new(),
+            refused: BTreeMap::new(),
+        }
+    }
+
+    /// What its operator offers.
+    pub const fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// How often it refused an offer since it started, by [`Reject::code`].
+    pub const fn refused(&self) -> &BTreeMap<&'static str, u64> {
+        &self.refused
     }
 
     /// Tasks that hold a slot now.
@@ -157,10 +176,16 @@ impl Worker {
 
     /// Takes one input and adds what follows to `out`.
     pub fn step(&mut self, _now: Millis, input: Input, out: &mut Vec<Effect>) {
+        let before = out.len();
         match input {
             Input::Message { from, message } => self.message(from, message, out),
             Input::Vetted { task, covered } => self.vetted(task, covered, out),
             Input::Ran { task, result } => self.ran(task, result, out),
+        }
+        for effect in &out[before..] {
+            if let Effect::Send { message: Message::Rejected { reason, .. }, .. } = effect {
+                *self.refused.entry(reason.code()).or_default() += 1;
+            }
         }
     }
 

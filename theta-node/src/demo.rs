@@ -32,7 +32,7 @@ use theta_sdk::{
 
 use crate::{
     devnet::{Devnet, DevnetConfig, TEST_MNEMONIC, role_key},
-    edge::{Directory, EdgeConfig, EdgeNode, Job, JobClient, JobClientConfig},
+    edge::{Directory, EdgeConfig, EdgeNode, Funds, Job, JobClient, JobClientConfig},
 };
 
 /// Counts calls, logs each, returns the count. Init code, then `slot0 += 1; log(count); return count`.
@@ -141,6 +141,8 @@ pub async fn run(
             engine: engine.clone(),
             port: 0,
             settle_at_once: true,
+            offer: theta_edge::worker::Settings::default(),
+            gateways: Vec::new(),
         });
         edge_nodes.push(node.await?);
     }
@@ -266,10 +268,12 @@ impl Demo<'_> {
         let jobs = JobClient::start(JobClientConfig {
             chain: self.spec.chain.clone(),
             key: payer.clone(),
-            reserve_sequence: 1,
+            funds: Funds::Given(1),
             folder: folder.join("requester"),
             client: self.writer.clone(),
             directory,
+            port: 0,
+            api: false,
             engine,
         })
         .await?;

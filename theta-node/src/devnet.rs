@@ -36,6 +36,8 @@ use crate::{
 pub const TEST_MNEMONIC: &str = "test test test test test test test test test test test junk";
 /// THETA and TFUEL of each account, in whole tokens.
 const RICH: (u64, u64) = (100_000_000, 1_000_000_000);
+/// TFUEL of the gateway to edge nodes, in whole tokens.
+const GATEWAY: u64 = 1_000_000;
 /// THETA behind each validator, in whole tokens.
 const VALIDATOR_STAKE: u64 = 10_000_000;
 /// THETA behind each guardian, in whole tokens.
@@ -122,7 +124,7 @@ pub struct Devnet {
     data_dir: PathBuf,
 }
 
-/// A key of the devnet: `role` 1 is validators, 2 edge nodes.
+/// A key of the devnet: `role` 1 is validators, 2 edge nodes, 3 the gateway.
 pub fn role_key(mnemonic: &str, role: u32, index: usize) -> Result<SecretKey> {
     Ok(hd::derive(mnemonic, HdPath::Custom(format!("m/44'/500'/{role}'/0/{index}")))?)
 }
@@ -135,6 +137,8 @@ fn make_genesis(config: &DevnetConfig, accounts: &[DevAccount], validators: &[Se
     for account in accounts {
         builder = builder.account(account.key.address(), account.coins);
     }
+    let gateway = role_key(&config.mnemonic, 3, 0)?;
+    builder = builder.account(gateway.address(), Coins::tfuel(TFuelWei::whole(GATEWAY)));
     for (index, key) in validators.iter().enumerate() {
         let address = key.address();
         builder = builder.validator(address, address, ThetaWei::whole(VALIDATOR_STAKE));

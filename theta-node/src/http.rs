@@ -1,6 +1,10 @@
 //! HTTP listeners: paths, status codes and limits around the JSON-RPC dispatcher.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use axum::{
@@ -149,6 +153,39 @@ pub(crate) fn limited(routes: Router, most: usize, longest: Duration) -> Router 
             };
             let done = tokio::time::timeout(longest, work).await;
             done.unwrap_or_else(|_| StatusCode::SERVICE_UNAVAILABLE.into_response())
+        }
+    }))
+}
+
+/// Whether a host name, with or without a port, is this machine's own.
+fn is_own(host: &str) -> bool {
+    let name = host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
+    let name = name.map_or(host, |(name, _)| name);
+    name == "localhost" || name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// Answers programs and pages of this machine alone: a page from elsewhere names where it comes from in `Origin`, and one
+/// whose name was made to lead here names another `Host`.
+pub(crate) fn local_only(routes: Router) -> Router {
+    let local = |request: &Request| {
+        let text = |name| request.headers().get(name).map(|value| value.to_str().unwrap_or("?"));
+        // HTTP/2 has the host in the target.
+        let host = text(header::HOST).or_else(|| request.uri().authority().map(|host| host.as_str()));
+        let own = host.is_some_and(is_own);
+        let origin = text(header::ORIGIN)
+            .is_none_or(|origin| origin.strip_prefix("http://").is_some_and(|from| Some(from) == host));
+        own && origin
+    };
+    routes.layer(middleware::from_fn(move |request: Request, next: Next| {
+        let local = local(&request);
+        async move {
+            match local {
+                true => next.run(request).await,
+                false => {
+                    let problem = "only pages and programs of this machine are answered";
+                    (StatusCode::FORBIDDEN, problem).into_response()
+                }
+            }
         }
     }))
 }

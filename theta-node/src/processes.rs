@@ -1,6 +1,7 @@
 //! A development network of many processes: each node is `theta start` with its own configuration, over loopback.
 
 use std::{
+    ffi::OsStr,
     net::TcpListener,
     path::{Path, PathBuf},
     process::Stdio,
@@ -29,15 +30,15 @@ const START: Duration = Duration::from_secs(60);
 /// How often a node is asked whether it has settled a block.
 const LOOK: Duration = Duration::from_millis(50);
 /// The keys of a development network are known to everybody, and so is their password.
-const PASSWORD: &str = "devnet";
+pub(crate) const PASSWORD: &str = "devnet";
 
 /// One node and its process.
 #[derive(Debug)]
-struct Process {
-    name: String,
+pub(crate) struct Process {
+    pub(crate) name: String,
     config: PathBuf,
-    child: Child,
-    ready: Value,
+    pub(crate) child: Child,
+    pub(crate) ready: Value,
 }
 
 /// A running network of processes. Dropping it kills them.
@@ -50,7 +51,7 @@ pub struct Processes {
 }
 
 /// A port that was asked for, or one that is free now: what is written down has to be the same after a restart.
-fn port(wanted: u16) -> Result<u16> {
+pub(crate) fn port(wanted: u16) -> Result<u16> {
     if wanted != 0 {
         return Ok(wanted);
     }
@@ -93,27 +94,50 @@ fn configure(config: &DevnetConfig, chain: &str) -> Result<(Vec<DevAccount>, Gen
     Ok((accounts, genesis, files))
 }
 
-/// Starts one node and waits until it answers.
-async fn start(program: &Path, name: String, config: PathBuf) -> Result<Process> {
-    let mut child = Command::new(program)
-        .args(["start", "--json", "--config"])
-        .arg(&config)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .with_context(|| format!("{} cannot be started", program.display()))?;
-    let out = child.stdout.take().context("a child has an output")?;
-    let mut lines = BufReader::new(out).lines();
-    let Ok(line) = timeout(START, lines.next_line()).await else {
-        bail!("{name} did not answer within {} s", START.as_secs())
-    };
-    let Some(line) = line? else {
-        let status = child.wait().await?;
-        bail!("{name} ended before it answered: {status}; what it said is above")
-    };
-    let ready = serde_json::from_str(&line).with_context(|| format!("{name} said {line}"))?;
-    Ok(Process { name, config, child, ready })
+impl Process {
+    /// Starts one node and waits until it answers.
+    pub(crate) async fn start(
+        program: &Path,
+        args: &[&OsStr],
+        name: String,
+        config: PathBuf,
+    ) -> Result<Self> {
+        let mut child = Command::new(program)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("{} cannot be started", program.display()))?;
+        let out = child.stdout.take().context("a child has an output")?;
+        let mut lines = BufReader::new(out).lines();
+        let Ok(line) = timeout(START, lines.next_line()).await else {
+            bail!("{name} did not answer within {} s", START.as_secs())
+        };
+        let Some(line) = line? else {
+            let status = child.wait().await?;
+            bail!("{name} ended before it answered: {status}; what it said is above")
+        };
+        let ready = serde_json::from_str(&line).with_context(|| format!("{name} said {line}"))?;
+        Ok(Self { name, config, child, ready })
+    }
+}
+
+/// Tells processes to stop, and waits until all have.
+pub(crate) async fn stop(mut nodes: Vec<Process>) -> Result<()> {
+    for node in &nodes {
+        let pid = node.child.id().and_then(|pid| i32::try_from(pid).ok());
+        if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) {
+            // One that is gone already needs no telling.
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+    }
+    for node in &mut nodes {
+        if timeout(Duration::from_secs(10), node.child.wait()).await.is_err() {
+            node.child.kill().await?;
+        }
+    }
+    Ok(())
 }
 
 impl Processes {
@@ -123,7 +147,10 @@ impl Processes {
         let (accounts, genesis, files) = configure(&config, chain)?;
         let starting = files.into_iter().enumerate().map(|(index, file)| {
             let file = std::path::absolute(&file).unwrap_or(file);
-            start(program, format!("validator-{index}"), file)
+            async move {
+                let args = ["start".as_ref(), "--json".as_ref(), "--config".as_ref(), file.as_os_str()];
+                Process::start(program, &args, format!("validator-{index}"), file.clone()).await
+            }
         });
         let nodes = futures::future::try_join_all(starting).await?;
         ensure!(!nodes.is_empty(), "a network has nodes");
@@ -175,19 +202,7 @@ impl Processes {
     }
 
     /// Tells every node to stop, and waits until all have.
-    pub async fn stop(mut self) -> Result<()> {
-        for node in &self.nodes {
-            let pid = node.child.id().and_then(|pid| i32::try_from(pid).ok());
-            if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) {
-                // One that is gone already needs no telling.
-                let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-            }
-        }
-        for node in &mut self.nodes {
-            if timeout(Duration::from_secs(10), node.child.wait()).await.is_err() {
-                node.child.kill().await?;
-            }
-        }
-        Ok(())
+    pub async fn stop(self) -> Result<()> {
+        stop(self.nodes).await
     }
 }

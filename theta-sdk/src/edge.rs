@@ -3,10 +3,15 @@
 use async_trait::async_trait;
 use serde_json::Value;
 use theta_core::{
-    amount::TFuelWei,
+    amount::Coins,
     hash::{Address, Hash},
+    sign::Signature,
 };
 use theta_edge::chain::{Chain, ChainError, Fund, Settled};
+use theta_ledger::{
+    state::account::{Split, SplitRule},
+    tx::{ServicePayment, TxInput},
+};
 
 use crate::{
     client::{Client, ClientError, TransportError},
@@ -26,12 +31,38 @@ impl From<ClientError> for ChainError {
 /// A payment in a fund's transfer records.
 fn settled(record: &Value) -> Option<Settled> {
     let payment = record.get("service_payment")?;
-    Some(Settled {
-        payee: payment["target"]["address"].as_str()?.parse().ok()?,
-        payment_sequence: payment["payment_sequence"].as_str()?.parse().ok()?,
-        amount: format!("{}wei", payment["source"]["coins"]["tfuelwei"].as_str()?)
-            .parse::<TFuelWei>()
-            .ok()?,
+    let number = |value: &Value| value.as_str()?.parse::<u64>().ok();
+    let input = |value: &Value| {
+        let address = value["address"].as_str()?.parse().ok()?;
+        let signature: Signature = serde_json::from_value(value["signature"].clone()).ok()?;
+        let coins = coins(&value["coins"])?;
+        Some(TxInput { signature, ..TxInput::new(address, coins, number(&value["sequence"])?) })
+    };
+    let payment = ServicePayment {
+        fee: coins(&payment["fee"])?.into(),
+        source: input(&payment["source"])?,
+        target: input(&payment["target"])?,
+        payment_sequence: number(&payment["payment_sequence"])?,
+        reserve_sequence: number(&payment["reserve_sequence"])?,
+        resource_id: payment["resource_id"].as_str()?.as_bytes().to_vec(),
+    };
+    Settled::of(&payment)
+}
+
+fn coins(value: &Value) -> Option<Coins> {
+    serde_json::from_value(value.clone()).ok()
+}
+
+fn rule(value: &Value) -> Option<SplitRule> {
+    let split = |split: &Value| {
+        let address = split["Address"].as_str()?.parse().ok()?;
+        Some(Split { address, percentage: split["Percentage"].as_u64()? })
+    };
+    Some(SplitRule {
+        initiator: value["initiator_address"].as_str()?.parse().ok()?,
+        resource: value["resource_id"].as_str()?.as_bytes().to_vec(),
+        splits: value["splits"].as_array()?.iter().map(split).collect::<Option<_>>()?,
+        end_height: value["end_block_height"].as_str()?.parse().ok()?,
     })
 }
 
@@ -56,6 +87,16 @@ impl Chain for Client {
             settled: settled
                 .ok_or_else(|| ChainError::Answer("a transfer record has another form".to_owned()))?,
         }))
+    }
+
+    async fn split_rule(&self, resource_id: &str) -> Result<Option<SplitRule>, ChainError> {
+        let answer = self.call(&rpc::GetSplitRule { resource_id: resource_id.to_owned() }).await?;
+        if answer.as_object().is_some_and(serde_json::Map::is_empty) {
+            return Ok(None);
+        }
+        let read =
+            rule(&answer).ok_or_else(|| ChainError::Answer("a split rule has another form".to_owned()))?;
+        Ok(Some(read))
     }
 
     async fn submit(&self, raw: Vec<u8>) -> Result<Hash, ChainError> {

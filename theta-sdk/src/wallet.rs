@@ -8,9 +8,10 @@ use theta_core::{
     sign::Signer,
 };
 use theta_ledger::{
+    state::account::Split,
     tx::{
-        DepositStake, DepositStakeV2, HolderSummary, Purpose, ReserveFund, Send, SmartContract, TxInput,
-        TxOutput, Unsigned, WithdrawStake,
+        DepositStake, DepositStakeV2, HolderSummary, Purpose, ReserveFund, Send, SetSplitRule, SmartContract,
+        TxInput, TxOutput, Unsigned, WithdrawStake,
     },
     vm::VmCall,
 };
@@ -148,6 +149,24 @@ impl Wallet {
             source: self.input(Coins::tfuel(fund), sequence),
             collateral: Coins::tfuel(collateral).into(),
             resource_ids: resources,
+            duration,
+        })
+    }
+
+    /// Sets who shares in the payments for a resource, for so many blocks. Only this account may change it afterwards.
+    pub fn split_rule(
+        &self,
+        sequence: u64,
+        resource_id: Vec<u8>,
+        splits: Vec<Split>,
+        duration: u64,
+        fee: TFuelWei,
+    ) -> Unsigned<SetSplitRule> {
+        self.unsigned(SetSplitRule {
+            fee: Coins::tfuel(fee).into(),
+            resource_id,
+            initiator: self.input(Coins::ZERO, sequence),
+            splits,
             duration,
         })
     }

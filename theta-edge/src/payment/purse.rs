@@ -633,6 +633,14 @@ impl Purse {
         Ok(rest)
     }
 
+    /// Where an item that was just signed stands among all that a payee gets from the present fund: the sum up to it. The
+    /// settlement that brings the payee's settled sum there pays for it. `None` once its receipt has settled.
+    pub fn position(&self, payee: &Address, item: &Hash) -> Option<TFuelWei> {
+        let account = self.state.accounts.get(payee)?;
+        let line = account.lines.iter().find(|line| line.item == *item)?;
+        account.settled.checked_add(line.total)
+    }
+
     /// Payees that have not acknowledged everything.
     pub fn unacknowledged(&self) -> Vec<Address> {
         let behind = self.state.accounts.iter().filter(|(_, account)| account.news().next().is_some());
@@ -797,7 +805,7 @@ mod tests {
         purse.promise(hash(1), wei(60)).unwrap();
         purse.pay(&hash(1), payee, hash(9), wei(10)).unwrap();
         purse.pay(&hash(1), payee, hash(8), wei(5)).unwrap();
-        let settled = Settled { payee, payment_sequence: 1, amount: wei(10) };
+        let settled = Settled { payee, payment_sequence: 1, amount: wei(10), transaction: Hash::ZERO };
         let fund = Fund { used: wei(10), settled: vec![settled], ..fund(100) };
         assert_eq!(purse.observe(&fund).unwrap(), [payee]);
         assert!(purse.observe(&fund).unwrap().is_empty(), "seen once");
@@ -917,7 +925,12 @@ mod tests {
                         let sequence = on_chain.settled_sequence(&payee) + 1;
                         if let Some(amount) = best.get(&(payee, sequence)) {
                             on_chain.used = on_chain.used.checked_add(*amount).unwrap();
-                            on_chain.settled.push(Settled { payee, payment_sequence: sequence, amount: *amount });
+                            on_chain.settled.push(Settled {
+                                payee,
+                                payment_sequence: sequence,
+                                amount: *amount,
+                                transaction: Hash::ZERO,
+                            });
                             purse.observe(&on_chain).unwrap();
                         }
                     }

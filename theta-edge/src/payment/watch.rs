@@ -384,7 +384,12 @@ mod tests {
         assert!(!watch.is_overspent());
         watch.shown(0, &receipt(1, 501));
         assert!(watch.is_overspent());
-        let settled = Settled { payee: address(1), payment_sequence: 1, amount: TFuelWei::wei(400) };
+        let settled = Settled {
+            payee: address(1),
+            payment_sequence: 1,
+            amount: TFuelWei::wei(400),
+            transaction: Hash::ZERO,
+        };
         watch.observe(&Fund { used: TFuelWei::wei(400), settled: vec![settled], ..fund(1_000) });
         assert!(!watch.is_overspent(), "the later receipt of a settled sequence is worth nothing");
         watch.shown(0, &receipt(1, 501));

@@ -699,9 +699,9 @@ impl Fleet {
         self.counted(node, before);
     }
 
-    /// Whether a node has this much free and a place.
-    pub(super) fn has(&self, node: u32, need: &Need) -> bool {
-        let row = &self.rows[node as usize];
+    /// Whether an open node has this much free and a place.
+    pub fn has(&self, node: u32, need: &Need) -> bool {
+        let Some(row) = self.rows.get(node as usize) else { return false };
         row.open
             && row.credits > 0
             && row.free[0] >= need.cpu_milli

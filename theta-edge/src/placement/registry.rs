@@ -185,8 +185,9 @@ impl Descriptor {
     }
 }
 
-/// A node's sign of life: 64 bytes on the wire.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// A node's sign of life: 64 bytes on a stream of its own, its fields where it travels in a message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Heartbeat {
     /// Counts up.
     pub seq: u64,
@@ -336,7 +337,8 @@ pub struct Member {
     /// Where it comes back to after it was lost.
     proven: bool,
     pub(super) heartbeat: u64,
-    pub(super) last_seen: Millis,
+    /// When something was last heard of it.
+    pub last_seen: Millis,
     valid: u32,
     strikes: u32,
     last_fault: Millis,
@@ -347,7 +349,8 @@ pub struct Member {
 }
 
 impl Member {
-    pub(super) const fn new(status: Status, now: Millis) -> Self {
+    /// A node that stands there from now on.
+    pub const fn new(status: Status, now: Millis) -> Self {
         Self {
             status,
             proven: matches!(status, Status::Active),
@@ -362,7 +365,7 @@ impl Member {
     }
 
     /// Carries out a change; whether it could happen.
-    pub(super) fn change(&mut self, now: Millis, change: Change) -> bool {
+    pub fn change(&mut self, now: Millis, change: Change) -> bool {
         let Some(mut next) = self.status.after(change) else { return false };
         if next == Status::Suspended {
             if now.saturating_sub(self.last_fault) > CLEAN_MS {
@@ -381,6 +384,25 @@ impl Member {
         true
     }
 
+    /// Takes a descriptor and a heartbeat that came together. A replay, an older descriptor or binding than the ones
+    /// known, is refused.
+    pub fn heard(
+        &mut self,
+        now: Millis,
+        descriptor: &Descriptor,
+        beat: &Heartbeat,
+    ) -> Result<(), RegistryError> {
+        let seqs = (descriptor.binding.seq, descriptor.seq);
+        if seqs.0 < self.seqs.0 || (seqs.0 == self.seqs.0 && seqs.1 < self.seqs.1) {
+            return Err(RegistryError::Replaced);
+        }
+        if seqs == self.seqs && beat.seq <= self.heartbeat {
+            return Err(RegistryError::Replaced);
+        }
+        (self.seqs, self.heartbeat, self.last_seen) = (seqs, beat.seq, now);
+        Ok(())
+    }
+
     /// Stands where a log says, which has the end but not the way.
     pub(super) fn stand(&mut self, status: Status) {
         self.proven |= status == Status::Active;
@@ -392,14 +414,14 @@ impl Member {
         self.suspended_until = now.saturating_add(SUSPENSION_MS.0);
     }
 
-    /// A valid result of its.
-    pub(super) fn valid(&mut self, now: Millis) -> bool {
+    /// A valid result of its; whether that proves it.
+    pub fn valid(&mut self, now: Millis) -> bool {
         self.valid = self.valid.saturating_add(1);
         self.status == Status::Probation && self.valid >= PROBATION && self.change(now, Change::Proven)
     }
 
     /// When it is lost if nothing more is heard.
-    pub(super) const fn lost_at(&self) -> Millis {
+    pub const fn lost_at(&self) -> Millis {
         self.last_seen.saturating_add(MISSING * HEARTBEAT_MS)
     }
 }

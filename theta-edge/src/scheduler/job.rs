@@ -1,6 +1,6 @@
 //! One job on its way: offers, commitments, results, decision, pay.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use theta_core::hash::Hash;
 
@@ -47,7 +47,7 @@ pub(super) enum Stage {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
+pub(super) enum Step {
     Offered,
     Running { price: Price },
     Committed { price: Price, commit: Hash },
@@ -55,11 +55,11 @@ enum Step {
 }
 
 #[derive(Debug)]
-struct Attempt {
-    node: NodeId,
-    step: Step,
+pub(super) struct Attempt {
+    pub(super) node: NodeId,
+    pub(super) step: Step,
     /// When the node has to have made its next step; none while the requester is to move.
-    until: Option<Millis>,
+    pub(super) until: Option<Millis>,
 }
 
 #[derive(Debug)]
@@ -70,20 +70,20 @@ pub(super) struct Job {
     pub(super) stage: Stage,
     spec: JobSpec,
     task: Task,
-    attempts: Vec<Attempt>,
-    claims: Vec<Claim>,
+    pub(super) attempts: Vec<Attempt>,
+    pub(super) claims: Vec<Claim>,
     /// Price of each claim, in the same order.
     prices: Vec<Price>,
     /// Nodes that are not asked again.
-    tried: BTreeSet<NodeId>,
+    pub(super) tried: BTreeSet<NodeId>,
     /// Results wanted before they are compared.
-    wanted: usize,
-    faults: u32,
-    offers: u32,
+    pub(super) wanted: usize,
+    pub(super) faults: u32,
+    pub(super) offers: u32,
     /// Places of the nodes whose room its attempts take.
     pub(super) held: Vec<u32>,
     /// Why the last node that would not take it would not.
-    refusal: Option<&'static str>,
+    pub(super) refusal: Option<&'static str>,
 }
 
 impl Job {
@@ -113,9 +113,17 @@ impl Job {
         Need { cpu_milli: 1_000, mem_mib: self.spec.limits.memory_mib, vram_mib: 0 }
     }
 
-    /// Nodes that are at it.
-    pub(super) fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
-        self.attempts.iter().map(|attempt| attempt.node)
+    /// Nodes that are at it. One that is bound to a result is done, and has room for something else.
+    pub(super) fn at_work(&self) -> impl Iterator<Item = NodeId> + '_ {
+        let busy = |attempt: &&Attempt| matches!(attempt.step, Step::Offered | Step::Running { .. });
+        self.attempts.iter().filter(busy).map(|attempt| attempt.node)
+    }
+
+    /// Whether a node that could take it now has no room and may get some.
+    pub(super) fn may_ask(&self, up: &BTreeMap<NodeId, Need>) -> bool {
+        let need = self.need();
+        let fits = |all: &Need| need.cpu_milli <= all.cpu_milli && need.mem_mib <= all.mem_mib;
+        up.iter().any(|(node, all)| !self.tried.contains(node) && node.0 != self.spec.pool.payer && fits(all))
     }
 
     /// Nodes that are not asked: never the payer itself, never one that had its chance.
@@ -162,8 +170,9 @@ impl Job {
         self.attempts.iter().any(|attempt| attempt.node == *node)
     }
 
+    /// Whether it is short of nodes.
     pub(super) const fn wants_nodes(&self) -> bool {
-        matches!(self.stage, Stage::Running { stuck: Some(_) })
+        matches!(self.stage, Stage::Running { .. }) && self.attempts.len() + self.claims.len() < self.wanted
     }
 
     /// When the job wants to be looked at again.
@@ -365,16 +374,18 @@ impl Job {
         }
     }
 
-    /// One step forward. `candidate` is the node to ask next, if there is one.
+    /// One step forward. `candidate` is the node to ask next, if there is one; `later` says that there is none now, but one
+    /// that has no room may get some.
     pub(super) fn advance(
         &mut self,
         candidate: Option<NodeId>,
+        later: bool,
         now: Millis,
         settings: &Settings,
         out: &mut Vec<Effect>,
     ) -> Next {
         match &mut self.stage {
-            Stage::Running { .. } => self.advance_running(candidate, now, settings, out),
+            Stage::Running { .. } => self.advance_running(candidate, later, now, settings, out),
             Stage::Fetching { output, sources, asked, verification } => {
                 if asked.is_some() {
                     return Next::Wait;
@@ -418,6 +429,7 @@ impl Job {
     fn advance_running(
         &mut self,
         candidate: Option<NodeId>,
+        later: bool,
         now: Millis,
         settings: &Settings,
         out: &mut Vec<Effect>,
@@ -429,6 +441,10 @@ impl Job {
                 *stuck = None;
                 self.offer(node, now, settings, out);
                 return Next::Again;
+            }
+            (true, _) if later && self.faults <= settings.retries => {
+                *stuck = None;
+                false
             }
             (true, _) => {
                 let until = *stuck.get_or_insert(now.saturating_add(settings.patience_ms));
@@ -457,7 +473,7 @@ impl Job {
             self.fail("no_capacity", message);
             return Next::Again;
         }
-        match decide(&self.claims, self.spec.quorum, candidate.is_some() && !given_up) {
+        match decide(&self.claims, self.spec.quorum, (candidate.is_some() || later) && !given_up) {
             Decision::Agreed(digest) => {
                 let agree = self.claims.iter().filter(|claim| claim.output.digest() == digest).count();
                 let (agree, of) = (agree as u8, self.claims.len() as u8);

@@ -9,6 +9,7 @@
 //! often it is asked for ([`crate::payment::purse`]). What was not decided begins again under a higher epoch, and
 //! messages of a lower one count for nothing.
 
+mod explain;
 mod job;
 mod report;
 
@@ -25,8 +26,9 @@ use crate::executor::Output;
 use crate::identity::NodeId;
 use crate::job::{JobSpec, Task};
 use crate::message::{Message, Reject};
-use crate::placement::{Fleet, Offer, Selector, Weights, Wish};
+use crate::placement::{Fleet, Need, Offer, Selector, Weights, Wish};
 use crate::verify::Claim;
+pub use explain::{Explanation, Place, Standing};
 use job::{Job, Next, Stage};
 pub use report::{Report, State, Verification};
 
@@ -221,6 +223,8 @@ impl theta_core::journal::Record for Record {
 pub struct Scheduler {
     settings: Settings,
     jobs: BTreeMap<Hash, Job>,
+    /// Open jobs in the order in which they came: who came first is given room first.
+    queue: BTreeMap<u64, Hash>,
     /// Task to job.
     tasks: BTreeMap<Hash, Hash>,
     finished: BTreeMap<Hash, Report>,
@@ -228,6 +232,10 @@ pub struct Scheduler {
     order: VecDeque<Hash>,
     /// Nodes that can be asked.
     fleet: Fleet,
+    /// All that a node has, of those that can be asked.
+    up: BTreeMap<NodeId, Need>,
+    /// Some node has got room, which a job may be waiting for.
+    room: bool,
     /// Those that were busy, and from when on they are asked again.
     cooling: BTreeMap<NodeId, Millis>,
 }
@@ -265,7 +273,7 @@ impl Scheduler {
                 }
             }
         }
-        let ids: Vec<Hash> = scheduler.jobs.keys().copied().collect();
+        let ids: Vec<Hash> = scheduler.queue.values().copied().collect();
         for id in ids {
             if let Some(job) = scheduler.jobs.get(&id) {
                 job.resume(out);
@@ -280,7 +288,8 @@ impl Scheduler {
     pub(crate) fn records(&self) -> Vec<Record> {
         let reports = self.order.iter().filter_map(|job| self.finished.get(job));
         let closed = reports.map(|report| Record::Closed(report.clone()));
-        closed.chain(self.jobs.values().flat_map(Job::records)).collect()
+        let open = self.queue.values().filter_map(|job| self.jobs.get(job));
+        closed.chain(open.flat_map(Job::records)).collect()
     }
 
     /// About how many those are.
@@ -294,7 +303,7 @@ impl Scheduler {
             Input::Tick => self.tick(now, out),
             Input::Node { node, up } => self.node(node, up, now, out),
             Input::Offer { node, offer } => {
-                self.fleet.join(node, &offer);
+                self.join(node, &offer);
                 self.advance_all(now, out);
             }
             Input::Submit(spec) => self.submit(spec, now, out),
@@ -306,6 +315,9 @@ impl Scheduler {
             }
             Input::Paid { job, node, signed } => self.with(job, now, out, |job, _, _| job.paid(node, signed)),
             Input::Cancel { job } => self.with(job, now, out, |job, _, _| job.cancel()),
+        }
+        while std::mem::take(&mut self.room) {
+            self.advance_all(now, out);
         }
         self.wake(now, out);
     }
@@ -333,8 +345,21 @@ impl Scheduler {
         let job = Job::new(spec);
         let id = job.id;
         self.tasks.insert(job.task_id, id);
+        let number = self.queue.last_key_value().map_or(0, |(last, _)| last + 1);
+        self.queue.insert(number, id);
         self.jobs.insert(id, job);
         id
+    }
+
+    fn join(&mut self, node: NodeId, offer: &Offer) {
+        let joined = self.fleet.join(node, offer);
+        if joined.is_some() {
+            self.up.insert(node, Need { cpu_milli: offer.cpu_milli, mem_mib: offer.mem_mib, vram_mib: 0 });
+        }
+        // It stays closed until it may be asked again.
+        if let Some(place) = joined.filter(|_| self.cooling.contains_key(&node)) {
+            self.fleet.close(place);
+        }
     }
 
     fn submit(&mut self, spec: JobSpec, now: Millis, out: &mut Vec<Effect>) {
@@ -356,12 +381,16 @@ impl Scheduler {
     fn node(&mut self, node: NodeId, up: bool, now: Millis, out: &mut Vec<Effect>) {
         if up {
             match self.fleet.find(&node) {
-                Some(place) if !self.cooling.contains_key(&node) => self.fleet.open(place),
-                Some(_) => {}
-                None => drop(self.fleet.join(node, &UNKNOWN.clone())),
+                Some(place) if self.up.contains_key(&node) => {
+                    if !self.cooling.contains_key(&node) {
+                        self.fleet.open(place);
+                    }
+                }
+                _ => self.join(node, &UNKNOWN.clone()),
             }
         } else {
             self.cooling.remove(&node);
+            self.up.remove(&node);
             if let Some(place) = self.fleet.find(&node) {
                 self.fleet.close(place);
             }
@@ -419,19 +448,20 @@ impl Scheduler {
     }
 
     fn advance_all(&mut self, now: Millis, out: &mut Vec<Effect>) {
-        let ids: Vec<Hash> = self.jobs.keys().copied().collect();
+        let ids: Vec<Hash> = self.queue.values().copied().collect();
         ids.into_iter().for_each(|id| self.advance(id, now, out));
     }
 
     /// Carries a job as far as it goes without another input.
     fn advance(&mut self, id: Hash, now: Millis, out: &mut Vec<Effect>) {
         while let Some(job) = self.jobs.get_mut(&id) {
-            hold(&mut self.fleet, job, now);
+            self.room |= hold(&mut self.fleet, job, now);
             let candidate = if job.wants_candidate() { candidate(&mut self.fleet, job, now) } else { None };
-            match job.advance(candidate, now, &self.settings, out) {
+            let later = candidate.is_none() && job.wants_candidate() && job.may_ask(&self.up);
+            match job.advance(candidate, later, now, &self.settings, out) {
                 Next::Wait => {
                     if let Some(job) = self.jobs.get_mut(&id) {
-                        hold(&mut self.fleet, job, now);
+                        self.room |= hold(&mut self.fleet, job, now);
                     }
                     return;
                 }
@@ -449,7 +479,9 @@ impl Scheduler {
     fn remember(&mut self, report: Report) {
         if let Some(mut job) = self.jobs.remove(&report.job) {
             self.tasks.remove(&job.task_id);
+            self.queue.retain(|_, open| *open != report.job);
             let need = job.need();
+            self.room |= !job.held.is_empty();
             job.held.drain(..).for_each(|node| self.fleet.release(node, &need, u8::MAX));
         }
         self.order.push_back(report.job);
@@ -474,14 +506,16 @@ impl Scheduler {
 static UNKNOWN: LazyLock<Offer> =
     LazyLock::new(|| Offer { cpu_milli: u32::MAX, mem_mib: u32::MAX, credits: u16::MAX, ..Offer::default() });
 
-/// Takes on the nodes what a job's attempts need, and gives back what they needed.
-fn hold(fleet: &mut Fleet, job: &mut Job, now: Millis) {
+/// Takes on the nodes what a job's attempts need, and gives back what they needed; whether it gave anything back.
+fn hold(fleet: &mut Fleet, job: &mut Job, now: Millis) -> bool {
     let need = job.need();
-    let nodes: Vec<u32> = job.nodes().filter_map(|node| fleet.find(&node)).collect();
+    let nodes: Vec<u32> = job.at_work().filter_map(|node| fleet.find(&node)).collect();
+    let mut room = false;
     job.held.retain(|node| {
         let stays = nodes.contains(node);
         if !stays {
             fleet.release(*node, &need, u8::MAX);
+            room = true;
         }
         stays
     });
@@ -491,6 +525,7 @@ fn hold(fleet: &mut Fleet, job: &mut Job, now: Millis) {
             job.held.push(node);
         }
     }
+    room
 }
 
 /// The node that this job should ask next: one that has room, and has had nothing to do for long. Nobody can choose to be
@@ -534,6 +569,62 @@ mod tests {
     use super::*;
     use crate::job::tests::spec;
     use theta_core::hash::Address;
+
+    /// Offers among effects: to whom, and of which task.
+    fn offered(out: &[Effect]) -> Vec<(NodeId, Hash)> {
+        let offers = out.iter().filter_map(|effect| match effect {
+            Effect::Send { to, message: Message::Offer { task, .. } } => Some((*to, task.id())),
+            _ => None,
+        });
+        offers.collect()
+    }
+
+    #[test]
+    fn jobs_wait_for_room_in_the_order_in_which_they_came() {
+        let (mut scheduler, mut out) = (Scheduler::new(Settings::default()), Vec::new());
+        let one = Offer { cpu_milli: 1_000, mem_mib: 256, credits: 1, ..Offer::default() };
+        for byte in [10, 11] {
+            let node = NodeId(Address::repeat_byte(byte));
+            scheduler.step(0, Input::Offer { node, offer: Box::new(one.clone()) }, &mut out);
+        }
+        let small = NodeId(Address::repeat_byte(12));
+        let offer = Offer { mem_mib: 1, ..one.clone() };
+        scheduler.step(0, Input::Offer { node: small, offer: Box::new(offer) }, &mut out);
+        let quorum = crate::job::Quorum::of(1);
+        let specs: Vec<JobSpec> = (0..4).map(|nonce| JobSpec { nonce, quorum, ..spec() }).collect();
+        for spec in &specs {
+            scheduler.step(0, Input::Submit(spec.clone()), &mut out);
+            scheduler.step(0, Input::Promised { job: spec.id(), held: true }, &mut out);
+        }
+        let offers = offered(&out);
+        let tasks: Vec<Hash> = specs.iter().map(|spec| spec.task().id()).collect();
+        assert_eq!(offers.iter().map(|(_, task)| *task).collect::<Vec<_>>(), tasks[..2]);
+        assert_eq!(scheduler.jobs.values().map(|job| job.offers).sum::<u32>(), 2);
+        let why = scheduler.explain(&specs[3].id()).unwrap();
+        assert_eq!((why.waits_for, why.ahead), ("a node with room", 3));
+        let standings: Vec<Standing> = why.places.iter().map(|place| place.standing).collect();
+        assert_eq!(standings, [Standing::Full, Standing::Full, Standing::Small]);
+        // Nobody has room for long, which is no reason to give up.
+        out.clear();
+        let (node, task) = offers[1];
+        let accepted = Message::Accepted { task, epoch: 1, price: crate::payment::Price::default() };
+        scheduler.step(1, Input::Message { from: node, message: accepted }, &mut out);
+        scheduler.step(4_000, Input::Tick, &mut out);
+        assert_eq!(scheduler.state(&specs[2].id()), Some(State::Queued));
+        assert!(offered(&out).is_empty());
+        // A node that is bound to its result has room again, and who came first gets it.
+        let commit = Message::Committed { task, epoch: 1, commit: Hash::ZERO };
+        scheduler.step(4_001, Input::Message { from: node, message: commit }, &mut out);
+        assert_eq!(offered(&out), [(node, tasks[2])]);
+        // When every node that could is gone, patience is what it was.
+        out.clear();
+        for byte in [10, 11] {
+            let node = NodeId(Address::repeat_byte(byte));
+            scheduler.step(4_002, Input::Node { node, up: false }, &mut out);
+        }
+        scheduler.step(4_002 + Settings::default().patience_ms, Input::Tick, &mut out);
+        assert_eq!(scheduler.state(&specs[3].id()), Some(State::Failed));
+    }
 
     #[test]
     fn a_message_of_another_epoch_counts_for_nothing() {

@@ -38,7 +38,7 @@ pub(super) async fn run(args: Args) -> Result<()> {
 }
 
 /// Whole tokens with all digits that are not zero.
-fn tokens(wei: &impl ToString) -> String {
+pub(super) fn tokens(wei: &impl ToString) -> String {
     let text = wei.to_string();
     let (sign, digits) = text.strip_prefix('-').map_or(("", text.as_str()), |digits| ("-", digits));
     let padded = format!("{digits:0>19}");

@@ -1,13 +1,15 @@
 //! `theta devnet`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use anyhow::{Result, bail};
 use serde_json::Value;
+use theta_edge_wasm::Wasm;
 
 use super::{contracts, input, interrupted};
 use crate::{
     devnet::{DevAccount, Devnet, DevnetConfig, TEST_MNEMONIC},
+    edge::{EdgeHosts, HostsConfig},
     processes::Processes,
 };
 
@@ -44,6 +46,15 @@ pub(super) struct Args {
     /// Run every node as a process of its own, over libp2p on loopback.
     #[arg(long, env = "THETA_PROCESSES")]
     processes: bool,
+    /// Number of edge nodes, which run jobs that the gateway takes.
+    #[arg(long, env = "THETA_EDGE_NODES", default_value_t = 2)]
+    edge_nodes: usize,
+    /// Port of the gateway to edge nodes, 0 for a free one.
+    #[arg(long, env = "THETA_GATEWAY_PORT", default_value_t = 8800)]
+    gateway_port: u16,
+    /// Neither edge nodes nor gateway.
+    #[arg(long, env = "THETA_NO_EDGE")]
+    no_edge: bool,
     /// Print the ready line as JSON.
     #[arg(long)]
     json: bool,
@@ -69,6 +80,13 @@ impl Drop for Scratch {
 pub(super) async fn run(args: Args) -> Result<()> {
     let scratch = args.data_dir.is_none().then(|| Scratch::new("devnet"));
     let data_dir = args.data_dir.clone().or(scratch.as_ref().map(|scratch| scratch.0.clone()));
+    let edge = Edge {
+        mnemonic: args.mnemonic.clone(),
+        data_dir: data_dir.clone().unwrap_or_default(),
+        nodes: args.edge_nodes,
+        port: args.gateway_port,
+        off: args.no_edge,
+    };
     let config = DevnetConfig {
         spec: input::chain(&args.chain)?,
         validators: args.validators,
@@ -82,11 +100,12 @@ pub(super) async fn run(args: Args) -> Result<()> {
         vm: contracts(),
     };
     if args.processes {
-        return run_processes(config, &args.chain, args.json).await;
+        return run_processes(config, &args.chain, args.json, edge).await;
     }
     let devnet = Devnet::start(config).await?;
     devnet.first_block().await?;
-    let ready = devnet.ready_line();
+    let mut ready = devnet.ready_line();
+    let _edge = edge.start(&mut ready, None).await?;
     if args.json {
         say!("{ready}")?;
     } else {
@@ -100,10 +119,45 @@ pub(super) async fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-async fn run_processes(config: DevnetConfig, chain: &str, json: bool) -> Result<()> {
+/// What the arguments say of the edge part.
+struct Edge {
+    mnemonic: String,
+    data_dir: PathBuf,
+    nodes: usize,
+    port: u16,
+    off: bool,
+}
+
+impl Edge {
+    /// Starts it beside the network of a ready line, and adds it to that.
+    async fn start(self, ready: &mut Value, program: Option<PathBuf>) -> Result<Option<EdgeHosts>> {
+        if self.off {
+            return Ok(None);
+        }
+        let nodes = ready["nodes"].as_array().into_iter().flatten();
+        let rpc = nodes.filter_map(|node| Some(node["thetaRpc"].as_str()?.to_owned())).collect();
+        let hosts = EdgeHosts::start(HostsConfig {
+            chain: ready["chain"].as_str().unwrap_or_default().to_owned(),
+            mnemonic: self.mnemonic,
+            data_dir: self.data_dir,
+            edge_nodes: self.nodes,
+            gateway_port: self.port,
+            rpc,
+            engine: Arc::new(Wasm::current_exe()?),
+            program,
+        })
+        .await?;
+        hosts.add_to(ready);
+        Ok(Some(hosts))
+    }
+}
+
+async fn run_processes(config: DevnetConfig, chain: &str, json: bool, edge: Edge) -> Result<()> {
     let chain = super::start::chain_anywhere(chain)?;
-    let network = Processes::start(config, &chain, &std::env::current_exe()?).await?;
-    let ready = network.ready_line();
+    let program = std::env::current_exe()?;
+    let network = Processes::start(config, &chain, &program).await?;
+    let mut ready = network.ready_line();
+    let edge = edge.start(&mut ready, Some(program)).await?;
     if json {
         say!("{ready}")?;
     } else {
@@ -111,6 +165,9 @@ async fn run_processes(config: DevnetConfig, chain: &str, json: bool) -> Result<
     }
     interrupted().await?;
     eprintln!("stopping");
+    if let Some(edge) = edge {
+        edge.stop().await?;
+    }
     network.stop().await
 }
 
@@ -119,7 +176,12 @@ fn print_ready(ready: &Value, accounts: &[DevAccount]) -> std::io::Result<()> {
     let count = ready["nodes"].as_array().map_or(0, Vec::len);
     say!("A network of {count} validators is running. Ctrl-C stops it.\n")?;
     say!("  theta.*   {}", text(&ready["thetaRpc"]))?;
-    say!("  eth_*     {}   (chain id {})\n", text(&ready["ethRpc"]), ready["ethChainId"])?;
+    say!("  eth_*     {}   (chain id {})", text(&ready["ethRpc"]), ready["ethChainId"])?;
+    if let Some(gateway) = ready["gateway"].as_str() {
+        let nodes = ready["edgeNodes"].as_array().map_or(0, Vec::len);
+        say!("  gateway   {gateway}   (jobs on {nodes} edge nodes; see `theta job --help`)")?;
+    }
+    say!("")?;
     say!("Accounts, each with 100,000,000 THETA and 1,000,000,000 TFUEL. Everybody knows these keys.")?;
     for account in accounts {
         let key = hex::encode(*account.key.to_bytes());

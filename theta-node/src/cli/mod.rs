@@ -13,8 +13,10 @@ macro_rules! say {
 mod chain;
 mod demo;
 mod devnet;
+mod edge;
 mod genesis;
 mod input;
+mod job;
 mod load;
 mod replay;
 mod snapshot;
@@ -32,7 +34,7 @@ use clap::{Parser, Subcommand};
 #[command(
     name = "theta",
     version,
-    after_help = "Example:\n  theta devnet                               a network with funded accounts\n  theta demo                                 the main job from end to end\n  theta genesis inspect mainnet.genesis      verify a genesis file\n  theta replay diff_ledger.jsonl             compare with a recording of the reference"
+    after_help = "Example:\n  theta devnet                               a network with funded accounts\n  theta demo                                 the main job from end to end\n  theta job run count.json --out result      a job on edge nodes\n  theta genesis inspect mainnet.genesis      verify a genesis file\n  theta replay diff_ledger.jsonl             compare with a recording of the reference"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -72,6 +74,12 @@ enum Command {
         after_help = "Example:\n  theta replay diff_ledger.jsonl.gz diff_evm.jsonl.gz\n  theta replay blocks_privatenet.json --genesis privatenet.genesis --json"
     )]
     Replay(replay::Args),
+    /// Edge nodes: run other people's jobs and be paid for it.
+    #[command(subcommand)]
+    Edge(edge::Command),
+    /// Jobs on edge nodes: submit, watch, fetch the result.
+    #[command(subcommand)]
+    Job(job::Command),
     /// Load a network through its RPC: how much it settles, how soon, and what that costs.
     ///
     /// Every transaction that a node took has to be settled or reported as dropped at the end, all nodes have to hold the
@@ -114,6 +122,8 @@ pub fn main() -> ExitCode {
             Command::Snapshot(command) => snapshot::run(command).await,
             Command::Chain(command) => chain::run(command).await,
             Command::Replay(args) => replay::run(args).await,
+            Command::Edge(command) => edge::run(command).await,
+            Command::Job(command) => job::run(command).await,
             Command::Load(args) => load::run(args).await,
             Command::Spec(command) => spec::run(command),
             Command::Statetest(args) => statetest::run(args).await,
@@ -128,6 +138,8 @@ pub fn main() -> ExitCode {
         {
             ExitCode::SUCCESS
         }
+        // What there is to say is said.
+        Err(error) if error.is::<job::Failed>() => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE

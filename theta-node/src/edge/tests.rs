@@ -1,28 +1,47 @@
 #![allow(clippy::unwrap_used, reason = "whatever fails here is a failed test")]
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
-    time::Instant,
+    fs::File,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
+use async_trait::async_trait;
 use serde_json::{Value, json};
 use theta_core::{
     amount::{Coins, TFuelWei},
-    hash::Address,
+    hash::{Address, Hash},
+    sign::SecretKey,
 };
 use theta_edge::{
-    executor::Ending,
-    job::{KindTag, PoolRef, Task},
+    blob::{BlobError, BlobRef, BlobStore},
+    executor::{Attempt, Ending, Executor, Output, RunError},
+    identity::NodeId,
+    job::{JobFile, KindTag, PoolRef, Task},
     message::{Envelope, Message, Reject},
     scheduler::State,
+    worker,
 };
 use theta_sdk::{
-    client::{Transport, TransportError},
+    client::{Client, Transport, TransportError},
     rpc::{self, Method as _, Text},
 };
-use tokio::io::AsyncWriteExt as _;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    sync::{mpsc, oneshot},
+};
 
-use super::*;
+use super::{
+    asker::{AskerEvent, AskerLoop, MAX_JOBS},
+    blobs::keep,
+    wire::{MAX_REQUESTS, Wire},
+    *,
+};
+use crate::http::{Listener, listen};
 
 const CHAIN: &str = "privatenet";
 const SOON: Duration = Duration::from_secs(10);
@@ -58,6 +77,9 @@ impl Transport for Bank {
                 "genesis_block_hash": Hash::ZERO, "snapshot_block_height": "0",
                 "snapshot_block_hash": Hash::ZERO,
             }));
+        }
+        if method == rpc::GetSplitRule::NAME {
+            return Ok(json!({}));
         }
         let coins = |tfuel| Coins { theta: Default::default(), tfuel: TFuelWei::whole(tfuel) };
         let fund = rpc::ReservedFund {
@@ -134,6 +156,8 @@ async fn node(folder: &Path, byte: u8, bank: Bank, directory: &Directory, engine
         engine: Arc::new(engine),
         port: 0,
         settle_at_once: true,
+        offer: worker::Settings::default(),
+        gateways: Vec::new(),
     })
     .await
     .unwrap()
@@ -143,11 +167,13 @@ fn asks(folder: &Path, bank: Bank, directory: &Directory, engine: Engine) -> Job
     JobClientConfig {
         chain: CHAIN.to_owned(),
         key: key(1),
-        reserve_sequence: 1,
+        funds: Funds::Given(1),
         folder: folder.join("requester"),
         client: Client::new(bank),
         directory: directory.clone(),
         engine: Arc::new(engine),
+        port: 0,
+        api: false,
     }
 }
 
@@ -172,7 +198,8 @@ impl Peer {
     async fn new(folder: &Path, directory: &Directory) -> Self {
         let (key, wire) = (key(9), Wire::new(&folder.join("peer"), directory.clone()).unwrap());
         let (events, inbox) = mpsc::channel(EVENTS);
-        let listener = wire.serve(0, events, |bytes| bytes).await.unwrap();
+        let routes = wire.routes(NodeId(key.address()), events, |bytes| bytes);
+        let listener = listen(0, routes).await.unwrap();
         directory.add(NodeId(key.address()), format!("http://{}", listener.address));
         Self { key, wire, inbox, _listener: listener }
     }
@@ -248,6 +275,8 @@ async fn an_engine_that_panics_frees_its_place() {
         engine: Arc::new(Panics),
         port: 0,
         settle_at_once: true,
+        offer: worker::Settings::default(),
+        gateways: Vec::new(),
     };
     let _node = EdgeNode::start(config).await.unwrap();
     let jobs = requester(folder.path(), Bank::default(), &directory, Engine::default()).await;
@@ -298,23 +327,24 @@ async fn a_fund_that_cannot_be_looked_up_frees_its_place() {
 async fn equal_jobs_of_one_moment_are_two_jobs_with_an_answer_each() {
     let folder = tempfile::tempdir().unwrap();
     let config = asks(folder.path(), Bank::default(), &Directory::default(), Engine::default());
-    let (mut asker, _) = AskerLoop::open(config).await.unwrap();
+    let mut asker = AskerLoop::open(config).await.unwrap();
     let submit = |asker: &mut AskerLoop| {
-        let (done, report) = oneshot::channel();
+        let ((taken, id), (ended, report)) = (oneshot::channel(), oneshot::channel());
         let (file, module) = (Box::new(job(1, b"m").file), BlobRef::of(b"m"));
-        asker.take(7, AskerEvent::Submit { file, module, stdin: None, done }).unwrap();
-        report
+        let order = Box::new(Order::Wasm { file, module, stdin: None, inputs: Vec::new() });
+        asker.take(7, AskerEvent::Submit { order, taken, ended: Some(ended) }).unwrap();
+        (id, report)
     };
     let (mut one, mut two) = (submit(&mut asker), submit(&mut asker));
-    assert_eq!(asker.waiting.len(), 2);
-    for report in [&mut one, &mut two] {
+    assert_ne!(one.0.try_recv().unwrap().unwrap(), two.0.try_recv().unwrap().unwrap());
+    for report in [&mut one.1, &mut two.1] {
         assert!(matches!(report.try_recv(), Err(oneshot::error::TryRecvError::Empty)), "it is waited for");
     }
     // One job too many is its caller's matter alone.
     let mut open: Vec<_> = (2..MAX_JOBS).map(|_| submit(&mut asker)).collect();
-    let refused = submit(&mut asker).try_recv().unwrap().unwrap_err();
+    let refused = submit(&mut asker).0.try_recv().unwrap().unwrap_err();
     assert!(refused.to_string().contains("wait until one has ended"), "{refused}");
-    assert!(matches!(open.remove(0).try_recv(), Err(oneshot::error::TryRecvError::Empty)));
+    assert!(matches!(open.remove(0).1.try_recv(), Err(oneshot::error::TryRecvError::Empty)));
 }
 
 #[tokio::test]
@@ -339,7 +369,8 @@ async fn blobs_are_given_to_so_many_at_once() {
     let large = wire.blobs.add(vec![7; 32 << 20]).await.unwrap();
     let small = wire.blobs.add(b"small".to_vec()).await.unwrap();
     let (events, _queue) = mpsc::channel(1);
-    let listener = wire.serve(0, events, |bytes| bytes).await.unwrap();
+    let routes = wire.routes(NodeId(Address::ZERO), events, |bytes| bytes);
+    let listener = listen(0, routes).await.unwrap();
     let path = hex::encode(large.hash.0);
     let mut readers = Vec::new();
     for _ in 0..MAX_REQUESTS {
@@ -360,6 +391,29 @@ async fn blobs_are_given_to_so_many_at_once() {
     drop(readers);
     tokio::time::timeout(SOON, another).await.expect("places are free").unwrap();
     tokio::time::timeout(SOON, wire.fetch_one(&url, &large)).await.expect("in time").unwrap();
+}
+
+#[test]
+fn the_oldest_blobs_make_room_and_young_ones_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let blobs = DiskBlobs::open(folder.path()).unwrap();
+    let hour = Duration::from_secs(3600);
+    for (age, len) in [(4, 10), (3, 20), (2, 30), (0, 40)] {
+        let file = File::create(folder.path().join(age.to_string())).unwrap();
+        file.set_len(len).unwrap();
+        file.set_modified(std::time::SystemTime::now() - age * hour).unwrap();
+    }
+    let left = || {
+        let mut names: Vec<_> =
+            std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
+        names.sort();
+        names.into_iter().map(|name| name.into_string().unwrap()).collect::<Vec<_>>().join(" ")
+    };
+    blobs.prune(85, hour);
+    assert_eq!(left(), "0 2 3");
+    blobs.prune(0, hour);
+    assert_eq!(left(), "0", "it is young");
+    assert_eq!(blobs.size(), 40);
 }
 
 #[test]

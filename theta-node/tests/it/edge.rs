@@ -13,7 +13,7 @@ use theta_edge::{
 use theta_edge_wasm::Wasm;
 use theta_node::{
     devnet::{Devnet, TEST_MNEMONIC, role_key},
-    edge::{Directory, EdgeConfig, EdgeNode, Job, JobClient, JobClientConfig},
+    edge::{Directory, EdgeConfig, EdgeNode, Funds, Job, JobClient, JobClientConfig},
 };
 use theta_sdk::{
     client::Client,
@@ -72,6 +72,8 @@ impl Work {
                 engine,
                 port: 0,
                 settle_at_once: true,
+                offer: theta_edge::worker::Settings::default(),
+                gateways: Vec::new(),
             };
             nodes.push(EdgeNode::start(config).await.unwrap());
         }
@@ -87,10 +89,12 @@ impl Work {
         let jobs = JobClient::start(JobClientConfig {
             chain: "privatenet".to_owned(),
             key,
-            reserve_sequence: 1,
+            funds: Funds::Given(1),
             folder: folder.path().join("requester"),
             client: client(0),
             directory,
+            port: 0,
+            api: false,
             engine: Arc::new(engine()),
         })
         .await

@@ -3,6 +3,7 @@
 
 mod edge;
 mod files;
+mod gateway;
 mod golden;
 mod joining;
 mod loading;

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use theta_core::amount::TFuelWei;
+use theta_core::hash::Hash;
 use theta_core::journal::MemDisk;
 use theta_core::sign::SecretKey;
 use theta_edge::blob::{BlobRef, BlobStore, MemBlobs};
@@ -157,7 +158,12 @@ async fn two_nodes_run_one_module_and_are_paid_by_receipts_that_settle() {
         assert!(!node.provider.settle(&due[0], &net.fund, fee, 10).unwrap().bytes.is_empty());
         // What the chain shows afterwards.
         net.fund.used = net.fund.used.checked_add(earned.amount).unwrap();
-        net.fund.settled.push(Settled { payee: earned.node.0, payment_sequence: 1, amount: earned.amount });
+        net.fund.settled.push(Settled {
+            payee: earned.node.0,
+            payment_sequence: 1,
+            amount: earned.amount,
+            transaction: Hash::ZERO,
+        });
         assert_eq!(node.provider.observe(&net.fund).unwrap(), earned.amount);
     }
     assert!(net.requester.observe(&net.fund).unwrap().is_empty());

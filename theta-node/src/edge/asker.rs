@@ -1,0 +1,400 @@
+//! The loop of a requester: takes one event, carries out what follows.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use theta_core::{hash::Hash, sign::SecretKey};
+use theta_edge::{
+    Millis,
+    blob::{BlobError, BlobRef},
+    chain::{Chain, Fund, Settled},
+    executor::{Attempt, Executor, Verdict},
+    identity::NodeId,
+    map::{MapJob, MapReport},
+    message::{Envelope, Message},
+    requester::{self, RequesterError},
+    scheduler::{Input, Report},
+};
+use theta_ledger::state::account::SplitRule;
+use theta_sdk::client::Client;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::{AbortHandle, JoinSet},
+};
+
+use super::{
+    CLOSING, Funds, JobClientConfig,
+    book::{Book, Spec},
+    funds::OpenFunds,
+    nodes::{News, Nodes},
+    requester::Order,
+    wire::Wire,
+};
+use crate::clock::now_millis;
+
+mod money;
+mod view;
+mod work;
+
+/// Jobs that one requester has open at once.
+pub(super) const MAX_JOBS: usize = 256;
+/// Jobs that wait for a fund to be reserved.
+const MAX_WAITING: usize = 64;
+/// Milliseconds after which a fund that could not be reserved is tried again.
+const RETRY_MS: u64 = 5_000;
+
+/// Why a job is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// The job itself.
+    #[error("{0}")]
+    Job(#[from] theta_edge::job::JobError),
+    /// Too many are open.
+    #[error("{MAX_JOBS} jobs are open; wait until one has ended")]
+    Full,
+    /// It costs more than there is.
+    #[error("{0}")]
+    Budget(String),
+}
+
+/// Whom the report of a job goes to.
+pub(super) type Done = oneshot::Sender<Report>;
+type Taken = oneshot::Sender<Result<Hash, Refused>>;
+
+pub(super) enum AskerEvent {
+    Envelope(Vec<u8>),
+    Fetched {
+        fund: u64,
+        job: Hash,
+        from: NodeId,
+        complete: bool,
+    },
+    Checked {
+        fund: u64,
+        job: Hash,
+        digest: Option<Hash>,
+    },
+    Submit {
+        order: Box<Order>,
+        taken: Taken,
+        ended: Option<Done>,
+    },
+    Cancel(Hash),
+    /// The funds in use as the chain shows them, and its height.
+    Seen {
+        height: u64,
+        funds: Vec<(u64, Option<Fund>)>,
+    },
+    /// A fund was reserved, or could not be.
+    Reserved(Result<(Fund, Option<SplitRule>)>),
+    /// The input of a reducer is one blob.
+    Joined {
+        map: Hash,
+        at: (u32, u32),
+        blob: Result<BlobRef, BlobError>,
+    },
+    /// The output of a map job is one blob.
+    Merged {
+        report: Box<MapReport>,
+        stdout: Result<Option<BlobRef>, String>,
+        stderr: Option<BlobRef>,
+    },
+    /// Nobody listens for a node any more.
+    Unreachable(NodeId),
+    Look(Box<dyn FnOnce(&AskerLoop) + Send>),
+}
+
+pub(super) struct AskerLoop {
+    pub(super) id: NodeId,
+    pub(super) wire: Wire,
+    key: Arc<SecretKey>,
+    chain: String,
+    policy: Funds,
+    engine: Arc<dyn Executor>,
+    client: Client,
+    funds: OpenFunds,
+    /// What the chain says that each fund has paid.
+    settled: BTreeMap<u64, Vec<Settled>>,
+    rule: Option<SplitRule>,
+    height: u64,
+    pub(super) book: Book,
+    maps: BTreeMap<Hash, MapJob>,
+    /// Map jobs that are over but for parts that are still being paid.
+    ending: BTreeMap<Hash, MapReport>,
+    /// Jobs of map jobs.
+    parts: BTreeMap<Hash, Hash>,
+    nodes: Nodes,
+    tasks: JoinSet<AskerEvent>,
+    /// The look at the funds.
+    looking: Option<AbortHandle>,
+    /// The fund that is being reserved.
+    reserving: Option<AbortHandle>,
+    /// Why none could be the last time, and when the next try is.
+    trouble: Option<(String, Millis)>,
+    /// Jobs that wait for a fund.
+    queue: VecDeque<(Box<Order>, Taken, Option<Done>)>,
+    waiting: BTreeMap<Hash, Done>,
+    /// Of the newest job.
+    nonce: u64,
+    /// What there is to do from the beginning on, for each fund.
+    first: Vec<(u64, Vec<requester::Todo>)>,
+    _lock: std::fs::File,
+}
+
+impl AskerLoop {
+    /// The loop of a folder.
+    pub(super) async fn open(config: JobClientConfig) -> Result<Self> {
+        std::fs::create_dir_all(&config.folder).with_context(|| config.folder.display().to_string())?;
+        let lock = super::lock(&config.folder)?;
+        let key: Arc<SecretKey> = Arc::new(config.key);
+        let id = NodeId(key.address());
+        let book = Book::open(&config.folder)?;
+        let mut funds = OpenFunds::new(config.folder.clone(), config.chain.clone(), key.clone());
+        let (mut first, mut settled) = (Vec::new(), BTreeMap::new());
+        let mut wanted = OpenFunds::kept(&config.folder);
+        if let Funds::Given(sequence) = config.funds
+            && !wanted.contains(&sequence)
+        {
+            wanted.push(sequence);
+        }
+        let mut rule = None;
+        for sequence in wanted {
+            let Some(fund) = config.client.fund(id.0, sequence).await? else {
+                if config.funds == Funds::Given(sequence) {
+                    bail!("the payer has no such fund");
+                }
+                // It has ended: nothing can be paid from it any more.
+                funds.close(sequence)?;
+                continue;
+            };
+            if let Some(resource) = fund.resource_ids.first() {
+                rule = config.client.split_rule(resource).await?;
+            }
+            settled.insert(sequence, fund.settled.clone());
+            first.push((sequence, funds.adopt(fund, now_millis())?));
+        }
+        let height = config.client.height().await?;
+        Ok(Self {
+            id,
+            wire: Wire::new(&config.folder, config.directory)?,
+            key,
+            chain: config.chain,
+            policy: config.funds,
+            engine: config.engine,
+            client: config.client,
+            funds,
+            settled,
+            rule,
+            height,
+            book,
+            maps: BTreeMap::new(),
+            ending: BTreeMap::new(),
+            parts: BTreeMap::new(),
+            nodes: Nodes::default(),
+            tasks: JoinSet::new(),
+            looking: None,
+            reserving: None,
+            trouble: None,
+            queue: VecDeque::new(),
+            waiting: BTreeMap::new(),
+            nonce: 0,
+            first,
+            _lock: lock,
+        })
+    }
+
+    /// Goes on where the journals end.
+    pub(super) fn begin(&mut self) -> Result<()> {
+        let now = now_millis();
+        for (fund, todo) in std::mem::take(&mut self.first) {
+            self.carry_out(fund, todo)?;
+        }
+        for node in self.wire.directory.others(self.id) {
+            self.tell_all(now, || Input::Node { node, up: true })?;
+        }
+        let open: Vec<Spec> = self.book.open_jobs().filter_map(|(_, entry)| entry.spec.clone()).collect();
+        for spec in open {
+            self.go(now, spec)?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<AskerEvent>) -> Result<()> {
+        let mut reminder = tokio::time::interval(CLOSING);
+        loop {
+            let wake = self.funds.open.values().map(|fund| fund.wake_at).min().unwrap_or(Millis::MAX);
+            let sleep = Duration::from_millis(wake.saturating_sub(now_millis()).min(60_000));
+            tokio::select! {
+                event = queue.recv() => match event {
+                    None => return Ok(()),
+                    Some(event) => self.take(now_millis(), event)?,
+                },
+                Some(done) = self.tasks.join_next() => match done {
+                    Ok(event) => self.take(now_millis(), event)?,
+                    // The scheduler's time limit speaks for it.
+                    Err(error) => tracing::error!(%error, "a task of the requester ended without an answer"),
+                },
+                () = tokio::time::sleep(sleep) => self.wake(now_millis())?,
+                _ = reminder.tick() => self.look_around(now_millis())?,
+            }
+        }
+    }
+
+    fn wake(&mut self, now: Millis) -> Result<()> {
+        let due = self.funds.open.iter_mut().filter(|(_, fund)| fund.wake_at <= now);
+        let due: Vec<u64> = due
+            .map(|(sequence, fund)| {
+                fund.wake_at = Millis::MAX;
+                *sequence
+            })
+            .collect();
+        due.into_iter().try_for_each(|fund| self.step(now, fund, Input::Tick))
+    }
+
+    pub(super) fn take(&mut self, now: Millis, event: AskerEvent) -> Result<()> {
+        match event {
+            AskerEvent::Envelope(bytes) => self.envelope(now, &bytes),
+            AskerEvent::Fetched { fund, job, from, complete } => {
+                self.step(now, fund, Input::Fetched { job, from, complete })
+            }
+            AskerEvent::Checked { fund, job, digest } => self.step(now, fund, Input::Checked { job, digest }),
+            AskerEvent::Submit { order, taken, ended } => self.submit(now, order, taken, ended),
+            AskerEvent::Cancel(job) => self.cancel(now, job),
+            AskerEvent::Seen { height, funds } => self.seen(height, funds),
+            AskerEvent::Reserved(reserved) => self.reserved(now, reserved),
+            AskerEvent::Joined { map, at, blob } => {
+                let todo = match (self.maps.get_mut(&map), blob) {
+                    (Some(job), Ok(blob)) => job.joined(at, blob),
+                    (Some(job), Err(error)) => {
+                        tracing::error!(%error, "the input of a reducer could not be made");
+                        job.cancel()
+                    }
+                    (None, _) => Vec::new(),
+                };
+                self.carry_out_map(now, map, todo)
+            }
+            AskerEvent::Merged { report, stdout, stderr } => self.merged(now, *report, stdout, stderr),
+            AskerEvent::Unreachable(node) => {
+                let news = self.nodes.unreachable(now, node);
+                self.news(now, news)
+            }
+            AskerEvent::Look(look) => {
+                look(self);
+                Ok(())
+            }
+        }
+    }
+
+    fn envelope(&mut self, now: Millis, bytes: &[u8]) -> Result<()> {
+        let (from, message) = match Envelope::open(&self.chain, self.id, bytes) {
+            Ok(opened) => opened,
+            Err(error) => {
+                tracing::warn!("an envelope was not taken: {error}");
+                return Ok(());
+            }
+        };
+        match message {
+            Message::Here { descriptor, address, beat } => {
+                let place = (self.chain.as_str(), self.height);
+                match self.nodes.here(now, place, from, &descriptor, address, beat) {
+                    Ok(news) => {
+                        self.wire.directory.add(from, format!("http://{address}"));
+                        self.news(now, news)?;
+                        let peers = Message::Peers(self.nodes.others(from));
+                        self.wire.send(from, Envelope::seal(&self.chain, &*self.key, from, &peers)?);
+                    }
+                    Err(error) => tracing::warn!(?from, "a node was not let in: {error}"),
+                }
+                Ok(())
+            }
+            message => {
+                for fund in self.funds.open.keys().copied().collect::<Vec<_>>() {
+                    let Some(open) = self.funds.open.get_mut(&fund) else { continue };
+                    let todo = open.requester.take(now, from, message.clone());
+                    self.done(fund, todo)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Tells every fund's scheduler of a node.
+    fn news(&mut self, now: Millis, news: impl IntoIterator<Item = News>) -> Result<()> {
+        for news in news {
+            match news {
+                News::Up(node, offer) => {
+                    self.tell_all(now, || Input::Offer { node, offer: offer.clone() })?;
+                }
+                News::Down(node) => {
+                    self.wire.directory.remove(&node);
+                    self.tell_all(now, || Input::Node { node, up: false })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn tell_all(&mut self, now: Millis, input: impl Fn() -> Input) -> Result<()> {
+        let funds: Vec<u64> = self.funds.open.keys().copied().collect();
+        funds.into_iter().try_for_each(|fund| self.step(now, fund, input()))
+    }
+
+    fn step(&mut self, now: Millis, fund: u64, input: Input) -> Result<()> {
+        let Some(open) = self.funds.open.get_mut(&fund) else { return Ok(()) };
+        let todo = open.requester.step(now, input);
+        self.done(fund, todo)
+    }
+
+    /// A node's fault is noted and passed over; one's own ends the requester.
+    fn done(&mut self, fund: u64, todo: Result<Vec<requester::Todo>, RequesterError>) -> Result<()> {
+        match todo {
+            Ok(todo) => self.carry_out(fund, todo),
+            Err(error) if error.is_fatal() => Err(error.into()),
+            Err(error) => {
+                tracing::warn!("a node's envelope was not taken: {error}");
+                Ok(())
+            }
+        }
+    }
+
+    fn carry_out(&mut self, fund: u64, todo: Vec<requester::Todo>) -> Result<()> {
+        for next in todo {
+            match next {
+                requester::Todo::Send { to, envelope } => self.wire.send(to, envelope),
+                requester::Todo::Fetch { job, from, blobs } => {
+                    let wire = self.wire.clone();
+                    self.tasks.spawn(async move {
+                        let complete = wire.fetch(from, &blobs).await;
+                        AskerEvent::Fetched { fund, job, from, complete }
+                    });
+                }
+                requester::Todo::Check { job, task, claims } => {
+                    let (wire, engine) = (self.wire.clone(), self.engine.clone());
+                    self.tasks.spawn(async move {
+                        let mut digest = None;
+                        for claim in &claims {
+                            let attempt = Attempt { blobs: Arc::new(wire.blobs.clone()) };
+                            if matches!(engine.check(&task, claim, attempt).await, Ok(Verdict::Holds)) {
+                                digest = Some(claim.digest());
+                                break;
+                            }
+                        }
+                        AskerEvent::Checked { fund, job, digest }
+                    });
+                }
+                requester::Todo::Finished(report) => self.finished(fund, report)?,
+                requester::Todo::WakeAt(at) => {
+                    if let Some(open) = self.funds.open.get_mut(&fund) {
+                        open.wake_at = at;
+                    }
+                }
+                other => bail!("the requester asks for what this host cannot do: {other:?}"),
+            }
+        }
+        Ok(())
+    }
+}

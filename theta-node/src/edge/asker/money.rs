@@ -1,0 +1,125 @@
+//! Funds of the loop: looked at, replaced, closed.
+
+use anyhow::Result;
+use theta_edge::{
+    Millis,
+    chain::{Chain as _, ChainError, Fund},
+    scheduler::Input,
+};
+use theta_ledger::state::account::SplitRule;
+
+use super::{AskerEvent, AskerLoop, RETRY_MS, Refused};
+use crate::edge::{Funds, funds, nodes::News};
+
+impl AskerLoop {
+    /// Looks at the funds, unless the last look is still on its way, and at the nodes.
+    pub(super) fn look_around(&mut self, now: Millis) -> Result<()> {
+        let news = self.nodes.tick(now);
+        self.news(now, news)?;
+        self.keep_funds(now)?;
+        if self.looking.as_ref().is_some_and(|looking| !looking.is_finished()) {
+            return Ok(());
+        }
+        let (client, payer) = (self.client.clone(), self.id.0);
+        let funds: Vec<u64> = self.funds.open.keys().copied().collect();
+        self.looking = Some(self.tasks.spawn(async move {
+            let look = async {
+                let mut seen = Vec::new();
+                let height = client.height().await?;
+                for sequence in funds {
+                    seen.push((sequence, client.fund(payer, sequence).await?));
+                }
+                Ok::<_, ChainError>((height, seen))
+            };
+            // What cannot be seen now is left for the next look.
+            let (height, funds) = look.await.unwrap_or_default();
+            AskerEvent::Seen { height, funds }
+        }));
+        Ok(())
+    }
+
+    pub(super) fn seen(&mut self, height: u64, funds: Vec<(u64, Option<Fund>)>) -> Result<()> {
+        self.height = height.max(self.height);
+        let present = self.funds.present().map(|(sequence, _)| sequence);
+        for (sequence, fund) in funds {
+            let Some(fund) = fund else {
+                // It has ended, and the chain has given back what was left.
+                let in_hand = self.book.open_jobs().any(|(_, entry)| entry.fund == sequence);
+                if Some(sequence) != present && !in_hand {
+                    self.funds.close(sequence)?;
+                }
+                continue;
+            };
+            self.book.settled(sequence, &fund.settled)?;
+            self.settled.insert(sequence, fund.settled.clone());
+            let Some(open) = self.funds.open.get_mut(&sequence) else { continue };
+            let mut todo = open.requester.observe(&fund);
+            open.fund = fund;
+            if let Ok(todo) = &mut todo {
+                todo.extend(open.requester.remind()?);
+            }
+            self.done(sequence, todo)?;
+        }
+        Ok(())
+    }
+
+    /// Reserves the next fund where the present one will not do.
+    pub(super) fn keep_funds(&mut self, now: Millis) -> Result<()> {
+        let Funds::Kept { size, blocks } = self.policy else {
+            let problem = "the reserve fund has ended";
+            self.refuse_waiting(problem);
+            return Ok(());
+        };
+        let busy = self.reserving.as_ref().is_some_and(|reserving| !reserving.is_finished());
+        let early = self.trouble.as_ref().is_some_and(|(_, again)| now < *again);
+        let stale = self.funds.present().is_none_or(|(_, open)| open.is_stale(self.height, blocks));
+        if busy || early || (!stale && self.queue.is_empty()) {
+            return Ok(());
+        }
+        let newest = self.funds.present().map_or(0, |(sequence, _)| sequence);
+        let (client, chain, key) = (self.client.clone(), self.chain.clone(), self.key.clone());
+        self.reserving = Some(self.tasks.spawn(async move {
+            AskerEvent::Reserved(funds::reserve(client, chain, key, (size, blocks), newest).await)
+        }));
+        Ok(())
+    }
+
+    pub(super) fn reserved(
+        &mut self,
+        now: Millis,
+        reserved: Result<(Fund, Option<SplitRule>)>,
+    ) -> Result<()> {
+        self.reserving = None;
+        match reserved {
+            Ok((fund, rule)) => {
+                (self.trouble, self.rule) = (None, rule);
+                let sequence = fund.reserve_sequence;
+                self.settled.insert(sequence, fund.settled.clone());
+                let todo = self.funds.adopt(fund, now)?;
+                self.carry_out(sequence, todo)?;
+                let inputs: Vec<News> = self.nodes.open().collect();
+                for news in inputs {
+                    if let News::Up(node, offer) = news {
+                        self.step(now, sequence, Input::Offer { node, offer })?;
+                    }
+                }
+                for (order, taken, ended) in std::mem::take(&mut self.queue) {
+                    self.submit(now, order, taken, ended)?;
+                }
+            }
+            Err(error) => {
+                let problem = format!("no fund could be reserved: {error:#}");
+                tracing::warn!("{problem}");
+                self.trouble = Some((problem.clone(), now.saturating_add(RETRY_MS)));
+                self.refuse_waiting(&problem);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn refuse_waiting(&mut self, problem: &str) {
+        for (_, taken, _) in self.queue.drain(..) {
+            let _gone = taken.send(Err(Refused::Budget(problem.to_owned())));
+        }
+    }
+}

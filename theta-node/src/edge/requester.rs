@@ -1,0 +1,312 @@
+//! A requester: takes jobs, gives them to edge nodes, pays them. This is what others hold of it; the loop behind it is
+//! [`asker`](super::asker).
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+use theta_core::{amount::TFuelWei, hash::Hash, sign::SecretKey};
+use theta_edge::{
+    blob::{BlobRef, BlobStore},
+    executor::Executor,
+    identity::NodeId,
+    job::{Folder, FolderFile, JobError, JobFile, MapFile, MergeFile},
+    scheduler::{Report, State},
+};
+use theta_sdk::client::Client;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+
+use super::{
+    DiskBlobs, EVENTS, Funds,
+    asker::{AskerEvent, AskerLoop, Done, Refused},
+    book::{Ended, Spec},
+    wire::Directory,
+};
+use crate::http::{Listener, listen, local_only};
+
+/// A job with the bytes of what its file names.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// The job file.
+    pub file: JobFile,
+    /// The module.
+    pub module: Vec<u8>,
+    /// What the program reads.
+    pub stdin: Option<Vec<u8>>,
+}
+
+/// A job whose blobs are here.
+#[derive(Clone, Debug)]
+pub enum Order {
+    /// One program, once.
+    Wasm {
+        /// The job file.
+        file: Box<JobFile>,
+        /// The module.
+        module: BlobRef,
+        /// What it reads.
+        stdin: Option<BlobRef>,
+        /// Folders it may read.
+        inputs: Vec<Folder>,
+    },
+    /// One program over the parts of an input.
+    Map {
+        /// The job file.
+        file: Box<MapFile>,
+        /// The mapper.
+        module: BlobRef,
+        /// The program that merges, where one does.
+        reducer: Option<BlobRef>,
+        /// The parts.
+        chunks: Vec<BlobRef>,
+        /// Folders that the mapper may read.
+        inputs: Vec<Folder>,
+    },
+}
+
+impl Order {
+    /// The most that it may cost.
+    pub(super) const fn cap(&self) -> TFuelWei {
+        match self {
+            Self::Wasm { file, .. } => file.max_tfuel,
+            Self::Map { file, .. } => file.job.max_tfuel,
+        }
+    }
+
+    pub(super) fn name(&self) -> String {
+        match self {
+            Self::Wasm { file, .. } => file.module.clone(),
+            Self::Map { file, .. } => file.job.module.clone(),
+        }
+    }
+
+    /// The job that is paid from this pool.
+    pub(super) fn spec(
+        self,
+        chain: &str,
+        nonce: u64,
+        pool: theta_edge::job::PoolRef,
+    ) -> Result<Spec, JobError> {
+        Ok(match self {
+            Self::Wasm { file, module, stdin, inputs } => {
+                Spec::Wasm(Box::new(file.spec(chain, nonce, pool, module, stdin, inputs)?))
+            }
+            Self::Map { file, module, reducer, chunks, inputs } => {
+                Spec::Map(Box::new(file.spec(chain, nonce, pool, (module, reducer), chunks, inputs)?))
+            }
+        })
+    }
+}
+
+/// Blobs that are here, by the path under which a job file names them.
+pub(super) struct Files<'a> {
+    pub(super) blobs: &'a DiskBlobs,
+    pub(super) named: BTreeMap<String, BlobRef>,
+}
+
+impl Files<'_> {
+    fn get(&self, field: &str, path: &str) -> Result<BlobRef, JobError> {
+        let problem = "names a file that did not come with the job";
+        self.named.get(path).copied().ok_or_else(|| JobError::Field { field: field.to_owned(), problem })
+    }
+
+    /// Everything below a folder.
+    fn folders(&self, inputs: &BTreeMap<String, String>) -> Vec<Folder> {
+        let folder = |(path, from): (&String, &String)| {
+            let prefix = format!("{}/", from.trim_end_matches('/'));
+            let files = self.named.iter().filter_map(|(name, blob)| {
+                Some(FolderFile { path: name.strip_prefix(&prefix)?.to_owned(), blob: *blob })
+            });
+            Folder { path: path.clone(), files: files.collect() }
+        };
+        inputs.iter().map(folder).collect()
+    }
+
+    /// The order that a job file makes of them.
+    pub(super) async fn order(&self, file: theta_edge::job::AnyFile) -> Result<Order> {
+        use theta_edge::job::AnyFile;
+        Ok(match file {
+            AnyFile::Wasm(file) => Order::Wasm {
+                module: self.get("module", &file.module)?,
+                stdin: file.stdin.as_ref().map(|stdin| self.get("stdin", stdin)).transpose()?,
+                inputs: self.folders(&file.inputs),
+                file: Box::new(file),
+            },
+            AnyFile::Map(file) => {
+                let input = self.get("input", &file.input)?;
+                let reducer = match &file.merge {
+                    MergeFile::Concat => None,
+                    MergeFile::Reduce { module, .. } => Some(self.get("merge.module", module)?),
+                };
+                Order::Map {
+                    module: self.get("module", &file.job.module)?,
+                    reducer,
+                    chunks: self.blobs.cut(input, file.split).await?,
+                    inputs: self.folders(&file.job.inputs),
+                    file: Box::new(file),
+                }
+            }
+        })
+    }
+}
+
+/// What a requester is made of.
+pub struct JobClientConfig {
+    /// Chain id as text.
+    pub chain: String,
+    /// The payer's key.
+    pub key: SecretKey,
+    /// Where its money comes from.
+    pub funds: Funds,
+    /// Folder of its journals and blobs.
+    pub folder: PathBuf,
+    /// Its access to the chain.
+    pub client: Client,
+    /// Where edge nodes are found; more may come by themselves.
+    pub directory: Directory,
+    /// Judges where results differ.
+    pub engine: Arc<dyn Executor>,
+    /// Its port on the loopback address, 0 for a free one.
+    pub port: u16,
+    /// Whether it answers `/api/` there.
+    pub api: bool,
+}
+
+impl std::fmt::Debug for JobClientConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JobClientConfig").field("folder", &self.folder).finish_non_exhaustive()
+    }
+}
+
+/// A running requester. Dropping it stops it.
+#[derive(Debug)]
+pub struct JobClient {
+    jobs: Jobs,
+    id: NodeId,
+    listener: Listener,
+    task: JoinHandle<()>,
+}
+
+impl Drop for JobClient {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A running requester, for whoever asks it something. Clones are the same one.
+#[derive(Clone, Debug)]
+pub(super) struct Jobs {
+    events: mpsc::Sender<AskerEvent>,
+    pub(super) blobs: DiskBlobs,
+}
+
+impl JobClient {
+    /// Opens the requester's folder and starts it with the nodes that the directory has.
+    pub async fn start(config: JobClientConfig) -> Result<Self> {
+        let (events, queue) = mpsc::channel(EVENTS);
+        let (port, api) = (config.port, config.api);
+        let mut asker = AskerLoop::open(config).await?;
+        let (wire, id) = (asker.wire.clone(), asker.id);
+        let jobs = Jobs { events: events.clone(), blobs: wire.blobs.clone() };
+        let mut routes = wire.routes(id, events.clone(), AskerEvent::Envelope);
+        if api {
+            routes = routes.merge(super::api::routes(jobs.clone()));
+        }
+        let listener = listen(port, local_only(routes)).await?;
+        asker.wire.on_lost(move |node| {
+            // One that is missed is found out when the next envelope is lost.
+            let _ = events.try_send(AskerEvent::Unreachable(node));
+        });
+        asker.begin()?;
+        wire.directory.add(id, format!("http://{}", listener.address));
+        let task = tokio::spawn(async move {
+            if let Err(error) = asker.run(queue).await {
+                tracing::error!("the requester stops: {error:#}");
+            }
+        });
+        Ok(Self { jobs, id, listener, task })
+    }
+
+    /// Its name, which is the account that pays.
+    pub const fn id(&self) -> NodeId {
+        self.id
+    }
+
+    /// Where it listens.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.listener.address)
+    }
+
+    /// Runs a job and waits for its end. A job that fails is a report, not an error.
+    pub async fn run(&self, job: Job) -> Result<Report> {
+        let module = self.jobs.blobs.add(job.module).await?;
+        let stdin = match job.stdin {
+            Some(stdin) => Some(self.jobs.blobs.add(stdin).await?),
+            None => None,
+        };
+        let order = Order::Wasm { file: Box::new(job.file), module, stdin, inputs: Vec::new() };
+        let (ended, report) = oneshot::channel();
+        self.jobs.submit(order, Some(ended)).await??;
+        report.await.context("the requester has stopped")
+    }
+
+    /// Bytes of a result.
+    pub async fn read(&self, blob: &BlobRef) -> Result<Vec<u8>> {
+        Ok(self.jobs.blobs.read_all(blob).await?)
+    }
+}
+
+impl Jobs {
+    /// Hands a job over and gives its id once it is on record.
+    pub(super) async fn submit(&self, order: Order, ended: Option<Done>) -> Result<Result<Hash, Refused>> {
+        let (taken, answer) = oneshot::channel();
+        self.send(AskerEvent::Submit { order: Box::new(order), taken, ended }).await?;
+        answer.await.context("the requester has stopped")
+    }
+
+    async fn send(&self, event: AskerEvent) -> Result<()> {
+        self.events.send(event).await.map_err(|_| anyhow::anyhow!("the requester has stopped"))
+    }
+
+    /// Asks the loop something.
+    pub(super) async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&AskerLoop) -> T + Send + 'static,
+    ) -> Result<T> {
+        let (answer, seen) = oneshot::channel();
+        let look = Box::new(move |asker: &AskerLoop| drop(answer.send(look(asker))));
+        self.send(AskerEvent::Look(look)).await?;
+        seen.await.context("the requester has stopped")
+    }
+
+    /// Does not want a job any more; `None` where it is not known.
+    pub(super) async fn cancel(&self, job: Hash) -> Result<Option<Value>> {
+        let known = self.look(move |asker| asker.view(&job).is_some()).await?;
+        if known {
+            self.send(AskerEvent::Cancel(job)).await?;
+        }
+        self.look(move |asker| asker.view(&job)).await
+    }
+}
+
+/// The report of a wasm job, as its end.
+pub(super) fn ended(at: u64, report: &Report) -> Ended {
+    let output = report.output.as_ref();
+    Ended {
+        at,
+        state: report.state,
+        error: report.error.clone(),
+        stdout: output.map(|output| output.stdout),
+        stderr: output.map(|output| output.stderr),
+        files: output.map(|output| output.files.clone()).unwrap_or_default(),
+        exit: report.exit_code(),
+    }
+}
+
+/// The end of a job that came to nothing.
+pub(super) const fn nothing(at: u64, state: State, error: Option<(String, String)>) -> Ended {
+    Ended { at, state, error, stdout: None, stderr: None, files: Vec::new(), exit: None }
+}
