@@ -58,7 +58,7 @@ async fn newcomer(devnet: &Devnet, folder: &Path, number: u8, change: impl FnOnc
         begin_with_snapshot: false,
         snapshot_every: None,
         listen: vec!["/memory/0".parse().unwrap()],
-        peers: devnet.nodes.iter().nth(1).unwrap_or(&devnet.nodes[0]).node.handle().addresses().to_vec(),
+        peers: devnet.nodes.get(1).unwrap_or(&devnet.nodes[0]).node.handle().addresses().to_vec(),
         discover: true,
         network_key: None,
         vm: Arc::new(NoContracts),
