@@ -358,6 +358,9 @@ impl Chain {
             }
             let Some((peer, blocks)) = self.fetcher.next(at) else { return Ok(()) };
             for block in &blocks {
+                if *self.stop.borrow() {
+                    return Ok(());
+                }
                 self.take_block(Peer::Remote(peer), block, inputs);
                 self.drive(inputs)?;
             }
