@@ -12,11 +12,11 @@ use std::{
 use theta_core::{
     amount::{Coins, TFuelWei},
     codec::rlp::Encode,
-    hash::{Address, Hash, keccak},
+    hash::{Address, EMPTY_ROOT, Hash, keccak},
     trie::{Node, NodeSource, Trie, TrieError},
     workers::Inline,
 };
-use theta_ledger::state::{Account, keys};
+use theta_ledger::state::{Account, SplitRule, StateView, keys};
 
 /// Nodes in memory, and how often one was asked for.
 #[derive(Default)]
@@ -76,4 +76,45 @@ fn many_updates_at_once_cost_less_each() {
     let (few, many) = (work(100_000, 1_024), work(100_000, 8_192));
     println!("K 1024 {few:?}, K 8192 {many:?}");
     assert!(many.0 <= 0.8 * few.0 && many.1 <= 0.8 * few.1, "{few:?} {many:?}");
+}
+
+/// Setting a split rule removes those that have ended, so they are looked through; once for a block, not for each rule.
+#[test]
+fn ended_split_rules_are_looked_for_once() {
+    let rule = |end_height| SplitRule {
+        initiator: Address::ZERO,
+        resource: Vec::new(),
+        splits: Vec::new(),
+        end_height,
+    };
+    let source = Arc::new(Counted::default());
+    let mut view = StateView::open(EMPTY_ROOT, 99, source.clone()).unwrap();
+    for number in 0..500_u64 {
+        view.set_split_rule(&number.to_be_bytes(), Some(&rule(50 + number)));
+    }
+    let root = view.root().unwrap();
+    *source.nodes.lock().unwrap() = view.trie().clone().take_new().into_iter().collect();
+    let mut view = StateView::open(root, 99, source.clone()).unwrap();
+    let left = |view: &StateView| view.records_with(keys::SPLIT).unwrap().len();
+    let reads = || source.reads.load(Ordering::Relaxed);
+    // Those that end at 50 to 99.
+    let start = view.checkpoint();
+    view.drop_ended_splits(100).unwrap();
+    assert_eq!(left(&view), 450);
+    let before = reads();
+    view.drop_ended_splits(100).unwrap();
+    view.set_split_rule(b"new", Some(&rule(100)));
+    view.drop_ended_splits(100).unwrap();
+    assert_eq!(reads(), before);
+    assert_eq!(left(&view), 451);
+    // One that has ended is found however it came, and what is taken back is looked for again.
+    view.set_split_rule(b"old", Some(&rule(7)));
+    view.drop_ended_splits(100).unwrap();
+    assert_eq!(left(&view), 451);
+    view.revert(start);
+    assert_eq!(left(&view), 500);
+    view.drop_ended_splits(100).unwrap();
+    assert_eq!(left(&view), 450);
+    view.drop_ended_splits(101).unwrap();
+    assert_eq!(left(&view), 449);
 }

@@ -303,3 +303,31 @@ fn twenty_sends_in_a_row_are_taken_and_a_wrong_number_blocks_none() {
     let mut view = reader.state(At::Settled).unwrap();
     assert_eq!(pool.candidates(&mut view, 100, usize::MAX).unwrap().len(), 2);
 }
+
+#[test]
+fn a_replacement_in_the_middle_of_a_row_leaves_the_rest() {
+    let (ledger, mut pool, _) = pool();
+    let sender = key(1).address();
+    let sequences = |pool: &Mempool| -> Vec<u64> {
+        let mut view = ledger.reader().state(At::Settled).unwrap();
+        let chosen = pool.candidates(&mut view, 10, usize::MAX).unwrap();
+        chosen.iter().map(|raw| raw.transaction.sender().1).collect()
+    };
+    for sequence in 1..=5 {
+        insert(&mut pool, offering(&key(1), sequence, "0.4").bytes, 0).unwrap();
+    }
+    let left = |pool: &mut Mempool| pool.preview(sender).unwrap().unwrap().balance.tfuel;
+    let before = left(&mut pool);
+    // One that costs more than there is behind the first is refused, and the row is as before.
+    assert!(insert(&mut pool, offering(&key(1), 2, "2000000").bytes, 0).is_err());
+    assert_eq!((left(&mut pool), pool.len()), (before, 5));
+    let better = insert(&mut pool, offering(&key(1), 2, "0.6").bytes, 0).unwrap();
+    assert!(matches!(better, Admitted::Ready(_)));
+    assert_eq!(left(&mut pool), before.checked_sub("0.2".parse().unwrap()).unwrap());
+    assert_eq!((pool.next_sequence(sender).unwrap(), sequences(&pool)), (Some(6), vec![1, 2, 3, 4, 5]));
+    // What waits behind a gap waits on when it is replaced.
+    insert(&mut pool, offering(&key(1), 8, "0.4").bytes, 0).unwrap();
+    let parked = insert(&mut pool, offering(&key(1), 8, "0.6").bytes, 0);
+    assert!(matches!(parked, Ok(Admitted::Parked { missing: 6, .. })));
+    assert_eq!(pool.next_sequence(sender).unwrap(), Some(6));
+}

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use theta_core::amount::TFuelWei;
 use theta_edge::executor::Executor;
@@ -67,6 +67,7 @@ pub struct EdgeHosts {
 impl EdgeHosts {
     /// Makes the edge part, or goes on with the one in the folder.
     pub async fn start(config: HostsConfig) -> Result<Self> {
+        ensure!(!config.rpc.is_empty(), "the edge part needs a node of the chain to ask");
         let rpc = |index: usize| config.rpc[index % config.rpc.len()].clone();
         let gateway = JobClient::start(JobClientConfig {
             chain: config.chain.clone(),
