@@ -177,8 +177,7 @@ pub async fn run(target: &Target, plan: &Plan, say: impl Fn(&str)) -> Result<Rep
     let before = Usage::of(&target.pids);
     let started = Instant::now();
     let watching = if native {
-        let url = &target.theta[target.theta.len() / 2];
-        tokio::spawn(watch::theta(url.clone(), book.clone(), started))
+        tokio::spawn(watch::theta(target.theta.clone(), book.clone(), started))
     } else {
         tokio::spawn(watch::ethereum(Endpoint::new(&target.ethereum[0], true)?, book.clone(), started))
     };

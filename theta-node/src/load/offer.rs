@@ -20,7 +20,7 @@ use theta_sdk::{
     wallet::{Wallet, minimum_send_fee},
 };
 
-use super::{Endpoint, Kind, Plan};
+use super::{Endpoint, Plan};
 
 /// A signed transaction.
 #[derive(Clone, Debug)]
@@ -106,7 +106,6 @@ pub(super) async fn sign(
             Client::http(&*first.url)?.next_sequence(address).await?
         });
     }
-    debug_assert!(plan.kind == Kind::Transfer || plan.kind == Kind::Send);
     let (senders, sequences, maker) = (&plan.senders, &sequences, &maker);
     std::thread::scope(|scope| {
         let signing: Vec<_> = (0..workers)
