@@ -9,6 +9,7 @@
 //! does them elsewhere, so a host that shares the pool behind a lock holds it for microseconds.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
@@ -107,7 +108,7 @@ pub enum AdmitError {
         /// What may lie between.
         gap: u64,
     },
-    /// The pool or the sender's queue is full of transactions that offer more.
+    /// The pool or the sender's queue is full of transactions that offer as much or more.
     #[error("the pool is full; offer more or wait")]
     Full,
     /// Not valid.
@@ -146,6 +147,8 @@ const KEPT_REASONS: usize = 4096;
 struct Waiting {
     raw: Arc<RawTx>,
     price: BigUint,
+    /// How many had been admitted when it was.
+    number: u64,
     /// The hash Ethereum tools know it by, where there is one.
     ethereum: Option<Hash>,
     since: Millis,
@@ -238,10 +241,11 @@ enum Place {
     Payment(Hash),
 }
 
-/// A transaction in an order of offers; the greatest offers most.
+/// A transaction in an order of offers; the greatest offers most, and of equal ones has waited longest.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Head {
     price: BigUint,
+    number: Reverse<u64>,
     hash: Hash,
     sender: Address,
     place: Place,
@@ -250,7 +254,8 @@ struct Head {
 impl Head {
     fn of(queue: &Queue, sender: Address, place: Place) -> Option<Self> {
         let waiting = queue.get(place)?;
-        Some(Self { price: waiting.price.clone(), hash: waiting.raw.hash, sender, place })
+        let (price, number) = (waiting.price.clone(), Reverse(waiting.number));
+        Some(Self { price, number, hash: waiting.raw.hash, sender, place })
     }
 }
 
@@ -385,6 +390,8 @@ pub struct Mempool {
     dropped: Dropped,
     base: Arc<Base>,
     swept: Millis,
+    /// Transactions so far.
+    admitted: u64,
 }
 
 impl std::fmt::Debug for Mempool {
@@ -428,6 +435,7 @@ impl Mempool {
             dropped: Dropped::default(),
             base,
             swept: 0,
+            admitted: 0,
         })
     }
 
@@ -507,7 +515,8 @@ impl Mempool {
         self.places.insert(hash, (sender, place));
         self.ethereum.extend(ethereum.map(|other| (other, hash)));
         let queue = self.queues.entry(sender).or_default();
-        let waiting = Waiting { raw, price, ethereum, since: now, left_out: 0 };
+        self.admitted += 1;
+        let waiting = Waiting { raw, price, number: self.admitted, ethereum, since: now, left_out: 0 };
         match place {
             Place::Row(sequence) => drop(queue.waiting.insert(sequence, waiting)),
             Place::Payment(hash) => drop(queue.payments.insert(hash, waiting)),
@@ -639,8 +648,8 @@ impl Mempool {
         }
     }
 
-    /// What a block on top of `parent` may hold, at most so many transactions and bytes: best price first, each sender's
-    /// in sequence. What blocks between the settled one and `parent` hold is left out.
+    /// What a block on top of `parent` may hold, at most so many transactions and bytes: best price first, of equal ones
+    /// those that have waited longest, each sender's in sequence. What blocks between the settled one and `parent` hold is left out.
     pub fn candidates(
         &self,
         parent: &mut StateView,

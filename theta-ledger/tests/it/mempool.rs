@@ -331,3 +331,36 @@ fn a_replacement_in_the_middle_of_a_row_leaves_the_rest() {
     assert!(matches!(parked, Ok(Admitted::Parked { missing: 6, .. })));
     assert_eq!(pool.next_sequence(sender).unwrap(), Some(6));
 }
+
+#[test]
+fn of_equal_offers_the_first_to_come_goes_first_and_the_last_makes_room() {
+    let (ledger, mut waits, _) = pool();
+    // Nobody's second comes before the other's first that was there earlier.
+    let mut came = Vec::new();
+    for sequence in 1..=4 {
+        for sender in [2, 1] {
+            let raw = offering(&key(sender), sequence, "0.4");
+            came.push(raw.hash);
+            insert(&mut waits, raw.bytes, 0).unwrap();
+        }
+    }
+    let mut view = ledger.reader().state(At::Settled).unwrap();
+    let mut chosen = |pool: &Mempool, count| {
+        let chosen = pool.candidates(&mut view, count, usize::MAX).unwrap();
+        chosen.iter().map(|raw| raw.hash).collect::<Vec<_>>()
+    };
+    assert_eq!(chosen(&waits, 10), came);
+    assert_eq!(chosen(&waits, 5), came[..5]);
+    let better = offering(&key(1), 5, "0.5");
+    insert(&mut waits, better.bytes, 0).unwrap();
+    came.push(better.hash);
+    assert_eq!(chosen(&waits, 10), came, "it stands behind the sender's others");
+
+    let (_, mut full, _) = pool_with(MempoolLimits { transactions: 2, ..MempoolLimits::default() });
+    let mut offer = |sender, sequence, fee| insert(&mut full, offering(&key(sender), sequence, fee).bytes, 0);
+    offer(2, 1, "0.4").unwrap();
+    offer(1, 1, "0.4").unwrap();
+    assert!(matches!(offer(1, 2, "0.4"), Err(AdmitError::Full)));
+    offer(2, 2, "0.5").unwrap();
+    assert!(matches!(offer(2, 1, "0.4"), Err(AdmitError::Known)), "the older of the equal ones stayed");
+}
