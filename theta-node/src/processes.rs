@@ -1,6 +1,7 @@
 //! A development network of many processes: each node is `theta start` with its own configuration, over loopback.
 
 use std::{
+    collections::BTreeSet,
     ffi::OsStr,
     net::TcpListener,
     path::{Path, PathBuf},
@@ -9,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use parking_lot::Mutex;
 use serde_json::Value;
 use theta_core::hash::Address;
 use theta_ledger::genesis::Genesis;
@@ -27,6 +29,8 @@ use crate::{
 
 /// Longest wait for a node to answer.
 const START: Duration = Duration::from_secs(60);
+/// How often another free port is asked for.
+const ATTEMPTS: u32 = 1_000;
 /// How often a node is asked whether it has settled a block.
 const LOOK: Duration = Duration::from_millis(50);
 /// The keys of a development network are known to everybody, and so is their password.
@@ -50,12 +54,20 @@ pub struct Processes {
     config: DevnetConfig,
 }
 
-/// A port that was asked for, or one that is free now: what is written down has to be the same after a restart.
+/// A port that was asked for, or one that is free now: what is written down has to be the same after a restart. The system
+/// gives a port that was free a moment ago to the next who asks, so those that were given out here are remembered.
 pub(crate) fn port(wanted: u16) -> Result<u16> {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     if wanted != 0 {
         return Ok(wanted);
     }
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+    for _ in 0..ATTEMPTS {
+        let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
+        if GIVEN.lock().insert(port) {
+            return Ok(port);
+        }
+    }
+    bail!("no port is free that was not given out before")
 }
 
 /// Writes the configuration of every node that has none.
@@ -204,5 +216,17 @@ impl Processes {
     /// Tells every node to stop, and waits until all have.
     pub async fn stop(self) -> Result<()> {
         stop(self.nodes).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_port_is_given_out_twice() {
+        let ports: BTreeSet<u16> = (0..500).map(|_| port(0).expect("a free one")).collect();
+        assert_eq!(ports.len(), 500);
+        assert_eq!(port(1234).expect("as wanted"), 1234);
     }
 }
