@@ -5,6 +5,7 @@
 //! about — a child that was killed, a blob that is gone — is a [`RunError`]: it says nothing about
 //! the task, which is then tried on another node.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -33,6 +34,47 @@ pub trait Executor: Send + Sync {
     async fn check(&self, task: &Task, claimed: &Output, attempt: Attempt) -> Result<Verdict, RunError> {
         let ours = self.run(task, attempt).await?;
         Ok(if ours.digest() == claimed.digest() { Verdict::Holds } else { Verdict::Differs { ours } })
+    }
+}
+
+/// Engines of one host, one for each kind of work.
+#[derive(Clone, Default)]
+pub struct Engines(BTreeMap<KindTag, Arc<dyn Executor>>);
+
+impl fmt::Debug for Engines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.keys()).finish()
+    }
+}
+
+impl Engines {
+    /// None but this one.
+    pub fn of(engine: Arc<dyn Executor>) -> Self {
+        Self::default().with(engine)
+    }
+
+    /// These and another one, which takes the place of one of its kind.
+    #[must_use]
+    pub fn with(mut self, engine: Arc<dyn Executor>) -> Self {
+        self.0.insert(engine.kind(), engine);
+        self
+    }
+
+    /// Kinds of work that can be done.
+    pub fn kinds(&self) -> Vec<KindTag> {
+        self.0.keys().copied().collect()
+    }
+
+    /// Digests of all engines, sorted.
+    pub fn digests(&self) -> Vec<Hash> {
+        let mut digests: Vec<Hash> = self.0.values().map(|engine| engine.digest()).collect();
+        digests.sort_unstable();
+        digests
+    }
+
+    /// The engine for a kind of work.
+    pub fn get(&self, kind: KindTag) -> Result<&dyn Executor, RunError> {
+        self.0.get(&kind).map(|engine| &**engine).ok_or(RunError::Kind(kind))
     }
 }
 

@@ -12,16 +12,22 @@ use theta_core::codec::rlp::{Encode, encode_list};
 use theta_core::hash::{Address, Hash};
 
 use crate::blob::BlobRef;
+use crate::infer::InferWork;
 use crate::map::{MapSpec, Merge};
 use crate::split::Split;
+use crate::transcode::TranscodeWork;
 
 /// The kinds of work there are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum KindTag {
     /// A WebAssembly command module.
     Wasm,
+    /// A step of work on a video clip.
+    Transcode,
+    /// A request to a model.
+    Infer,
 }
 
 /// Bounds of one execution. They are part of the job, not of the host, so that every node stops at the same place.
@@ -108,6 +114,10 @@ pub struct WasmWork {
 pub enum Work {
     /// A WebAssembly command module.
     Wasm(WasmWork),
+    /// A step of work on a video clip.
+    Transcode(TranscodeWork),
+    /// A request to a model.
+    Infer(InferWork),
 }
 
 impl Work {
@@ -115,14 +125,21 @@ impl Work {
     pub const fn kind(&self) -> KindTag {
         match self {
             Self::Wasm(_) => KindTag::Wasm,
+            Self::Transcode(_) => KindTag::Transcode,
+            Self::Infer(_) => KindTag::Infer,
         }
     }
 
     /// Every blob that has to be present before it can run.
     pub fn blobs(&self) -> Vec<BlobRef> {
-        let Self::Wasm(work) = self;
-        let files = work.inputs.iter().flat_map(|folder| &folder.files).map(|file| file.blob);
-        [work.module].into_iter().chain(work.stdin).chain(files).collect()
+        match self {
+            Self::Wasm(work) => {
+                let files = work.inputs.iter().flat_map(|folder| &folder.files).map(|file| file.blob);
+                [work.module].into_iter().chain(work.stdin).chain(files).collect()
+            }
+            Self::Transcode(work) => vec![work.source],
+            Self::Infer(work) => vec![work.request],
+        }
     }
 
     fn check(&self) -> Result<(), JobError> {
@@ -132,7 +149,17 @@ impl Work {
                 "has too many files, or args or env are too long, for one message",
             ));
         }
-        let Self::Wasm(work) = self;
+        match self {
+            Self::Wasm(work) => work.check(),
+            Self::Transcode(work) => work.check(),
+            Self::Infer(work) => work.check(),
+        }
+    }
+}
+
+impl WasmWork {
+    fn check(&self) -> Result<(), JobError> {
+        let work = self;
         let plain = |part: &str| !matches!(part, "" | "." | "..") && !part.contains('\0');
         for folder in &work.inputs {
             let Some(path) = folder.path.strip_prefix('/').filter(|path| path.split('/').all(plain)) else {
@@ -161,7 +188,17 @@ impl Work {
 
 impl Encode for Work {
     fn encode(&self, out: &mut Vec<u8>) {
-        let Self::Wasm(work) = self;
+        match self {
+            Self::Wasm(work) => work.encode(out),
+            Self::Transcode(work) => work.encode(out),
+            Self::Infer(work) => work.encode(out),
+        }
+    }
+}
+
+impl Encode for WasmWork {
+    fn encode(&self, out: &mut Vec<u8>) {
+        let work = self;
         encode_list(out, |out| {
             "wasm".to_owned().encode(out);
             encode_blob(Some(&work.module), out);
@@ -373,7 +410,7 @@ pub enum JobError {
 }
 
 impl JobError {
-    const fn field(field: &'static str, problem: &'static str) -> Self {
+    pub(crate) const fn field(field: &'static str, problem: &'static str) -> Self {
         Self::Known { field, problem }
     }
 
@@ -603,7 +640,9 @@ impl MapFile {
                 args: args.clone(),
             },
         };
-        let Work::Wasm(work) = spec.work;
+        let Work::Wasm(work) = spec.work else {
+            return Err(JobError::field("kind", "of the parts of a map is wasm"));
+        };
         let (limits, quorum, total_cap, pool) = (spec.limits, spec.quorum, spec.total_cap, spec.pool);
         let map =
             MapSpec { chain_id: spec.chain_id, nonce, work, chunks, merge, limits, quorum, total_cap, pool };
@@ -751,11 +790,11 @@ pub(crate) mod tests {
             |s| s.total_cap = TFuelWei::whole(6),
             |s| s.pool.reserve_sequence = 2,
             |s| {
-                let Work::Wasm(work) = &mut s.work;
+                let Work::Wasm(work) = &mut s.work else { panic!("wasm") };
                 work.args.push(String::new());
             },
             |s| {
-                let Work::Wasm(work) = &mut s.work;
+                let Work::Wasm(work) = &mut s.work else { panic!("wasm") };
                 work.stdin = None;
             },
         ] {
@@ -772,7 +811,7 @@ pub(crate) mod tests {
     #[test]
     fn work_that_fits_no_message_is_refused() {
         let mut spec = spec();
-        let Work::Wasm(work) = &mut spec.work;
+        let Work::Wasm(work) = &mut spec.work else { panic!("wasm") };
         work.args = vec!["\u{1}".repeat(200 << 10)];
         let offer = crate::message::Message::Offer {
             task: spec.task(),
@@ -787,7 +826,7 @@ pub(crate) mod tests {
             crate::message::Envelope::seal("privatenet", &key, to, &offer).is_ok(),
             "what is allowed fits"
         );
-        let Work::Wasm(work) = &mut spec.work;
+        let Work::Wasm(work) = &mut spec.work else { panic!("wasm") };
         work.args.push("x".repeat(60 << 10));
         assert!(spec.check().is_err());
     }
@@ -798,7 +837,7 @@ pub(crate) mod tests {
             [("data", "x"), ("/", "x"), ("/a/../b", "x"), ("/out", "x"), ("/data", "../x"), ("/data", "/x")]
         {
             let mut spec = spec();
-            let Work::Wasm(work) = &mut spec.work;
+            let Work::Wasm(work) = &mut spec.work else { panic!("wasm") };
             let files = vec![FolderFile { path: file.into(), blob: BlobRef::of(b"") }];
             work.inputs.push(Folder { path: folder.into(), files });
             assert!(spec.check().is_err(), "{folder} {file}");

@@ -90,9 +90,11 @@
 
 pub mod blob;
 pub mod chain;
+pub mod content;
 pub mod executor;
 pub mod history;
 pub mod identity;
+pub mod infer;
 pub mod job;
 pub mod map;
 pub mod message;
@@ -104,6 +106,7 @@ pub mod scheduler;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 pub mod split;
+pub mod transcode;
 pub mod trust;
 pub mod verify;
 pub mod worker;

@@ -376,7 +376,7 @@ mod tests {
         let chunks = chunks.map(|range| input[range.start as usize..range.end as usize].to_vec());
         let chunks = chunks.map(|bytes| add(&mut host.blobs, bytes)).collect();
         let base = crate::job::tests::spec();
-        let Work::Wasm(work) = base.work;
+        let Work::Wasm(work) = base.work else { panic!("wasm") };
         MapSpec {
             chain_id: base.chain_id,
             nonce: 7,
@@ -405,7 +405,7 @@ mod tests {
                     self.most = self.most.max(queue.len());
                     let spec = queue.pop().expect("something runs");
                     let id = spec.id();
-                    let Work::Wasm(work) = spec.work;
+                    let Work::Wasm(work) = spec.work else { panic!("wasm") };
                     let input = self.blobs[&work.stdin.unwrap().hash].clone();
                     let output = program(&work.module, &input).map(|bytes| Output {
                         stdout: add(&mut self.blobs, bytes),

@@ -461,6 +461,20 @@ impl Mempool {
         Some(self.queues.get(sender)?.get(*place)?.raw.clone())
     }
 
+    /// What has waited since a time or longer, the longest first; at most so many.
+    pub fn waiting_since(&self, time: Millis, most: usize) -> Vec<Hash> {
+        let all =
+            self.queues.values().flat_map(|queue| queue.waiting.values().chain(queue.payments.values()));
+        let mut old: Vec<_> = all.filter(|waiting| waiting.since <= time).collect();
+        old.sort_unstable_by_key(|waiting| waiting.number);
+        old.into_iter().take(most).map(|waiting| waiting.raw.hash).collect()
+    }
+
+    /// Whether a transaction waits, or left without being settled a short while ago.
+    pub fn knows(&self, hash: &Hash) -> bool {
+        self.places.contains_key(hash) || self.dropped.reasons.contains_key(hash)
+    }
+
     /// Why a transaction left without being settled; of the newest few thousand.
     pub fn reason(&self, hash: &Hash) -> Option<&DropReason> {
         self.dropped.reasons.get(hash)

@@ -23,6 +23,7 @@ pub mod node;
 pub mod processes;
 pub mod rpc;
 mod snapshots;
+mod sorter;
 pub mod vote_key;
 
 pub use chain::Progress;

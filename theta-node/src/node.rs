@@ -4,7 +4,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        mpsc::{Receiver, SyncSender, sync_channel},
+        mpsc::{SyncSender, sync_channel},
     },
     thread::JoinHandle,
 };
@@ -13,7 +13,6 @@ use anyhow::{Context, Result};
 use parking_lot::Mutex;
 use theta_consensus::Settings;
 use theta_core::{
-    block::Block,
     hash::{Address, Hash},
     sign::SecretKey,
     spec::ChainSpec,
@@ -22,22 +21,21 @@ use theta_core::{
 };
 use theta_ledger::{
     genesis::Genesis,
-    ledger::{At, Ledger, LedgerReader},
+    ledger::{Ledger, LedgerReader},
     mempool::{AdmitError, Admitted, Mempool, MempoolLimits},
     state::Keep,
-    tx::{HolderSummary, RawTx, TxError},
+    tx::{HolderSummary, RawTx},
     vm::ContractVm,
 };
 use tokio::sync::watch;
 
 use crate::{
     chain::{Chain, Event, Parts, Progress},
-    clock::now_millis,
-    fetch::RANGE,
     folder::DataFolder,
-    metrics::{Label, Metrics},
-    net::{Delivery, Multiaddr, NetConfig, Packet, Port, Verdict},
+    metrics::Metrics,
+    net::{Multiaddr, NetConfig, Packet, Port},
     snapshots::{self, Shelf},
+    sorter::{Sorter, admit},
     vote_key::vote_key,
 };
 
@@ -147,38 +145,6 @@ impl NodeHandle {
         // A full queue wakes the engine just as well.
         let _ = self.events.try_send(Event::Work);
         Ok(admitted)
-    }
-}
-
-/// Puts a transaction into the pool; signatures are recovered before the pool is locked.
-fn admit(pool: &Mutex<Mempool>, metrics: &Metrics, bytes: Vec<u8>) -> Result<Admitted, AdmitError> {
-    let screen = pool.lock().screen();
-    let admitted = screen.check(bytes).and_then(|screened| pool.lock().insert(screened, now_millis()));
-    let result = match &admitted {
-        Ok(Admitted::Ready(_)) => "ready",
-        Ok(Admitted::Parked { .. }) => "parked",
-        Err(AdmitError::Known) => "known",
-        Err(AdmitError::Full) => "full",
-        Err(_) => "refused",
-    };
-    metrics.arrived.get_or_create(&Label { result }).inc();
-    admitted
-}
-
-/// A transaction that nobody can have thought right is its sender's fault. All else depends on what a node knows.
-fn verdict(admitted: &Result<Admitted, AdmitError>) -> Verdict {
-    match admitted {
-        Ok(_) => Verdict::Accept,
-        Err(
-            AdmitError::TooLarge(..)
-            | AdmitError::Invalid(
-                TxError::Decode(_)
-                | TxError::Signature
-                | TxError::EthereumSignature(_)
-                | TxError::Unauthorized,
-            ),
-        ) => Verdict::Reject,
-        Err(_) => Verdict::Ignore,
     }
 }
 
@@ -326,78 +292,6 @@ impl Drop for Node {
         for thread in self.threads.drain(..) {
             // A panic there has been reported by its thread.
             let _ = thread.join();
-        }
-    }
-}
-
-/// Takes packets from the network: transactions into the pool, the rest to the chain thread.
-struct Sorter {
-    reader: LedgerReader,
-    mempool: Arc<Mutex<Mempool>>,
-    metrics: Metrics,
-    shelf: Option<Arc<Shelf>>,
-    port: Port,
-    events: SyncSender<Event>,
-    stop: watch::Receiver<bool>,
-}
-
-impl Sorter {
-    fn far_below(&self, above: u64) -> bool {
-        self.reader.settled().header.height > above.saturating_add(RANGE)
-    }
-
-    /// The settled blocks above a height; none where they cannot be read, which the chain's thread finds out by itself.
-    fn range(&self, above: u64) -> Vec<Arc<Block>> {
-        let heights = above + 1..=above + RANGE;
-        heights
-            .map_while(|height| self.reader.block(At::Height(height)).ok()?.map(|info| info.block))
-            .collect()
-    }
-
-    fn run(self, deliveries: &Receiver<Delivery>) {
-        while !*self.stop.borrow() {
-            let Ok(delivery) = deliveries.recv_timeout(std::time::Duration::from_millis(200)) else {
-                continue;
-            };
-            let event = match delivery.packet {
-                Packet::Transactions(raw) => {
-                    let mut word = Verdict::Ignore;
-                    for raw in raw {
-                        match verdict(&admit(&self.mempool, &self.metrics, raw)) {
-                            Verdict::Accept => word = Verdict::Accept,
-                            Verdict::Ignore => {}
-                            // Whoever sent them should have known; what stands behind it is lost with it.
-                            Verdict::Reject => {
-                                word = Verdict::Reject;
-                                break;
-                            }
-                        }
-                    }
-                    self.port.judge(&delivery.ticket, word);
-                    if word == Verdict::Ignore {
-                        continue;
-                    }
-                    Event::Work
-                }
-                // What is settled far above is an ancestor of whatever an honest node asks for, and needs no engine.
-                Packet::Fetch { above, .. } if self.far_below(above) => {
-                    self.port.reply(&delivery.ticket, self.range(above));
-                    continue;
-                }
-                Packet::AskSnapshot => {
-                    let offer = self.shelf.as_ref().and_then(|shelf| shelf.offer());
-                    self.port.reply_snapshot(&delivery.ticket, offer.unwrap_or_default());
-                    continue;
-                }
-                Packet::AskPiece { height, index } => {
-                    let piece = self.shelf.as_ref().and_then(|shelf| shelf.piece(height, index));
-                    self.port.reply_piece(&delivery.ticket, height, index, piece.unwrap_or_default());
-                    continue;
-                }
-                _ => Event::Net(Box::new(delivery)),
-            };
-            // Full means that the chain thread is behind; the protocol asks again for what is lost.
-            let _ = self.events.try_send(event);
         }
     }
 }

@@ -28,6 +28,7 @@ use theta_core::{block::Block, hash::Hash, sign::SecretKey};
 use tokio::sync::{mpsc, watch};
 
 use self::wire::{Answer, Question, Topic};
+pub(crate) use self::wire::{MAX_ANSWERED, MOST_ASKED};
 use crate::snapshots::Offer;
 
 /// Packets that wait for the node, and commands that wait for the network.
@@ -97,6 +98,14 @@ pub(crate) enum Packet {
         /// The piece.
         bytes: Vec<u8>,
     },
+    /// Asks what waits in a pool; answered by [`Port::reply_waiting`].
+    AskWaiting,
+    /// Asks for transactions of it; answered by [`Port::reply_transactions`].
+    AskTransactions(Vec<Hash>),
+    /// What waits in a peer's pool, the longest first.
+    Waiting(Vec<Hash>),
+    /// Raw transactions that were asked for.
+    Asked(Vec<Vec<u8>>),
 }
 
 /// What came in.
@@ -274,6 +283,30 @@ impl Port {
     pub(crate) fn reply_piece(&self, ticket: &Ticket, height: u64, index: u64, bytes: Vec<u8>) {
         if let Ticket::Question(number) = ticket {
             self.command(Command::Reply(*number, Answer::Piece { height, index, bytes }));
+        }
+    }
+
+    /// Asks a peer what waits in its pool.
+    pub(crate) fn ask_waiting(&self, from: u64) {
+        self.command(Command::Ask(from, Question::Waiting));
+    }
+
+    /// Asks a peer for transactions that wait there, [`MOST_ASKED`] at most.
+    pub(crate) fn ask_transactions(&self, from: u64, hashes: Vec<Hash>) {
+        self.command(Command::Ask(from, Question::Transactions(hashes)));
+    }
+
+    /// Answers what waits here.
+    pub(crate) fn reply_waiting(&self, ticket: &Ticket, hashes: Vec<Hash>) {
+        if let Ticket::Question(number) = ticket {
+            self.command(Command::Reply(*number, Answer::Waiting(hashes)));
+        }
+    }
+
+    /// Answers with transactions, of [`MAX_ANSWERED`] bytes at most.
+    pub(crate) fn reply_transactions(&self, ticket: &Ticket, raw: Vec<Vec<u8>>) {
+        if let Ticket::Question(number) = ticket {
+            self.command(Command::Reply(*number, Answer::Transactions(raw)));
         }
     }
 

@@ -490,12 +490,22 @@ impl Network {
                     let number = self.wait_for(channel);
                     self.deliver(peer, Packet::AskPiece { height, index }, Ticket::Question(number));
                 }
+                Question::Waiting => {
+                    let number = self.wait_for(channel);
+                    self.deliver(peer, Packet::AskWaiting, Ticket::Question(number));
+                }
+                Question::Transactions(hashes) => {
+                    let number = self.wait_for(channel);
+                    self.deliver(peer, Packet::AskTransactions(hashes), Ticket::Question(number));
+                }
             },
             request_response::Message::Response { response, .. } => {
                 let packet = match response {
                     Answer::Blocks(blocks) => Packet::Blocks(blocks),
                     Answer::Snapshot(offer) => Packet::Snapshot(offer),
                     Answer::Piece { height, index, bytes } => Packet::Piece { height, index, bytes },
+                    Answer::Waiting(hashes) => Packet::Waiting(hashes),
+                    Answer::Transactions(raw) => Packet::Asked(raw),
                     Answer::Heard => return,
                 };
                 self.deliver(peer, packet, Ticket::None);

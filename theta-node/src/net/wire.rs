@@ -116,7 +116,16 @@ pub(super) enum Question {
     Snapshot,
     /// A piece of it.
     Piece { height: u64, index: u64 },
+    /// What waits in the pool.
+    Waiting,
+    /// Some of that.
+    Transactions(Vec<Hash>),
 }
+
+/// Transactions that one question asks for.
+pub(crate) const MOST_ASKED: usize = 256;
+/// Bytes of transactions in an answer.
+pub(crate) const MAX_ANSWERED: usize = 1024 * 1024;
 
 /// What it is answered.
 #[derive(Clone, Debug)]
@@ -129,6 +138,10 @@ pub(super) enum Answer {
     Snapshot(Offer),
     /// A piece, empty where there is none.
     Piece { height: u64, index: u64, bytes: Vec<u8> },
+    /// What waits in the pool, the longest first.
+    Waiting(Vec<Hash>),
+    /// Those of the transactions asked for that wait there.
+    Transactions(Vec<Vec<u8>>),
 }
 
 /// Most bytes of a question.
@@ -172,6 +185,11 @@ impl Question {
                 height.encode(out);
                 index.encode(out);
             }
+            Self::Waiting => 4_u8.encode(out),
+            Self::Transactions(hashes) => {
+                5_u8.encode(out);
+                hashes.encode(out);
+            }
         });
         out
     }
@@ -185,6 +203,15 @@ impl Question {
             1 => Self::Note(list.read()?),
             2 => Self::Snapshot,
             3 => Self::Piece { height: list.read()?, index: list.read()? },
+            4 => Self::Waiting,
+            5 => {
+                let (hashes, many) =
+                    (list.read::<Vec<Hash>>()?, list.error(Fault::Value("more than is asked for at once")));
+                if hashes.len() > MOST_ASKED {
+                    return Err(many);
+                }
+                Self::Transactions(hashes)
+            }
             _ => return Err(unknown),
         };
         list.finish()?;
@@ -222,6 +249,14 @@ impl Answer {
                 index.encode(out);
                 encode_string(bytes, out);
             }
+            Self::Waiting(hashes) => {
+                4_u8.encode(out);
+                hashes.encode(out);
+            }
+            Self::Transactions(raw) => {
+                5_u8.encode(out);
+                raw.encode(out);
+            }
         });
         out
     }
@@ -242,6 +277,8 @@ impl Answer {
             1 => Self::Heard,
             2 => Self::Snapshot(list.read()?),
             3 => Self::Piece { height: list.read()?, index: list.read()?, bytes: list.string()?.to_vec() },
+            4 => Self::Waiting(list.read()?),
+            5 => Self::Transactions(list.read()?),
             _ => return Err(unknown),
         };
         list.finish()?;
@@ -308,6 +345,22 @@ mod tests {
             Ok(Answer::Piece { height: 7, index: 1, bytes }) if bytes == [5; 100]
         ));
         assert!(matches!(Question::read(&Question::Snapshot.write()), Ok(Question::Snapshot)));
+        let hashes = vec![Hash::repeat_byte(1), Hash::repeat_byte(2)];
+        assert!(matches!(Question::read(&Question::Waiting.write()), Ok(Question::Waiting)));
+        assert!(matches!(
+            Question::read(&Question::Transactions(hashes.clone()).write()),
+            Ok(Question::Transactions(read)) if read == hashes
+        ));
+        let many = vec![Hash::repeat_byte(1); MOST_ASKED + 1];
+        assert!(Question::read(&Question::Transactions(many).write()).is_err());
+        assert!(matches!(
+            Answer::read(&Answer::Waiting(hashes.clone()).write()),
+            Ok(Answer::Waiting(read)) if read == hashes
+        ));
+        assert!(matches!(
+            Answer::read(&Answer::Transactions(vec![vec![1], vec![2; 99]]).write()),
+            Ok(Answer::Transactions(read)) if read == [vec![1], vec![2; 99]]
+        ));
         for bad in [&[][..], &[0xc0], &[0xc1, 9], &[0xc0, 0], &[0xc2, 0xc0, 0xc0], &[0xff; 9]] {
             assert!(Answer::read(bad).is_err(), "{bad:x?}");
         }

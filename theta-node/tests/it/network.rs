@@ -8,14 +8,14 @@ use theta_core::{
     spec::ChainSpec,
 };
 use theta_ledger::ledger::At;
-use theta_node::devnet::Devnet;
+use theta_node::{devnet::Devnet, node::Node};
 use theta_sdk::{
     client::{Client, ClientError, TransportError},
     rpc,
     wallet::{MINIMUM_GAS_PRICE, Wallet, minimum_fee},
 };
 
-use super::{devnet, devnet_with};
+use super::{devnet, devnet_with, newcomer};
 
 fn client(devnet: &Devnet, index: usize) -> Client {
     Client::http(devnet.nodes[index].theta_url()).unwrap()
@@ -173,4 +173,40 @@ async fn a_panic_of_the_chain_thread_is_told() {
     client(&devnet, 0).broadcast_async(&raw).await.unwrap();
     let reason = tokio::time::timeout(Duration::from_secs(20), devnet.failure()).await.expect("told");
     assert!(reason.contains("validator-") && reason.contains("panicked"), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_reaches_nodes_that_come_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut devnet = devnet(folder.path(), ChainSpec::devnet()).await;
+    // Two of four settle nothing.
+    devnet.nodes.truncate(2);
+    let wallet = wallet(&devnet, 0);
+    let coins = Coins { theta: ThetaWei::ZERO, tfuel: TFuelWei::whole(1) };
+    let from = devnet.nodes[0].node.handle();
+    let mut sent = Vec::new();
+    for sequence in 1..=600 {
+        let raw = wallet.send(sequence, Address::repeat_byte(0xaa), coins, minimum_fee());
+        sent.push(from.submit(raw.sign(wallet.signer()).unwrap().bytes).unwrap().hash());
+    }
+    let complete = async |node: &Node| {
+        let pool = node.handle().mempool;
+        for _ in 0..300 {
+            if sent.iter().all(|hash| pool.lock().find(hash).is_some()) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("{} of {} are there", pool.lock().len(), sent.len());
+    };
+    complete(&devnet.nodes[1].node).await;
+    let first = newcomer(&devnet, &folder.path().join("first"), 0x61, |config| config.discover = false).await;
+    complete(&first).await;
+    // This one knows no other.
+    let second = newcomer(&devnet, &folder.path().join("second"), 0x62, |config| {
+        config.discover = false;
+        config.peers = first.handle().addresses().to_vec();
+    })
+    .await;
+    complete(&second).await;
 }

@@ -83,7 +83,7 @@ impl Executor for Wasm {
     }
 
     async fn run(&self, task: &Task, attempt: Attempt) -> Result<Output, RunError> {
-        let Work::Wasm(work) = &task.work;
+        let Work::Wasm(work) = &task.work else { return Err(RunError::Kind(task.work.kind())) };
         let (head, bodies) = load(task, work, &*attempt.blobs).await?;
         let limit = Duration::from_secs(task.limits.wall_seconds);
         let (mut group, stdin, stdout) = self.spawn().map_err(RunError::Process)?;

@@ -36,7 +36,7 @@ impl Bench {
     }
 
     fn work(&mut self) -> &mut WasmWork {
-        let Work::Wasm(work) = &mut self.task.work;
+        let Work::Wasm(work) = &mut self.task.work else { panic!("wasm") };
         work
     }
 
