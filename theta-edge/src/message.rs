@@ -11,6 +11,7 @@ use theta_core::amount::TFuelWei;
 use theta_core::hash::Hash;
 use theta_core::sign::{SignError, Signature, Signer};
 
+use crate::blob::BlobRef;
 use crate::executor::Output;
 use crate::identity::NodeId;
 use crate::job::{PoolRef, Task};
@@ -168,6 +169,8 @@ pub enum Message {
         /// Its load.
         beat: Heartbeat,
     },
+    /// Requester: fetch this content from it, keep it, and give it to others.
+    Hold(BlobRef),
     /// Requester: other workers that may be paid from the same fund ([`Self::Beacon`]).
     Peers(Vec<(NodeId, SocketAddr)>),
 }

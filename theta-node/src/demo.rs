@@ -19,7 +19,7 @@ use theta_core::{
     sign::SecretKey,
     spec::ChainSpec,
 };
-use theta_edge::{executor::Executor, identity::NodeId, job::JobFile, scheduler::Report};
+use theta_edge::{executor::Engines, identity::NodeId, job::JobFile, scheduler::Report};
 use theta_ledger::{
     tx::{Purpose, RawTx},
     vm::{ContractVm, VmCall},
@@ -32,7 +32,7 @@ use theta_sdk::{
 
 use crate::{
     devnet::{Devnet, DevnetConfig, TEST_MNEMONIC, role_key},
-    edge::{Directory, EdgeConfig, EdgeNode, Funds, Job, JobClient, JobClientConfig},
+    edge::{ContentTerms, Directory, EdgeConfig, EdgeNode, Funds, Job, JobClient, JobClientConfig},
 };
 
 /// Counts calls, logs each, returns the count. Init code, then `slot0 += 1; log(count); return count`.
@@ -108,7 +108,7 @@ struct Demo<'a> {
 pub async fn run(
     folder: &Path,
     vm: Arc<dyn ContractVm>,
-    engine: Arc<dyn Executor>,
+    engines: Engines,
     say: Progress<'_>,
 ) -> Result<DemoReport> {
     say("starting four validators and two edge nodes");
@@ -138,11 +138,13 @@ pub async fn run(
             // Each has its own access to the chain, and neither the requester's.
             client: client(2 + index)?,
             directory: directory.clone(),
-            engine: engine.clone(),
+            engines: engines.clone(),
             port: 0,
             settle_at_once: true,
             offer: theta_edge::worker::Settings::default(),
             gateways: Vec::new(),
+            content: ContentTerms::default(),
+            rpc: String::new(),
         });
         edge_nodes.push(node.await?);
     }
@@ -155,7 +157,7 @@ pub async fn run(
         say,
     };
     let result = tokio::select! {
-        result = demo.play(&devnet, &edge_nodes, directory, engine, folder) => result,
+        result = demo.play(&devnet, &edge_nodes, directory, engines, folder) => result,
         reason = devnet.failure() => bail!(reason),
     };
     let (job, output, from) = result?;
@@ -191,7 +193,7 @@ impl Demo<'_> {
         devnet: &Devnet,
         edge_nodes: &[EdgeNode],
         directory: Directory,
-        engine: Arc<dyn Executor>,
+        engines: Engines,
         folder: &Path,
     ) -> Result<(Report, String, u64)> {
         let [alice, bob, carol, payer] = [0, 1, 2, 3].map(|index| devnet.accounts[index].key.clone());
@@ -218,7 +220,7 @@ impl Demo<'_> {
         self.send("bob stakes 200,000 THETA with validator 1", raw).await?;
 
         self.contract(&carol).await?;
-        let (report, output) = self.job(&payer, directory, engine, folder).await?;
+        let (report, output) = self.job(&payer, directory, engines, folder).await?;
         Ok((report, output, from))
     }
 
@@ -256,7 +258,7 @@ impl Demo<'_> {
         &mut self,
         payer: &SecretKey,
         directory: Directory,
-        engine: Arc<dyn Executor>,
+        engines: Engines,
         folder: &Path,
     ) -> Result<(Report, String)> {
         let wallet = self.wallet(payer);
@@ -266,6 +268,7 @@ impl Demo<'_> {
             wallet.reserve(1, fund, collateral, vec![resource], 1000, minimum_fee()).sign(wallet.signer())?;
         self.send("the job payer reserves 100 TFUEL", raw).await?;
         let jobs = JobClient::start(JobClientConfig {
+            rpc: String::new(),
             chain: self.spec.chain.clone(),
             key: payer.clone(),
             funds: Funds::Given(1),
@@ -274,7 +277,7 @@ impl Demo<'_> {
             directory,
             port: 0,
             api: false,
-            engine,
+            engines,
         })
         .await?;
         (self.say)("two edge nodes count the lines of a text");

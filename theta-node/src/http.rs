@@ -167,19 +167,34 @@ fn is_own(host: &str) -> bool {
 /// Answers programs and pages of this machine alone: a page from elsewhere names where it comes from in `Origin`, and one
 /// whose name was made to lead here names another `Host`.
 pub(crate) fn local_only(routes: Router) -> Router {
-    let local = |request: &Request| {
-        let text = |name| request.headers().get(name).map(|value| value.to_str().unwrap_or("?"));
-        // HTTP/2 has the host in the target.
-        let host = text(header::HOST).or_else(|| request.uri().authority().map(|host| host.as_str()));
-        let own = host.is_some_and(is_own);
-        let origin = text(header::ORIGIN)
-            .is_none_or(|origin| origin.strip_prefix("http://").is_some_and(|from| Some(from) == host));
-        own && origin
-    };
+    only(routes, |request| {
+        let origin = text(request, header::ORIGIN);
+        let same =
+            |origin: &str| origin.strip_prefix("http://").is_some_and(|from| Some(from) == host(request));
+        host(request).is_some_and(is_own) && origin.is_none_or(same)
+    })
+}
+
+/// Answers pages of any server, under this machine's own names: what they get is public, and nobody's name is made to lead
+/// here.
+pub(crate) fn own_host(routes: Router) -> Router {
+    only(routes, |request| host(request).is_some_and(is_own))
+}
+
+fn text(request: &Request, name: HeaderName) -> Option<&str> {
+    request.headers().get(name).map(|value| value.to_str().unwrap_or("?"))
+}
+
+/// The name by which a request came; HTTP/2 has it in the target.
+fn host(request: &Request) -> Option<&str> {
+    text(request, header::HOST).or_else(|| request.uri().authority().map(|host| host.as_str()))
+}
+
+fn only(routes: Router, may: fn(&Request) -> bool) -> Router {
     routes.layer(middleware::from_fn(move |request: Request, next: Next| {
-        let local = local(&request);
+        let may = may(&request);
         async move {
-            match local {
+            match may {
                 true => next.run(request).await,
                 false => {
                     let problem = "only pages and programs of this machine are answered";

@@ -74,13 +74,10 @@ impl<P: Ord + Copy> Sources<P> {
         }
     }
 
-    /// The best one that can be asked now, counted as asked; none where all are busy, paused, banned or `tried`.
-    pub fn pick(&mut self, now: Millis, tried: &[P]) -> Option<P> {
+    /// The best one of those that `may` be asked, counted as asked; none where all of them are busy, paused or banned.
+    pub fn pick(&mut self, now: Millis, may: impl Fn(&P) -> bool) -> Option<P> {
         let free = |(peer, standing): &(&P, &mut Peer)| {
-            !standing.lied
-                && standing.paused_until <= now
-                && standing.outstanding < OUTSTANDING
-                && !tried.contains(peer)
+            !standing.lied && standing.paused_until <= now && standing.outstanding < OUTSTANDING && may(peer)
         };
         // Expected time, the queue before it included, over the chance that it comes at all.
         let cost = |standing: &Peer| {
@@ -164,7 +161,7 @@ mod tests {
         (0..4).for_each(|peer| sources.add(peer));
         let mut asked = [0; 4];
         for _ in 0..100 {
-            let peer = sources.pick(0, &[]).unwrap();
+            let peer = sources.pick(0, |_| true).unwrap();
             asked[peer] += 1;
             sources.got(peer, 1, [400, 20, 400, 400][peer]);
         }
@@ -175,37 +172,37 @@ mod tests {
     fn two_at_once_and_nobody_twice_for_one_chunk() {
         let mut sources = Sources::default();
         sources.add(1);
-        assert_eq!(sources.pick(0, &[]), Some(1));
-        assert_eq!(sources.pick(0, &[1]), None);
-        assert_eq!(sources.pick(0, &[]), Some(1));
-        assert_eq!(sources.pick(0, &[]), None);
+        assert_eq!(sources.pick(0, |_| true), Some(1));
+        assert_eq!(sources.pick(0, |peer| *peer != 1), None);
+        assert_eq!(sources.pick(0, |_| true), Some(1));
+        assert_eq!(sources.pick(0, |_| true), None);
         sources.passed(1);
-        assert_eq!(sources.pick(0, &[]), Some(1));
-        assert_eq!(Sources::<u8>::default().pick(0, &[]), None);
+        assert_eq!(sources.pick(0, |_| true), Some(1));
+        assert_eq!(Sources::<u8>::default().pick(0, |_| true), None);
     }
 
     #[test]
     fn a_liar_is_never_asked_again_and_a_silent_one_for_a_while() {
         let mut sources = Sources::default();
         sources.add(1);
-        sources.pick(0, &[]);
+        sources.pick(0, |_| true);
         sources.lied(1);
         sources.add(1);
-        assert_eq!((sources.pick(Millis::MAX, &[]), sources.is_banned(1)), (None, true));
+        assert_eq!((sources.pick(Millis::MAX, |_| true), sources.is_banned(1)), (None, true));
         sources.add(2);
         for _ in 0..10 {
-            assert_eq!(sources.pick(5, &[]), Some(2));
+            assert_eq!(sources.pick(5, |_| true), Some(2));
             sources.failed(5, 2);
         }
-        assert_eq!(sources.pick(5, &[]), None);
-        assert_eq!(sources.pick(5 + PAUSE_MS, &[]), Some(2));
+        assert_eq!(sources.pick(5, |_| true), None);
+        assert_eq!(sources.pick(5 + PAUSE_MS, |_| true), Some(2));
         // One that mostly answers goes on.
         sources.add(3);
         for round in 0..200 {
-            let peer = sources.pick(6, &[2]).unwrap();
+            let peer = sources.pick(6, |peer| *peer != 2).unwrap();
             if round % 4 == 0 { sources.failed(6, peer) } else { sources.got(peer, 1, 10) }
         }
-        assert_eq!(sources.pick(6, &[2]), Some(3));
+        assert_eq!(sources.pick(6, |peer| *peer != 2), Some(3));
     }
 
     #[test]

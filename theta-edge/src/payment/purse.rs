@@ -433,6 +433,11 @@ impl Purse {
         self.write(Entry::Promised { job, amount })
     }
 
+    /// Names of the promises that are open.
+    pub fn promises(&self) -> Vec<Hash> {
+        self.state.promises.keys().copied().collect()
+    }
+
     /// Gives back what is left of a promise. Ticks that were released for it go into the receipt first,
     /// which [`Self::payment`] gives.
     pub fn release(&mut self, job: &Hash) -> Result<(), PayError> {

@@ -541,6 +541,20 @@ impl Till {
         Some(Tick { reserve_sequence, anchor, index, word })
     }
 
+    /// What a tick of a fund's payer pays; `None` where none may be released.
+    pub fn ticks_of(&self, payer: Address, reserve_sequence: u64) -> Option<TFuelWei> {
+        let meter = self.drawers.get(&(payer, reserve_sequence))?.meter.as_ref()?;
+        Some(meter.commit().unit)
+    }
+
+    /// All that a fund has paid this payee: settled, in the receipt, and by ticks since then. It never becomes less.
+    pub fn paid(&self, payer: Address, reserve_sequence: u64) -> TFuelWei {
+        let Some(drawer) = self.drawers.get(&(payer, reserve_sequence)) else { return TFuelWei::ZERO };
+        let parts = [drawer.settled, drawer.claimed(), drawer.ticked()];
+        // Within the fund.
+        parts.into_iter().try_fold(TFuelWei::ZERO, TFuelWei::checked_add).unwrap_or_default()
+    }
+
     /// What is at risk with a fund for want of a receipt.
     pub fn exposure(&self, payer: Address, reserve_sequence: u64) -> Exposure {
         let key = (payer, reserve_sequence);

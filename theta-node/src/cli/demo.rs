@@ -1,12 +1,9 @@
 //! `theta demo`.
 
-use std::sync::Arc;
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use comfy_table::{CellAlignment, Table};
 use serde_json::{Value, json};
 use theta_core::amount::to_big;
-use theta_edge_wasm::Wasm;
 
 use super::{contracts, devnet::Scratch, interrupted};
 use crate::demo::{self, DemoReport};
@@ -20,10 +17,10 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args) -> Result<()> {
     let scratch = Scratch::new("demo");
-    let engine = Arc::new(Wasm::current_exe().context("this program cannot find itself")?);
+    let engines = super::engines()?;
     let say = |what: &str| eprintln!("· {what}");
     let report = tokio::select! {
-        report = demo::run(&scratch.0, contracts(), engine, &say) => report?,
+        report = demo::run(&scratch.0, contracts(), engines, &say) => report?,
         result = interrupted() => {
             result?;
             anyhow::bail!("stopped before the end");

@@ -1,10 +1,9 @@
 //! `theta devnet`.
 
-use std::{path::PathBuf, sync::Arc};
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use serde_json::Value;
-use theta_edge_wasm::Wasm;
 
 use super::{contracts, input, interrupted};
 use crate::{
@@ -143,7 +142,7 @@ impl Edge {
             edge_nodes: self.nodes,
             gateway_port: self.port,
             rpc,
-            engine: Arc::new(Wasm::current_exe()?),
+            engines: super::engines()?,
             program,
         })
         .await?;

@@ -1,10 +1,9 @@
 //! `theta edge`: an edge node.
 
-use std::{path::PathBuf, sync::Arc};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
-use theta_edge_wasm::Wasm;
 use theta_sdk::keystore::Effort;
 
 use super::interrupted;
@@ -105,8 +104,8 @@ fn make(args: InitArgs) -> Result<()> {
 
 async fn start(args: StartArgs) -> Result<()> {
     let (file, folder) = EdgeFile::read(&args.config)?;
-    let engine = Arc::new(Wasm::current_exe().context("this program cannot find itself")?);
-    let node = file.start(&folder, engine).await?;
+    let engines = super::engines()?;
+    let node = file.start(&folder, engines).await?;
     let ready = file.ready_line(&node)?;
     if args.json {
         say!("{ready}")?;

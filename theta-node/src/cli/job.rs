@@ -67,7 +67,7 @@ pub(super) struct At {
     gateway: String,
     /// Print one JSON value.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -128,18 +128,18 @@ struct Problem {
     message: String,
 }
 
-struct Gateway {
-    url: String,
-    http: reqwest::Client,
+pub(super) struct Gateway {
+    pub(super) url: String,
+    pub(super) http: reqwest::Client,
 }
 
 impl Gateway {
-    fn new(at: &At) -> Result<Self> {
+    pub(super) fn new(at: &At) -> Result<Self> {
         let http = reqwest::Client::builder().timeout(TIMEOUT).no_proxy().build()?;
         Ok(Self { url: at.gateway.trim_end_matches('/').to_owned(), http })
     }
 
-    async fn send(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response> {
+    pub(super) async fn send(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response> {
         let response = request.send().await.with_context(|| {
             format!(
                 "no gateway answers at {}; name another with --gateway, or start `theta devnet`",
@@ -158,7 +158,7 @@ impl Gateway {
         Err(Problem { code, message }.into())
     }
 
-    async fn call(&self, method: Method, path: &str) -> Result<Value> {
+    pub(super) async fn call(&self, method: Method, path: &str) -> Result<Value> {
         let request = self.http.request(method, format!("{}/api/{path}", self.url));
         Ok(self.send(request).await?.json().await?)
     }
@@ -169,7 +169,7 @@ impl Gateway {
         self.call(method, &format!("jobs/{id}{what}")).await
     }
 
-    async fn put(&self, bytes: Vec<u8>) -> Result<String> {
+    pub(super) async fn put(&self, bytes: Vec<u8>) -> Result<String> {
         let request = self.http.put(format!("{}/api/blobs", self.url)).body(bytes);
         let kept: Value = self.send(request).await?.json().await?;
         Ok(kept["hash"].as_str().context("the gateway did not say how it calls a blob")?.to_owned())

@@ -11,6 +11,7 @@ macro_rules! say {
 }
 
 mod chain;
+mod content;
 mod demo;
 mod devnet;
 mod edge;
@@ -27,14 +28,19 @@ mod work;
 
 use std::{process::ExitCode, sync::Arc};
 
+use anyhow::Context as _;
+
 use clap::{Parser, Subcommand};
+use theta_edge::executor::Engines;
+use theta_edge_media::Media;
+use theta_edge_wasm::Wasm;
 
 /// Theta networks: nodes, development networks, edge work.
 #[derive(Debug, Parser)]
 #[command(
     name = "theta",
     version,
-    after_help = "Example:\n  theta devnet                               a network with funded accounts\n  theta demo                                 the main job from end to end\n  theta job run count.json --out result      a job on edge nodes\n  theta genesis inspect mainnet.genesis      verify a genesis file\n  theta replay diff_ledger.jsonl             compare with a recording of the reference"
+    after_help = "Example:\n  theta devnet                               a network with funded accounts\n  theta demo                                 the main job from end to end\n  theta job run count.json --out result      a job on edge nodes\n  theta content publish clip.mp4             a clip that edge nodes encode and deliver\n  theta genesis inspect mainnet.genesis      verify a genesis file\n  theta replay diff_ledger.jsonl             compare with a recording of the reference"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -80,6 +86,9 @@ enum Command {
     /// Jobs on edge nodes: submit, watch, fetch the result.
     #[command(subcommand)]
     Job(job::Command),
+    /// Video on edge nodes: publish a clip, see what is published.
+    #[command(subcommand)]
+    Content(content::Command),
     /// Load a network through its RPC: how much it settles, how soon, and what that costs.
     ///
     /// Every transaction that a node took has to be settled or reported as dropped at the end, all nodes have to hold the
@@ -124,6 +133,7 @@ pub fn main() -> ExitCode {
             Command::Replay(args) => replay::run(args).await,
             Command::Edge(command) => edge::run(command).await,
             Command::Job(command) => job::run(command).await,
+            Command::Content(command) => content::run(command).await,
             Command::Load(args) => load::run(args).await,
             Command::Spec(command) => spec::run(command),
             Command::Statetest(args) => statetest::run(args).await,
@@ -160,4 +170,17 @@ async fn interrupted() -> anyhow::Result<()> {
         _ = terminate.recv() => {}
     }
     Ok(())
+}
+
+/// All kinds of work that this machine can do, each in children of this program.
+fn engines() -> anyhow::Result<Engines> {
+    let wasm = Wasm::current_exe().context("this program cannot find itself")?;
+    let engines = Engines::of(Arc::new(wasm));
+    Ok(match Media::find() {
+        Ok(media) => engines.with(Arc::new(media)),
+        Err(error) => {
+            tracing::warn!("no video work is offered: {error}");
+            engines
+        }
+    })
 }

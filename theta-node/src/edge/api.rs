@@ -25,6 +25,8 @@ use tokio::sync::Semaphore;
 
 use super::{
     asker::{AskerLoop, Refused},
+    content::publish::{Publications, Wish},
+    page,
     requester::{Files, Jobs},
     wire::MAX_BLOB,
 };
@@ -51,6 +53,7 @@ const OPENAPI: &str = include_str!("openapi.json");
 struct Api {
     jobs: Jobs,
     uploads: Arc<Semaphore>,
+    publications: Publications,
 }
 
 /// Why a request is not answered as it was meant.
@@ -107,8 +110,11 @@ impl From<Refused> for Problem {
 }
 
 pub(super) fn routes(jobs: Jobs) -> Router {
-    let api = Api { jobs, uploads: Arc::new(Semaphore::new(MAX_UPLOADS)) };
+    let publications = Publications::default();
+    let api = Api { jobs, uploads: Arc::new(Semaphore::new(MAX_UPLOADS)), publications };
     let routes = Router::new()
+        .route("/status", get(about))
+        .route("/content", get(clips))
         .route("/api/jobs", post(submit).get(list))
         .route("/api/jobs/{id}", get(status).delete(cancel))
         .route("/api/jobs/{id}/result", get(result))
@@ -116,10 +122,13 @@ pub(super) fn routes(jobs: Jobs) -> Router {
         .route("/api/jobs/{id}/explain", get(explain))
         .route("/api/nodes", get(nodes))
         .route("/api/fund", get(fund))
+        .route("/api/content", post(publish).get(contents))
+        .route("/api/content/{id}", get(content))
         .route("/api/openapi.json", get(|| async { ([(header::CONTENT_TYPE, "application/json")], OPENAPI) }))
         .layer(DefaultBodyLimit::max(MAX_JOB))
         .route("/api/blobs", put(upload).layer(DefaultBodyLimit::disable()))
-        .with_state(api);
+        .with_state(api)
+        .merge(page::routes());
     limited(routes, MAX_REQUESTS, TIMEOUT)
 }
 
@@ -188,15 +197,7 @@ async fn submit(
     State(api): State<Api>,
     body: Result<Json<Submission>, JsonRejection>,
 ) -> Result<Response, Problem> {
-    let Json(submission) = body.map_err(|error| {
-        let code = match error.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => "too_large",
-            StatusCode::UNSUPPORTED_MEDIA_TYPE => "unsupported_media_type",
-            _ => "malformed",
-        };
-        let status = if code == "malformed" { StatusCode::BAD_REQUEST } else { error.status() };
-        Problem::new(status, code, error.body_text())
-    })?;
+    let submission = read(body)?;
     let invalid = |error: JobError| Problem::new(StatusCode::BAD_REQUEST, error.code(), error.to_string());
     let file = AnyFile::parse(&submission.job.to_string()).map_err(invalid)?;
     let blobs = &api.jobs.blobs;
@@ -212,6 +213,62 @@ async fn submit(
     let id = api.jobs.submit(order, None).await??;
     let view = api.jobs.look(move |asker| asker.view(&id)).await?;
     Ok((StatusCode::CREATED, Json(view)).into_response())
+}
+
+fn read<T>(body: Result<Json<T>, JsonRejection>) -> Result<T, Problem> {
+    let Json(read) = body.map_err(|error| {
+        let code = match error.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => "too_large",
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => "unsupported_media_type",
+            _ => "malformed",
+        };
+        let status = if code == "malformed" { StatusCode::BAD_REQUEST } else { error.status() };
+        Problem::new(status, code, error.body_text())
+    })?;
+    Ok(read)
+}
+
+async fn publish(
+    State(api): State<Api>,
+    body: Result<Json<Wish>, JsonRejection>,
+) -> Result<Response, Problem> {
+    let wish = read(body)?;
+    let Some(clip) = api.jobs.blobs.find(wish.blob) else {
+        let message = "the clip is not here; PUT it to /api/blobs first";
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "unknown_blob", message));
+    };
+    let begun = api.publications.begin(&api.jobs, wish, clip);
+    let begun =
+        begun.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.code(), error.to_string()))?;
+    let Some(id) = begun else {
+        let message = "enough clips are being published; try again when one has ended";
+        return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, "busy", message));
+    };
+    Ok((StatusCode::CREATED, Json(api.publications.get(&id))).into_response())
+}
+
+/// What the page shows of the gateway.
+async fn about(State(api): State<Api>) -> Result<Json<Value>, Problem> {
+    let view = |asker: &AskerLoop| json!({ "address": asker.id.0.to_checksum(None), "rpc": asker.rpc });
+    Ok(Json(api.jobs.look(view).await?))
+}
+
+/// What can be played here.
+async fn clips(State(api): State<Api>) -> Json<Value> {
+    let all = api.publications.view();
+    let clips: Vec<Value> = all.into_iter().filter(|one| !one["manifest"].is_null()).collect();
+    Json(json!({ "clips": clips }))
+}
+
+async fn contents(State(api): State<Api>) -> Json<Value> {
+    Json(json!({ "content": api.publications.view() }))
+}
+
+async fn content(State(api): State<Api>, Path(text): Path<String>) -> Result<Json<Value>, Problem> {
+    let unknown =
+        || Problem::new(StatusCode::NOT_FOUND, "unknown_content", format!("there is no publication {text}"));
+    let id = text.parse().map_err(|_| unknown())?;
+    api.publications.get(&id).map(Json).ok_or_else(unknown)
 }
 
 async fn list(State(api): State<Api>, uri: Uri) -> Result<Json<Value>, Problem> {

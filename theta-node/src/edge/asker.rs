@@ -12,7 +12,7 @@ use theta_edge::{
     Millis,
     blob::{BlobError, BlobRef},
     chain::{Chain, Fund, Settled},
-    executor::{Attempt, Executor, Verdict},
+    executor::{Attempt, Engines, Verdict},
     identity::NodeId,
     map::{MapJob, MapReport},
     message::{Envelope, Message},
@@ -42,6 +42,8 @@ mod work;
 
 /// Jobs that one requester has open at once.
 pub(super) const MAX_JOBS: usize = 256;
+/// Edge nodes that are asked to keep a content.
+const HOLDERS: usize = 2;
 /// Jobs that wait for a fund to be reserved.
 const MAX_WAITING: usize = 64;
 /// Milliseconds after which a fund that could not be reserved is tried again.
@@ -103,6 +105,11 @@ pub(super) enum AskerEvent {
         stdout: Result<Option<BlobRef>, String>,
         stderr: Option<BlobRef>,
     },
+    /// A content is published: these edge nodes, or others, are to keep it.
+    Hold {
+        manifest: BlobRef,
+        first: Vec<NodeId>,
+    },
     /// Nobody listens for a node any more.
     Unreachable(NodeId),
     Look(Box<dyn FnOnce(&AskerLoop) + Send>),
@@ -114,8 +121,10 @@ pub(super) struct AskerLoop {
     key: Arc<SecretKey>,
     chain: String,
     policy: Funds,
-    engine: Arc<dyn Executor>,
+    engines: Engines,
     client: Client,
+    /// Where the chain answers `theta.*` calls, for pages.
+    pub(super) rpc: String,
     funds: OpenFunds,
     /// What the chain says that each fund has paid.
     settled: BTreeMap<u64, Vec<Settled>>,
@@ -184,7 +193,8 @@ impl AskerLoop {
             key,
             chain: config.chain,
             policy: config.funds,
-            engine: config.engine,
+            engines: config.engines,
+            rpc: config.rpc,
             client: config.client,
             funds,
             settled,
@@ -278,6 +288,24 @@ impl AskerLoop {
                 self.carry_out_map(now, map, todo)
             }
             AskerEvent::Merged { report, stdout, stderr } => self.merged(now, *report, stdout, stderr),
+            AskerEvent::Hold { manifest, first } => {
+                let open = self.nodes.open();
+                let open = open.filter_map(|news| match news {
+                    News::Up(node, _) => Some(node),
+                    News::Down(_) => None,
+                });
+                let open: Vec<NodeId> = open.collect();
+                // Those that have most of it come first.
+                let first = first.into_iter().filter(|node| open.contains(node));
+                let mut holders: Vec<NodeId> = first.collect();
+                holders
+                    .extend(open.iter().filter(|node| !holders.contains(node)).copied().collect::<Vec<_>>());
+                for node in holders.into_iter().take(HOLDERS) {
+                    let message = Message::Hold(manifest);
+                    self.wire.send(node, Envelope::seal(&self.chain, &*self.key, node, &message)?);
+                }
+                Ok(())
+            }
             AskerEvent::Unreachable(node) => {
                 let news = self.nodes.unreachable(now, node);
                 self.news(now, news)
@@ -373,11 +401,12 @@ impl AskerLoop {
                     });
                 }
                 requester::Todo::Check { job, task, claims } => {
-                    let (wire, engine) = (self.wire.clone(), self.engine.clone());
+                    let (wire, engines) = (self.wire.clone(), self.engines.clone());
                     self.tasks.spawn(async move {
                         let mut digest = None;
                         for claim in &claims {
                             let attempt = Attempt { blobs: Arc::new(wire.blobs.clone()) };
+                            let Ok(engine) = engines.get(task.work.kind()) else { break };
                             if matches!(engine.check(&task, claim, attempt).await, Ok(Verdict::Holds)) {
                                 digest = Some(claim.digest());
                                 break;

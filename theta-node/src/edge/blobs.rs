@@ -15,6 +15,7 @@ use theta_edge::{
     map::MAX_CHUNKS,
     split::{Cutter, Split},
 };
+use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 
 /// Bytes that are read at once.
 const PIECE: usize = 64 * 1024;
@@ -209,17 +210,22 @@ impl BlobStore for DiskBlobs {
     }
 
     async fn read(&self, blob: BlobHash, range: Range<u64>) -> Result<Vec<u8>, BlobError> {
-        let bytes = match tokio::fs::read(self.path(&blob)).await {
-            Ok(bytes) => bytes,
+        let len = range.end.checked_sub(range.start).ok_or(BlobError::Range(blob))?;
+        let opened = tokio::fs::File::open(self.path(&blob)).await;
+        let mut file = match opened {
+            Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return Err(BlobError::Missing(blob));
             }
             Err(error) => return Err(storage(error)),
         };
-        let (Ok(start), Ok(end)) = (usize::try_from(range.start), usize::try_from(range.end)) else {
+        if file.metadata().await.map_err(storage)?.len() < range.end {
             return Err(BlobError::Range(blob));
-        };
-        bytes.get(start..end).map(<[u8]>::to_vec).ok_or(BlobError::Range(blob))
+        }
+        file.seek(std::io::SeekFrom::Start(range.start)).await.map_err(storage)?;
+        let mut bytes = Vec::with_capacity(usize::try_from(len).unwrap_or_default());
+        file.take(len).read_to_end(&mut bytes).await.map_err(storage)?;
+        if bytes.len() as u64 == len { Ok(bytes) } else { Err(BlobError::Range(blob)) }
     }
 
     async fn has(&self, blob: BlobHash) -> bool {

@@ -16,7 +16,7 @@ use theta_edge::{
     executor::OutFile,
     history::History,
     identity::NodeId,
-    job::JobSpec,
+    job::{JobSpec, KindTag},
     map::MapSpec,
     scheduler::{Report, State, Verification},
 };
@@ -29,35 +29,40 @@ const REMEMBERED: usize = 1_000;
 /// A job as it was taken.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) enum Spec {
-    Wasm(Box<JobSpec>),
+    /// One task.
+    Task(Box<JobSpec>),
     Map(Box<MapSpec>),
 }
 
 impl Spec {
     pub(super) fn id(&self) -> Hash {
         match self {
-            Self::Wasm(spec) => spec.id(),
+            Self::Task(spec) => spec.id(),
             Self::Map(spec) => spec.id(),
         }
     }
 
     fn fund(&self) -> u64 {
         match self {
-            Self::Wasm(spec) => spec.pool.reserve_sequence,
+            Self::Task(spec) => spec.pool.reserve_sequence,
             Self::Map(spec) => spec.pool.reserve_sequence,
         }
     }
 
     fn cap(&self) -> TFuelWei {
         match self {
-            Self::Wasm(spec) => spec.total_cap,
+            Self::Task(spec) => spec.total_cap,
             Self::Map(spec) => spec.total_cap,
         }
     }
 
-    const fn kind(&self) -> &'static str {
+    fn kind(&self) -> &'static str {
         match self {
-            Self::Wasm(_) => "wasm",
+            Self::Task(spec) => match spec.work.kind() {
+                KindTag::Transcode => "transcode",
+                KindTag::Infer => "infer",
+                _ => "wasm",
+            },
             Self::Map(_) => "map",
         }
     }

@@ -1,22 +1,26 @@
 //! An edge node's configuration file, and what starts from it.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use theta_core::{amount::TFuelWei, hash::Address, sign::SecretKey};
-use theta_edge::{executor::Executor, payment::Price, worker};
+use theta_core::{
+    amount::TFuelWei,
+    hash::{Address, U256},
+    sign::SecretKey,
+};
+use theta_edge::{executor::Engines, payment::Price, worker};
 use theta_sdk::{
     client::Client,
     keystore::{Effort, Keystore},
 };
 
-use super::{Capacity, Directory, EdgeConfig, EdgeNode};
+use super::{Capacity, ContentTerms, Directory, EdgeConfig, EdgeNode};
 use crate::config::{FILE, password_file, password_of_environment};
+
+/// Chunks of 256 KiB in a GiB.
+const CHUNKS_PER_GIB: u64 = 4096;
 
 /// An edge node's configuration. Paths are relative to the folder of its file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +58,15 @@ pub struct EdgeFile {
     /// Price of each million units of fuel, in whole TFUEL.
     #[serde(rename = "price-tfuel-per-million-fuel", skip_serializing_if = "Option::is_none", default)]
     pub price_per_million_fuel: Option<String>,
+    /// Price of content that it gives to others, in whole TFUEL for a GiB.
+    #[serde(rename = "content-price-tfuel", skip_serializing_if = "Option::is_none", default)]
+    pub content_price: Option<String>,
+    /// The most that it pays for content, in whole TFUEL for a GiB.
+    #[serde(rename = "content-most-tfuel", skip_serializing_if = "Option::is_none", default)]
+    pub content_most: Option<String>,
+    /// What each reserve fund holds from which it pays for content, in whole TFUEL.
+    #[serde(rename = "content-fund-tfuel", skip_serializing_if = "Option::is_none", default)]
+    pub content_fund: Option<String>,
     /// Settles every claim above the fee at once; else those worth a hundred fees.
     #[serde(default)]
     pub settle_at_once: bool,
@@ -87,6 +100,9 @@ impl EdgeFile {
             memory_mib: None,
             price_tfuel: None,
             price_per_million_fuel: None,
+            content_price: None,
+            content_most: None,
+            content_fund: None,
             settle_at_once: false,
         }
     }
@@ -97,6 +113,7 @@ impl EdgeFile {
             .with_context(|| format!("{} cannot be read; `theta edge init` makes one", path.display()))?;
         let file: Self = toml::from_str(&text).with_context(|| path.display().to_string())?;
         file.offer(Capacity::measure()).with_context(|| path.display().to_string())?;
+        file.content().with_context(|| path.display().to_string())?;
         let folder = path.parent().unwrap_or(Path::new(""));
         Ok((file, folder.to_owned()))
     }
@@ -131,6 +148,21 @@ impl EdgeFile {
         Ok(worker::Settings { slots: slots as usize, limits, price, ..defaults })
     }
 
+    /// On which terms it gives and fetches content.
+    fn content(&self) -> Result<ContentTerms> {
+        let terms = ContentTerms::default();
+        let tokens = |name: &str, text: &Option<String>| {
+            let parsed = text.as_ref().map(|text| text.parse::<TFuelWei>());
+            parsed.transpose().map_err(|_| anyhow::anyhow!("{name} is an amount, such as \"0.5\""))
+        };
+        let chunk =
+            |gib: TFuelWei| gib.checked_ratio(U256::from(1), U256::from(CHUNKS_PER_GIB)).unwrap_or_default();
+        let price = tokens("content-price-tfuel", &self.content_price)?.map_or(terms.price, chunk);
+        let most = tokens("content-most-tfuel", &self.content_most)?.map_or(terms.most, chunk);
+        let fund = tokens("content-fund-tfuel", &self.content_fund)?.unwrap_or(terms.fund);
+        Ok(ContentTerms { price, most, fund })
+    }
+
     fn key(&self, folder: &Path) -> Result<SecretKey> {
         let password = match &self.password_file {
             Some(file) => password_file(&folder.join(file))?,
@@ -141,18 +173,20 @@ impl EdgeFile {
     }
 
     /// Starts what the file describes.
-    pub async fn start(&self, folder: &Path, engine: Arc<dyn Executor>) -> Result<EdgeNode> {
+    pub async fn start(&self, folder: &Path, engines: Engines) -> Result<EdgeNode> {
         EdgeNode::start(EdgeConfig {
             chain: self.chain.clone(),
             key: self.key(folder)?,
             folder: folder.join(&self.data),
             client: Client::http(self.rpc.clone())?,
+            rpc: self.rpc.clone(),
             directory: Directory::default(),
-            engine,
+            engines,
             port: self.port,
             settle_at_once: self.settle_at_once,
             offer: self.offer(Capacity::measure())?,
             gateways: self.gateways.clone(),
+            content: self.content()?,
         })
         .await
     }

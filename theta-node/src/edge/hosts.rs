@@ -1,14 +1,11 @@
 //! The edge part of a development network: a gateway and edge nodes, in this process or in processes of their own.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use theta_core::amount::TFuelWei;
-use theta_edge::executor::Executor;
+use theta_edge::executor::Engines;
 use theta_sdk::{client::Client, keystore::Effort};
 
 use super::{
@@ -39,7 +36,7 @@ pub struct HostsConfig {
     /// `theta.*` calls of the network's nodes; each edge node and the gateway has one of them.
     pub rpc: Vec<String>,
     /// Runs tasks in this process, and judges.
-    pub engine: Arc<dyn Executor>,
+    pub engines: Engines,
     /// The program whose `theta edge start` the edge nodes are; without one they run in this process.
     pub program: Option<PathBuf>,
 }
@@ -75,8 +72,9 @@ impl EdgeHosts {
             funds: Funds::Kept { size: TFuelWei::whole(FUND.0), blocks: FUND.1 },
             folder: config.data_dir.join("gateway"),
             client: Client::http(rpc(0))?,
+            rpc: rpc(0),
             directory: Directory::default(),
-            engine: config.engine.clone(),
+            engines: config.engines.clone(),
             port: config.gateway_port,
             api: true,
         })
@@ -100,7 +98,7 @@ impl EdgeHosts {
                 }
                 None => {
                     let (file, folder) = EdgeFile::read(&path)?;
-                    Host::Here(file.start(&folder, config.engine.clone()).await.context(name)?)
+                    Host::Here(file.start(&folder, config.engines.clone()).await.context(name)?)
                 }
             };
             nodes.push(node);
@@ -157,6 +155,9 @@ fn configure(config: &HostsConfig, index: usize, path: &Path, rpc: String, gatew
         password_file: Some("password".into()),
         port: free,
         settle_at_once: true,
+        // Dear enough that a short clip is worth a settlement.
+        content_price: Some("200".to_owned()),
+        content_most: Some("1000".to_owned()),
         ..EdgeFile::new(config.chain.clone(), rpc, vec![gateway], address)
     })?;
     Ok(())

@@ -12,10 +12,12 @@ mod asker;
 mod blobs;
 mod book;
 pub mod config;
+mod content;
 mod funds;
 mod hosts;
 mod node;
 mod nodes;
+mod page;
 mod presence;
 mod requester;
 mod wire;
@@ -30,7 +32,7 @@ pub use self::{
     blobs::DiskBlobs,
     funds::Funds,
     hosts::{EdgeHosts, HostsConfig},
-    node::{EdgeConfig, EdgeNode},
+    node::{ContentTerms, EdgeConfig, EdgeNode},
     presence::Capacity,
     requester::{Job, JobClient, JobClientConfig, Order},
     wire::Directory,

@@ -9,13 +9,16 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use theta_core::{
+    amount::TFuelWei,
     hash::{Address, Hash, keccak_parts},
     sign::SecretKey,
 };
 use theta_edge::{
     Millis,
+    blob::{BlobHash, BlobRef, BlobStore as _},
     chain::{Chain, ChainError, Fund},
-    executor::{Attempt, Executor, Output, RunError},
+    content::manifest::Manifest,
+    executor::{Attempt, Engines, Output, RunError},
     identity::NodeId,
     message::{Envelope, Message},
     payment::{PayError, till::Till, watch::REPEAT_MS},
@@ -31,14 +34,19 @@ use tokio::{
 };
 
 use super::{
-    CLOSING, EVENTS, disk, lock,
+    CLOSING, EVENTS,
+    content::{
+        Asked, Content, ContentConfig, FundSize, Peers, Relay,
+        hls::{self, Source},
+    },
+    disk, lock,
     nodes::MAX_NODES,
     presence::Presence,
     wire::{Directory, Wire},
 };
 use crate::{
     clock::now_millis,
-    http::{Listener, listen, local_only},
+    http::{Listener, listen, local_only, own_host},
 };
 
 mod status;
@@ -52,6 +60,8 @@ const KEPT: Duration = Duration::from_secs(24 * 3600);
 const ANNOUNCE_MS: u64 = HEARTBEAT_MS * 4 / 5;
 /// How often it looks for a gateway every second before it goes on at that pace.
 const QUICK: u32 = 30;
+/// Blocks that a fund for content lives.
+const FUND_BLOCKS: u64 = 20_000;
 
 /// What an edge node is made of.
 pub struct EdgeConfig {
@@ -63,10 +73,12 @@ pub struct EdgeConfig {
     pub folder: PathBuf,
     /// Its access to the chain.
     pub client: Client,
+    /// Where the chain answers `theta.*` calls, for pages.
+    pub rpc: String,
     /// Where other nodes are found.
     pub directory: Directory,
     /// Who runs tasks.
-    pub engine: Arc<dyn Executor>,
+    pub engines: Engines,
     /// Its port on the loopback address, 0 for a free one.
     pub port: u16,
     /// Settles every claim above the fee at once; else those worth a hundred fees.
@@ -75,6 +87,30 @@ pub struct EdgeConfig {
     pub offer: worker::Settings,
     /// Requesters to which it offers itself, by the URL where they answer `/edge`.
     pub gateways: Vec<String>,
+    /// How content is given and fetched.
+    pub content: ContentTerms,
+}
+
+/// On which terms a node gives content to others and fetches it from them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ContentTerms {
+    /// What it asks for a chunk of 256 KiB.
+    pub price: TFuelWei,
+    /// The most that it pays for one.
+    pub most: TFuelWei,
+    /// What each of its reserve funds for content holds.
+    pub fund: TFuelWei,
+}
+
+impl Default for ContentTerms {
+    /// 0.0001 TFUEL a chunk, ten times that at most, funds of 50 TFUEL.
+    fn default() -> Self {
+        Self {
+            price: TFuelWei::wei(100_000_000_000_000_u64),
+            most: TFuelWei::wei(1_000_000_000_000_000_u64),
+            fund: TFuelWei::whole(50),
+        }
+    }
 }
 
 impl std::fmt::Debug for EdgeConfig {
@@ -102,6 +138,12 @@ enum NodeEvent {
         height: Option<u64>,
         found: Vec<(String, NodeId)>,
     },
+    /// Another edge node asks for content.
+    Asked(Box<Asked>),
+    /// A content is here, all of it.
+    Held(BlobHash),
+    /// Where other edge nodes are.
+    Found(Vec<libp2p::Multiaddr>),
     /// Somebody looks.
     Look(Box<dyn FnOnce(&EdgeLoop) + Send>),
     /// A payer has signed away more than its fund holds; the node's next sequence is known.
@@ -140,10 +182,12 @@ impl Drop for EdgeNode {
 struct EdgeLoop {
     id: NodeId,
     chain: String,
+    /// Where its chain node answers, for pages.
+    rpc: String,
     provider: Provider,
     wire: Wire,
     client: Client,
-    engine: Arc<dyn Executor>,
+    engines: Engines,
     tasks: JoinSet<NodeEvent>,
     running: BTreeMap<Hash, AbortHandle>,
     /// Places for receipts that are being looked at.
@@ -154,6 +198,11 @@ struct EdgeLoop {
     punished: BTreeSet<(Address, u64)>,
     settle_at_once: bool,
     presence: Presence,
+    peers: Peers,
+    relay: Relay,
+    content: Content,
+    /// Contents that are here whole, since the node began.
+    held: BTreeSet<BlobHash>,
     /// The look for gateways.
     announcing: Option<AbortHandle>,
 }
@@ -168,22 +217,43 @@ impl EdgeNode {
         let key: Arc<SecretKey> = Arc::new(config.key);
         let id = NodeId(key.address());
         let till = Till::open(&config.chain, key.clone(), disk(&config.folder, "till.journal")?)?;
-        let offer = (config.offer.slots as u32, memory(&config.offer), config.engine.digest());
-        let provider = Provider::new(&config.chain, key.clone(), config.offer, secret, till);
+        let terms = worker::Settings { kinds: config.engines.kinds(), ..config.offer };
+        let offer = (terms.slots as u32, memory(&terms), config.engines.digests());
+        let provider = Provider::new(&config.chain, key.clone(), terms, secret, till);
         let wire = Wire::new(&config.folder, config.directory)?;
         let (events, queue) = mpsc::channel(EVENTS);
-        let status = status::route(events.clone());
-        let routes = wire.routes(id, events.clone(), NodeEvent::Envelope).merge(status);
-        let listener = listen(config.port, local_only(routes)).await?;
+        let asked = events.clone();
+        let peers = Peers::open(&config.chain, &key, move |question| {
+            // What does not fit is not answered; whoever asked asks another node.
+            let _ = asked.try_send(NodeEvent::Asked(Box::new(question)));
+        })
+        .await?;
+        let content = Content::open(ContentConfig {
+            chain: &config.chain,
+            key: key.clone(),
+            client: config.client.clone(),
+            folder: &config.folder,
+            wire: wire.clone(),
+            peers: peers.clone(),
+            origins: config.gateways.iter().map(|url| url.trim_end_matches('/').to_owned()).collect(),
+            fund: FundSize { tfuel: config.content.fund, blocks: FUND_BLOCKS },
+            most: config.content.most,
+        })?;
+        let routes = status::routes(events.clone(), content.clone(), peers.clone());
+        let routes = wire.routes(id, events.clone(), NodeEvent::Envelope).merge(routes);
+        // Players are pages of any server; all else is for this machine's own.
+        let open = hls::routes(Source::Fetched(content.clone()));
+        let listener = listen(config.port, own_host(local_only(routes).merge(open))).await?;
         wire.directory.add(id, format!("http://{}", listener.address));
         let presence = Presence::new(key, config.chain.clone(), offer, listener.address, config.gateways);
         let edge = EdgeLoop {
             id,
             chain: config.chain.clone(),
+            rpc: config.rpc,
             provider,
             wire,
             client: config.client,
-            engine: config.engine,
+            engines: config.engines,
             tasks: JoinSet::new(),
             running: BTreeMap::new(),
             receipts: Arc::new(Semaphore::new(MAX_RECEIPTS)),
@@ -191,6 +261,10 @@ impl EdgeNode {
             punished: BTreeSet::new(),
             settle_at_once: config.settle_at_once,
             presence,
+            peers,
+            relay: Relay::new(config.content.price),
+            content,
+            held: BTreeSet::new(),
             announcing: None,
         };
         let task = tokio::spawn(async move {
@@ -312,6 +386,20 @@ impl EdgeLoop {
                 }
                 Ok(Vec::new())
             }
+            NodeEvent::Asked(asked) => {
+                let (peers, blobs) = (&self.peers, &self.wire.blobs);
+                let envelope = self.relay.take(now, self.provider.till_mut(), (peers, blobs), *asked);
+                envelope.map_or(Ok(Vec::new()), |bytes| self.envelope(now, &bytes))
+            }
+            NodeEvent::Held(manifest) => {
+                self.content.provide(manifest);
+                self.held.insert(manifest);
+                Ok(Vec::new())
+            }
+            NodeEvent::Found(addresses) => {
+                addresses.into_iter().for_each(|address| self.peers.dial(address));
+                Ok(Vec::new())
+            }
             NodeEvent::Look(look) => {
                 look(self);
                 Ok(Vec::new())
@@ -328,15 +416,68 @@ impl EdgeLoop {
                     for (node, address) in peers.into_iter().take(MAX_NODES) {
                         let known = self.presence.gateways.values().flatten().any(|known| *known == node);
                         if address.ip().is_loopback() && node != self.id && !known {
-                            self.wire.directory.add(node, format!("http://{address}"));
+                            let url = format!("http://{address}");
+                            self.wire.directory.add(node, url.clone());
+                            self.get_acquainted(node, url);
                         }
                     }
                 }
                 Ok(Vec::new())
             }
+            Ok((from, Message::Hold(manifest))) => {
+                let mut gateways = self.presence.gateways.values().flatten();
+                if gateways.any(|gateway| *gateway == from) {
+                    self.hold(from, manifest);
+                }
+                Ok(Vec::new())
+            }
+            Ok((from, Message::Acknowledged { reserve_sequence, payment_sequence, total })) => {
+                let _fund = reserve_sequence;
+                self.content.acknowledged(from.0, payment_sequence, total);
+                Ok(Vec::new())
+            }
             Ok((from, message)) => own_fault(self.provider.take(now, from, message)),
             Err(error) => own_fault(Err(error.into())),
         }
+    }
+
+    /// Asks a node where other edge nodes reach it, unless it is connected.
+    fn get_acquainted(&mut self, node: NodeId, url: String) {
+        if self.peers.knows(&node) {
+            return;
+        }
+        let wire = self.wire.clone();
+        self.tasks.spawn(async move {
+            match wire.peers_of(&url).await {
+                Ok(addresses) => NodeEvent::Found(addresses),
+                Err(error) => {
+                    tracing::debug!(%url, "an edge node does not say where it is: {error:#}");
+                    NodeEvent::Nothing
+                }
+            }
+        });
+    }
+
+    /// Fetches all of a content from the gateway that published it.
+    fn hold(&mut self, from: NodeId, manifest: BlobRef) {
+        let wire = self.wire.clone();
+        self.tasks.spawn(async move {
+            let all = async {
+                anyhow::ensure!(wire.fetch(from, &[manifest]).await, "its manifest did not come");
+                let held = Manifest::parse(&wire.blobs.read_all(&manifest).await?)?;
+                for blob in held.blobs() {
+                    anyhow::ensure!(wire.fetch(from, &[blob]).await, "blob {} did not come", blob.hash.0);
+                }
+                Ok(())
+            };
+            match all.await {
+                Ok(()) => NodeEvent::Held(manifest.hash),
+                Err(error) => {
+                    tracing::warn!(manifest = %manifest.hash.0, "a content cannot be held: {error:#}");
+                    NodeEvent::Nothing
+                }
+            }
+        });
     }
 
     /// Asks gateways that have not answered yet who they are, and the chain for its height.
@@ -388,13 +529,21 @@ impl EdgeLoop {
     fn carry_out(&mut self, todo: Vec<provider::Todo>) -> Result<()> {
         for next in todo {
             match next {
-                provider::Todo::Send { to, envelope } => self.wire.send(to, envelope),
+                provider::Todo::Send { to, envelope } => {
+                    if let Some(envelope) = self.peers.tell_node(&to, envelope) {
+                        self.wire.send(to, envelope);
+                    }
+                }
                 provider::Todo::LookUp(ask) => self.look_up(ask),
                 provider::Todo::Run { requester, task } => {
-                    let (wire, engine, id) = (self.wire.clone(), self.engine.clone(), task.id());
+                    let (wire, engines, id) = (self.wire.clone(), self.engines.clone(), task.id());
                     let run = self.tasks.spawn(async move {
                         let result = if wire.fetch(requester, &task.work.blobs()).await {
-                            engine.run(&task, Attempt { blobs: Arc::new(wire.blobs.clone()) }).await
+                            let attempt = Attempt { blobs: Arc::new(wire.blobs.clone()) };
+                            match engines.get(task.work.kind()) {
+                                Ok(engine) => engine.run(&task, attempt).await,
+                                Err(error) => Err(error),
+                            }
                         } else {
                             Err(RunError::Lost("its inputs could not be fetched".to_owned()))
                         };

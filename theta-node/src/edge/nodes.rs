@@ -184,7 +184,7 @@ mod tests {
         let id = NodeId(key.address());
         Node {
             id,
-            presence: Presence::new(key, "privatenet".into(), (2, 64, Hash::ZERO), address, Vec::new()),
+            presence: Presence::new(key, "privatenet".into(), (2, 64, vec![Hash::ZERO]), address, Vec::new()),
         }
     }
 

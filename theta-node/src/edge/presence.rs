@@ -61,13 +61,12 @@ impl Presence {
     pub(super) fn new(
         key: Arc<SecretKey>,
         chain: String,
-        offer: (u32, u32, Hash),
+        offer: (u32, u32, Vec<Hash>),
         address: SocketAddr,
         gateways: Vec<String>,
     ) -> Self {
-        let (slots, mem_mib, engine) = offer;
-        let traits =
-            Traits { arch: std::env::consts::ARCH.to_owned(), executors: vec![engine], ..Traits::default() };
+        let (slots, mem_mib, executors) = offer;
+        let traits = Traits { arch: std::env::consts::ARCH.to_owned(), executors, ..Traits::default() };
         let offer = Offer {
             traits,
             cpu_milli: slots.saturating_mul(1000),
@@ -135,7 +134,7 @@ mod tests {
         assert!(capacity.cores >= 1 && capacity.memory_mib >= 64, "{capacity:?}");
         let key = Arc::new(SecretKey::from_bytes(&[7; 32]).unwrap());
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
-        let offer = (2, 512, Hash::ZERO);
+        let offer = (2, 512, vec![Hash::ZERO]);
         let mut presence = Presence::new(key, "privatenet".into(), offer, address, vec!["http://x/".into()]);
         assert_eq!(presence.gateways.keys().next().unwrap(), "http://x");
         let mut last = 0;

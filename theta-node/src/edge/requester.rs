@@ -1,16 +1,17 @@
 //! A requester: takes jobs, gives them to edge nodes, pays them. This is what others hold of it; the loop behind it is
 //! [`asker`](super::asker).
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf};
 
 use anyhow::{Context, Result};
+use axum::Router;
 use serde_json::Value;
 use theta_core::{amount::TFuelWei, hash::Hash, sign::SecretKey};
 use theta_edge::{
     blob::{BlobRef, BlobStore},
-    executor::Executor,
+    executor::Engines,
     identity::NodeId,
-    job::{Folder, FolderFile, JobError, JobFile, MapFile, MergeFile},
+    job::{Folder, FolderFile, JobError, JobFile, JobSpec, Limits, MapFile, MergeFile, Quorum, Work},
     scheduler::{Report, State},
 };
 use theta_sdk::client::Client;
@@ -23,9 +24,10 @@ use super::{
     DiskBlobs, EVENTS, Funds,
     asker::{AskerEvent, AskerLoop, Done, Refused},
     book::{Ended, Spec},
+    content::hls::Source,
     wire::Directory,
 };
-use crate::http::{Listener, listen, local_only};
+use crate::http::{Listener, listen, local_only, own_host};
 
 /// A job with the bytes of what its file names.
 #[derive(Clone, Debug)]
@@ -41,6 +43,19 @@ pub struct Job {
 /// A job whose blobs are here.
 #[derive(Clone, Debug)]
 pub enum Order {
+    /// Work that is no program's.
+    Work {
+        /// What people call it.
+        name: String,
+        /// What to do, over blobs that are here.
+        work: Box<Work>,
+        /// How much of everything one execution may use.
+        limits: Limits,
+        /// How results are believed.
+        quorum: Quorum,
+        /// The most that it may cost.
+        cap: TFuelWei,
+    },
     /// One program, once.
     Wasm {
         /// The job file.
@@ -71,6 +86,7 @@ impl Order {
     /// The most that it may cost.
     pub(super) const fn cap(&self) -> TFuelWei {
         match self {
+            Self::Work { cap, .. } => *cap,
             Self::Wasm { file, .. } => file.max_tfuel,
             Self::Map { file, .. } => file.job.max_tfuel,
         }
@@ -78,6 +94,7 @@ impl Order {
 
     pub(super) fn name(&self) -> String {
         match self {
+            Self::Work { name, .. } => name.clone(),
             Self::Wasm { file, .. } => file.module.clone(),
             Self::Map { file, .. } => file.job.module.clone(),
         }
@@ -91,8 +108,14 @@ impl Order {
         pool: theta_edge::job::PoolRef,
     ) -> Result<Spec, JobError> {
         Ok(match self {
+            Self::Work { work, limits, quorum, cap, .. } => {
+                let chain_id = chain.to_owned();
+                let spec = JobSpec { chain_id, nonce, work: *work, limits, quorum, total_cap: cap, pool };
+                spec.check()?;
+                Spec::Task(Box::new(spec))
+            }
             Self::Wasm { file, module, stdin, inputs } => {
-                Spec::Wasm(Box::new(file.spec(chain, nonce, pool, module, stdin, inputs)?))
+                Spec::Task(Box::new(file.spec(chain, nonce, pool, module, stdin, inputs)?))
             }
             Self::Map { file, module, reducer, chunks, inputs } => {
                 Spec::Map(Box::new(file.spec(chain, nonce, pool, (module, reducer), chunks, inputs)?))
@@ -165,10 +188,12 @@ pub struct JobClientConfig {
     pub folder: PathBuf,
     /// Its access to the chain.
     pub client: Client,
+    /// Where the chain answers `theta.*` calls, for pages.
+    pub rpc: String,
     /// Where edge nodes are found; more may come by themselves.
     pub directory: Directory,
     /// Judges where results differ.
-    pub engine: Arc<dyn Executor>,
+    pub engines: Engines,
     /// Its port on the loopback address, 0 for a free one.
     pub port: u16,
     /// Whether it answers `/api/` there.
@@ -212,10 +237,12 @@ impl JobClient {
         let (wire, id) = (asker.wire.clone(), asker.id);
         let jobs = Jobs { events: events.clone(), blobs: wire.blobs.clone() };
         let mut routes = wire.routes(id, events.clone(), AskerEvent::Envelope);
+        let mut open = Router::new();
         if api {
             routes = routes.merge(super::api::routes(jobs.clone()));
+            open = open.merge(super::content::hls::routes(Source::Own(wire.blobs.clone())));
         }
-        let listener = listen(port, local_only(routes)).await?;
+        let listener = listen(port, own_host(local_only(routes).merge(open))).await?;
         asker.wire.on_lost(move |node| {
             // One that is missed is found out when the next envelope is lost.
             let _ = events.try_send(AskerEvent::Unreachable(node));
@@ -269,6 +296,12 @@ impl Jobs {
 
     async fn send(&self, event: AskerEvent) -> Result<()> {
         self.events.send(event).await.map_err(|_| anyhow::anyhow!("the requester has stopped"))
+    }
+
+    /// Has edge nodes keep a content and give it to others.
+    pub(super) async fn hold(&self, manifest: BlobRef, first: Vec<NodeId>) {
+        // Where the requester has stopped there is nobody to publish for.
+        let _ = self.send(AskerEvent::Hold { manifest, first }).await;
     }
 
     /// Asks the loop something.

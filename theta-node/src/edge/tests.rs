@@ -19,7 +19,7 @@ use theta_core::{
 };
 use theta_edge::{
     blob::{BlobError, BlobRef, BlobStore},
-    executor::{Attempt, Ending, Executor, Output, RunError},
+    executor::{Attempt, Ending, Engines, Executor, Output, RunError},
     identity::NodeId,
     job::{JobFile, KindTag, PoolRef, Task},
     message::{Envelope, Message, Reject},
@@ -153,11 +153,13 @@ async fn node(folder: &Path, byte: u8, bank: Bank, directory: &Directory, engine
         folder: folder.join(format!("node-{byte}")),
         client: Client::new(bank),
         directory: directory.clone(),
-        engine: Arc::new(engine),
+        engines: Engines::of(Arc::new(engine)),
         port: 0,
         settle_at_once: true,
         offer: worker::Settings::default(),
         gateways: Vec::new(),
+        content: ContentTerms::default(),
+        rpc: String::new(),
     })
     .await
     .unwrap()
@@ -165,13 +167,14 @@ async fn node(folder: &Path, byte: u8, bank: Bank, directory: &Directory, engine
 
 fn asks(folder: &Path, bank: Bank, directory: &Directory, engine: Engine) -> JobClientConfig {
     JobClientConfig {
+        rpc: String::new(),
         chain: CHAIN.to_owned(),
         key: key(1),
         funds: Funds::Given(1),
         folder: folder.join("requester"),
         client: Client::new(bank),
         directory: directory.clone(),
-        engine: Arc::new(engine),
+        engines: Engines::of(Arc::new(engine)),
         port: 0,
         api: false,
     }
@@ -272,11 +275,13 @@ async fn an_engine_that_panics_frees_its_place() {
         folder: folder.path().join("node"),
         client: Client::new(Bank::default()),
         directory: directory.clone(),
-        engine: Arc::new(Panics),
+        engines: Engines::of(Arc::new(Panics)),
         port: 0,
         settle_at_once: true,
         offer: worker::Settings::default(),
         gateways: Vec::new(),
+        content: ContentTerms::default(),
+        rpc: String::new(),
     };
     let _node = EdgeNode::start(config).await.unwrap();
     let jobs = requester(folder.path(), Bank::default(), &directory, Engine::default()).await;

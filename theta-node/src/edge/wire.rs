@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 use anyhow::{Result, bail};
 use axum::{
     Extension, Router,
-    body::{Body, Bytes},
+    body::Bytes,
     extract::{DefaultBodyLimit, Path as UrlPath, State},
-    http::{StatusCode, header},
+    http::{HeaderMap, Method, StatusCode},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -17,12 +17,9 @@ use theta_edge::{
     blob::{BlobHash, BlobRef, BlobStore},
     identity::NodeId,
 };
-use tokio::{
-    io::AsyncReadExt as _,
-    sync::{Semaphore, mpsc},
-};
+use tokio::sync::{Semaphore, mpsc};
 
-use super::DiskBlobs;
+use super::{DiskBlobs, content::ranges};
 use crate::http::{Slot, limited};
 
 /// An envelope is at most 4 MiB; the body limit leaves it some room.
@@ -35,8 +32,6 @@ pub(super) const MAX_REQUESTS: usize = 64;
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Envelopes that are being brought to others at once; more are lost.
 const MAX_SENDS: usize = 128;
-/// Bytes of a blob that are read at once to be sent.
-const CHUNK: usize = 64 * 1024;
 
 /// Where nodes are found. Clones are one directory.
 #[derive(Clone, Debug, Default)]
@@ -54,6 +49,11 @@ impl Directory {
     /// Everybody but one.
     pub(super) fn others(&self, me: NodeId) -> Vec<NodeId> {
         self.0.read().keys().filter(|node| **node != me).copied().collect()
+    }
+
+    /// Where everybody is.
+    pub(super) fn urls(&self) -> Vec<String> {
+        self.0.read().values().cloned().collect()
     }
 
     fn url(&self, node: &NodeId) -> Option<String> {
@@ -130,6 +130,32 @@ impl Wire {
         Ok(())
     }
 
+    /// Fetches a blob whose length is not known, of so many bytes at most, and keeps it.
+    pub(super) async fn fetch_named(&self, url: &str, hash: BlobHash, most: u64) -> Result<Vec<u8>> {
+        let url = format!("{url}/blob/{}", hex::encode(hash.0));
+        let mut response = self.http.get(url).send().await?.error_for_status()?;
+        let mut bytes = Vec::new();
+        while let Some(chunk) = response.chunk().await? {
+            bytes.extend_from_slice(&chunk);
+            if bytes.len() as u64 > most {
+                bail!("more than {most} bytes came");
+            }
+        }
+        if BlobHash::of(&bytes) != hash {
+            bail!("other bytes came than the blob's");
+        }
+        self.blobs.add(bytes.clone()).await?;
+        Ok(bytes)
+    }
+
+    /// Where the other edge node of this URL is found by other edge nodes.
+    pub(super) async fn peers_of(&self, url: &str) -> Result<Vec<libp2p::Multiaddr>> {
+        let response = self.http.get(format!("{url}/p2p")).send().await?.error_for_status()?;
+        let bytes = response.bytes().await?;
+        let addresses: Vec<String> = serde_json::from_slice(&bytes)?;
+        Ok(addresses.iter().take(8).filter_map(|address| address.parse().ok()).collect())
+    }
+
     /// Calls this with every node that nobody listens for any more.
     pub(super) fn on_lost(&mut self, lost: impl Fn(NodeId) + Send + Sync + 'static) {
         self.lost = Some(Arc::new(lost));
@@ -149,10 +175,11 @@ impl Wire {
         events: mpsc::Sender<E>,
         envelope: fn(Vec<u8>) -> E,
     ) -> Router {
+        let preflight = || async { ranges::with_cors(StatusCode::NO_CONTENT.into_response()) };
         let state = Served { blobs: self.blobs.clone(), events, envelope };
         let routes = Router::new()
             .route("/edge", post(take_envelope::<E>).get(move || async move { axum::Json(me) }))
-            .route("/blob/{hash}", get(give_blob::<E>))
+            .route("/blob/{hash}", get(give_blob::<E>).options(preflight))
             .layer(DefaultBodyLimit::max(MAX_ENVELOPE))
             .with_state(state);
         limited(routes, MAX_REQUESTS, TIMEOUT)
@@ -182,32 +209,12 @@ async fn give_blob<E: Send + 'static>(
     State(served): State<Served<E>>,
     Extension(slot): Extension<Slot>,
     UrlPath(hash): UrlPath<String>,
+    method: Method,
+    headers: HeaderMap,
 ) -> Response {
     let Ok(hash) = format!("0x{hash}").parse::<Hash>() else {
         return StatusCode::BAD_REQUEST.into_response();
     };
-    let opened = async {
-        let file = tokio::fs::File::open(served.blobs.path(&BlobHash(hash))).await?;
-        let len = file.metadata().await?.len();
-        Ok::<_, std::io::Error>((file, len))
-    };
-    let Ok((mut file, len)) = opened.await else { return StatusCode::NOT_FOUND.into_response() };
-    let (chunks, body) = mpsc::channel::<std::io::Result<Vec<u8>>>(1);
-    tokio::spawn(async move {
-        // The request is worked on until its last byte is handed over, or its time is over.
-        let _slot = slot;
-        let read = async {
-            loop {
-                let mut chunk = Vec::with_capacity(CHUNK);
-                let got = (&mut file).take(CHUNK as u64).read_to_end(&mut chunk).await.map(|_| chunk);
-                let last = got.as_ref().map_or(true, Vec::is_empty);
-                if chunks.send(got).await.is_err() || last {
-                    break;
-                }
-            }
-        };
-        let _ = tokio::time::timeout(TIMEOUT, read).await;
-    });
-    let body = futures::stream::unfold(body, |mut body| async { Some((body.recv().await?, body)) });
-    ([(header::CONTENT_LENGTH, len)], Body::from_stream(body)).into_response()
+    let (path, name) = (served.blobs.path(&BlobHash(hash)), hash.to_string());
+    ranges::give(&path, (&name, "application/octet-stream"), (&method, &headers), slot).await
 }

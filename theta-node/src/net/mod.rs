@@ -28,7 +28,10 @@ use theta_core::{block::Block, hash::Hash, sign::SecretKey};
 use tokio::sync::{mpsc, watch};
 
 use self::wire::{Answer, Question, Topic};
-pub(crate) use self::wire::{MAX_ANSWERED, MOST_ASKED};
+pub(crate) use self::{
+    swarm::transport,
+    wire::{MAX_ANSWERED, MOST_ASKED},
+};
 use crate::snapshots::Offer;
 
 /// Packets that wait for the node, and commands that wait for the network.
@@ -173,7 +176,7 @@ pub(crate) fn peer_id(key: &SecretKey) -> Result<PeerId> {
     Ok(identity(key)?.public().to_peer_id())
 }
 
-fn identity(key: &SecretKey) -> Result<Keypair> {
+pub(crate) fn identity(key: &SecretKey) -> Result<Keypair> {
     let secret = libp2p::identity::secp256k1::SecretKey::try_from_bytes(key.to_bytes().to_vec())
         .context("the node's key is none of the network's")?;
     Ok(Keypair::from(libp2p::identity::secp256k1::Keypair::from(secret)))

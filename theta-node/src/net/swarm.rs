@@ -101,7 +101,11 @@ struct Gathered {
     until: Instant,
 }
 
-fn transport(identity: &Keypair, network_key: Option<[u8; 32]>) -> Result<Boxed<(PeerId, StreamMuxerBox)>> {
+/// TCP or memory, Noise, Yamux, and one more lock around it for a private network.
+pub(crate) fn transport(
+    identity: &Keypair,
+    network_key: Option<[u8; 32]>,
+) -> Result<Boxed<(PeerId, StreamMuxerBox)>> {
     let base = || {
         let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
         OrTransport::new(MemoryTransport::default(), tcp)

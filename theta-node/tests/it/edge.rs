@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use theta_core::{amount::TFuelWei, hash::Hash, spec::ChainSpec};
 use theta_edge::{
-    executor::{Attempt, Executor, Output, RunError, Verdict},
+    executor::{Attempt, Engines, Executor, Output, RunError, Verdict},
     identity::NodeId,
     job::{JobFile, KindTag, Task},
     scheduler::{Report, State, Verification},
@@ -13,7 +13,7 @@ use theta_edge::{
 use theta_edge_wasm::Wasm;
 use theta_node::{
     devnet::{Devnet, TEST_MNEMONIC, role_key},
-    edge::{Directory, EdgeConfig, EdgeNode, Funds, Job, JobClient, JobClientConfig},
+    edge::{ContentTerms, Directory, EdgeConfig, EdgeNode, Funds, Job, JobClient, JobClientConfig},
 };
 use theta_sdk::{
     client::Client,
@@ -69,11 +69,13 @@ impl Work {
                 folder: folder.path().join(format!("edge-{index}")),
                 client: client(1 + index),
                 directory: directory.clone(),
-                engine,
+                engines: Engines::of(engine),
                 port: 0,
                 settle_at_once: true,
                 offer: theta_edge::worker::Settings::default(),
                 gateways: Vec::new(),
+                content: ContentTerms::default(),
+                rpc: String::new(),
             };
             nodes.push(EdgeNode::start(config).await.unwrap());
         }
@@ -87,6 +89,7 @@ impl Work {
         client(0).broadcast(&raw).await.unwrap();
         let payer = key.address();
         let jobs = JobClient::start(JobClientConfig {
+            rpc: String::new(),
             chain: "privatenet".to_owned(),
             key,
             funds: Funds::Given(1),
@@ -95,7 +98,7 @@ impl Work {
             directory,
             port: 0,
             api: false,
-            engine: Arc::new(engine()),
+            engines: Engines::of(Arc::new(engine())),
         })
         .await
         .unwrap();

@@ -16,19 +16,19 @@ use theta_core::{
     hash::{Address, Hash},
 };
 use theta_edge::{
-    executor::{Attempt, Executor, Output, RunError, Verdict},
+    executor::{Attempt, Engines, Executor, Output, RunError, Verdict},
     job::{KindTag, Task},
     worker,
 };
 use theta_edge_wasm::Wasm;
 use theta_node::{
     devnet::{TEST_MNEMONIC, role_key},
-    edge::{Directory, EdgeConfig, EdgeNode},
+    edge::{ContentTerms, Directory, EdgeConfig, EdgeNode},
 };
 use theta_sdk::client::Client;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
-const SOON: Duration = Duration::from_secs(60);
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 /// Copies its input.
 const CAT: &str = r#"(module (import "wasi_snapshot_preview1" "fd_read" (func $r (param i32 i32 i32 i32) (result i32)))
  (import "wasi_snapshot_preview1" "fd_write" (func $w (param i32 i32 i32 i32) (result i32)))
@@ -41,20 +41,20 @@ const COUNT: &str = include_str!("../../src/demo.wat");
 const TRAP: &str = r#"(module (memory (export "memory") 1) (func (export "_start") unreachable))"#;
 const ENDLESS: &str = r#"(module (memory (export "memory") 1) (func (export "_start") (loop $l (br $l))))"#;
 
-fn program() -> &'static str {
+pub(crate) fn program() -> &'static str {
     env!("CARGO_BIN_EXE_theta")
 }
 
 /// `theta devnet` as somebody starts it.
-struct Network {
+pub(crate) struct Network {
     child: tokio::process::Child,
-    ready: Value,
-    folder: PathBuf,
+    pub(crate) ready: Value,
+    pub(crate) folder: PathBuf,
     scratch: tempfile::TempDir,
 }
 
 impl Network {
-    async fn start(args: &[&str]) -> Self {
+    pub(crate) async fn start(args: &[&str]) -> Self {
         Self::start_in(tempfile::tempdir().unwrap(), args).await
     }
 
@@ -81,11 +81,11 @@ impl Network {
         Self { child, ready, folder, scratch }
     }
 
-    fn gateway(&self) -> &str {
+    pub(crate) fn gateway(&self) -> &str {
         self.ready["gateway"].as_str().unwrap()
     }
 
-    fn rpc(&self, node: usize) -> Client {
+    pub(crate) fn rpc(&self, node: usize) -> Client {
         Client::http(self.ready["nodes"][node]["thetaRpc"].as_str().unwrap().to_owned()).unwrap()
     }
 
@@ -94,7 +94,7 @@ impl Network {
     }
 
     /// So many nodes that can be asked.
-    async fn nodes(&self, count: usize) -> Vec<Value> {
+    pub(crate) async fn nodes(&self, count: usize) -> Vec<Value> {
         let begin = Instant::now();
         loop {
             let nodes = self.get("nodes").await["nodes"].as_array().unwrap().clone();
@@ -107,7 +107,7 @@ impl Network {
         }
     }
 
-    fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
         let path = self.folder.join(name);
         std::fs::write(&path, bytes).unwrap();
         path
@@ -133,7 +133,7 @@ impl Network {
         (code, serde_json::from_str(&out).unwrap())
     }
 
-    async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         let pid = self.child.id().unwrap().to_string();
         assert!(Command::new("kill").arg(pid).status().unwrap().success());
         let ended = tokio::time::timeout(Duration::from_secs(20), self.child.wait()).await.unwrap().unwrap();
@@ -419,11 +419,13 @@ async fn another(network: &Network, index: usize, engine: Arc<dyn Executor>, fol
         folder: folder.join(format!("extra-{index}")),
         client: network.rpc(0),
         directory: Directory::default(),
-        engine,
+        engines: Engines::of(engine),
         port: 0,
         settle_at_once: true,
         offer: worker::Settings::default(),
         gateways: vec![network.gateway().to_owned()],
+        content: ContentTerms::default(),
+        rpc: String::new(),
     })
     .await
     .unwrap()

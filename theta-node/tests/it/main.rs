@@ -1,6 +1,7 @@
 //! Whole networks in one process.
 #![allow(clippy::unwrap_used, missing_docs, reason = "whatever fails here is a failed test")]
 
+mod content;
 mod edge;
 mod files;
 mod gateway;

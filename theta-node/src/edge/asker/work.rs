@@ -82,7 +82,7 @@ impl AskerLoop {
     pub(super) fn go(&mut self, now: Millis, spec: Spec) -> Result<()> {
         let id = spec.id();
         match spec {
-            Spec::Wasm(spec) => self.submit_task(now, *spec),
+            Spec::Task(spec) => self.submit_task(now, *spec),
             Spec::Map(spec) => match MapJob::start(*spec) {
                 Ok((job, todo)) => {
                     self.maps.insert(id, job);

@@ -1,0 +1,142 @@
+//! The side that gives: chunks for ticks, within what it may lose.
+
+use std::collections::BTreeMap;
+
+use theta_core::{amount::TFuelWei, hash::Address};
+use theta_edge::{
+    Millis,
+    blob::{BlobRef, BlobStore as _},
+    content::outline::{CHUNK, Outline, len},
+    payment::till::Till,
+};
+
+use super::{
+    codec::{Answer, Question},
+    swarm::{Asked, Peers, node_of},
+};
+use crate::edge::DiskBlobs;
+
+/// Chunks that a payer may be behind with: those on their way, whose ticks come with the next questions. Together with the
+/// window of ticks without a receipt it bounds what a payer that vanishes has cost.
+const LAG: u64 = 4;
+/// Payers whose debts are kept at once; one that pays is forgotten without loss.
+const MAX_PAYERS: usize = 4096;
+/// Largest blob whose outline is made for somebody.
+const MAX_BLOB: u64 = 256 << 20;
+
+/// What a payer got since this node began to give to it, and what it had paid by then.
+#[derive(Clone, Copy, Debug)]
+struct Debt {
+    given: TFuelWei,
+    paid_before: TFuelWei,
+}
+
+/// What this node has given, and to whom.
+#[derive(Debug)]
+pub(in crate::edge) struct Relay {
+    unit: TFuelWei,
+    debts: BTreeMap<(Address, u64), Debt>,
+    pub(super) chunks: u64,
+    pub(super) bytes: u64,
+}
+
+impl Relay {
+    /// One that asks so much for each chunk; nothing makes it a gift.
+    pub(in crate::edge) const fn new(unit: TFuelWei) -> Self {
+        Self { unit, debts: BTreeMap::new(), chunks: 0, bytes: 0 }
+    }
+
+    /// Chunks and bytes given so far.
+    pub(in crate::edge) const fn given(&self) -> (u64, u64) {
+        (self.chunks, self.bytes)
+    }
+
+    /// Whether the next chunk may be given to a payer. Counts it as given.
+    fn may_give(&mut self, now: Millis, till: &Till, payer: Address, fund: u64) -> bool {
+        if self.unit.is_zero() {
+            return true;
+        }
+        if till.ticks_of(payer, fund) != Some(self.unit) || !till.may_serve(now, payer, fund) {
+            return false;
+        }
+        let paid = till.paid(payer, fund);
+        if self.debts.len() >= MAX_PAYERS && !self.debts.contains_key(&(payer, fund)) {
+            self.debts.retain(|(payer, fund), debt| {
+                till.paid(*payer, *fund).saturating_sub(debt.paid_before) < debt.given
+            });
+            if self.debts.len() >= MAX_PAYERS {
+                return false;
+            }
+        }
+        let debt =
+            self.debts.entry((payer, fund)).or_insert(Debt { given: TFuelWei::ZERO, paid_before: paid });
+        let owed = debt.given.saturating_sub(paid.saturating_sub(debt.paid_before));
+        let most = self.unit.checked_mul(LAG).unwrap_or_default();
+        match debt.given.checked_add(self.unit) {
+            Some(given) if owed < most => {
+                debt.given = given;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Answers a question, but for an envelope, which it gives back.
+    pub(in crate::edge) fn take(
+        &mut self,
+        now: Millis,
+        till: &mut Till,
+        (peers, blobs): (&Peers, &DiskBlobs),
+        asked: Asked,
+    ) -> Option<Vec<u8>> {
+        let Asked { from, question, reply } = asked;
+        match question {
+            Question::Envelope(bytes) => {
+                peers.answer(reply, Answer::Heard);
+                return Some(bytes);
+            }
+            Question::Outline(blob) => {
+                let (peers, blobs) = (peers.clone(), blobs.clone());
+                tokio::spawn(async move {
+                    let answer = outline(&blobs, blob).await.unwrap_or(Answer::Missing);
+                    peers.answer(reply, answer);
+                });
+            }
+            Question::Chunk { blob, index, fund, tick } => {
+                let here = blobs.find(blob.hash).is_some_and(|found| found.len == blob.len);
+                let Some(len) = len(&blob, index).filter(|_| here) else {
+                    peers.answer(reply, Answer::Missing);
+                    return None;
+                };
+                let Some(payer) = node_of(&from) else { return None };
+                if let Some(tick) = tick
+                    && let Err(error) = till.tick(now, payer.0, &tick)
+                {
+                    tracing::debug!(%error, payer = %payer.0, "a tick was not taken");
+                }
+                if !self.may_give(now, till, payer.0, fund) {
+                    peers.answer(reply, Answer::Pay(self.unit));
+                    return None;
+                }
+                self.chunks += 1;
+                self.bytes += len;
+                let (peers, blobs) = (peers.clone(), blobs.clone());
+                tokio::spawn(async move {
+                    let begin = index * CHUNK;
+                    let bytes = blobs.read(blob.hash, begin..begin + len).await;
+                    peers.answer(reply, bytes.map_or(Answer::Missing, Answer::Chunk));
+                });
+            }
+        }
+        None
+    }
+}
+
+async fn outline(blobs: &DiskBlobs, blob: BlobRef) -> Option<Answer> {
+    if blob.len > MAX_BLOB || blobs.find(blob.hash)?.len != blob.len {
+        return None;
+    }
+    let bytes = blobs.read(blob.hash, 0..blob.len).await.ok()?;
+    let outline = tokio::task::spawn_blocking(move || Outline::of(&bytes)).await.ok()?;
+    Some(Answer::Outline(outline.hashes()))
+}
