@@ -11,10 +11,11 @@ import { offline } from "./offline.mjs";
 import { rpc } from "./rpc.mjs";
 import { thetaJs } from "./theta-js.mjs";
 import { thetacli } from "./thetacli.mjs";
+import { video } from "./video.mjs";
 
 /** Parts that share one network; each has accounts of its own. */
 const SHARED = { "theta-js": thetaJs, ethers, thetacli, rpc };
-const ALONE = { crash, offline };
+const ALONE = { crash, offline, video };
 
 const all = { ...SHARED, ...ALONE };
 const wanted = process.argv.length > 2 ? process.argv.slice(2) : Object.keys(all);
@@ -24,7 +25,7 @@ if (unknown.length > 0) {
   process.exit(2);
 }
 
-watchdog(175_000);
+watchdog(290_000);
 
 if (wanted.some((part) => SHARED[part])) {
   const net = await check("devnet: the ready line", async () => {

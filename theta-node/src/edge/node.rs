@@ -103,12 +103,12 @@ pub struct ContentTerms {
 }
 
 impl Default for ContentTerms {
-    /// 0.0001 TFUEL a chunk, ten times that at most, funds of 50 TFUEL.
+    /// 0.0001 TFUEL a chunk, ten times that at most, funds of 20 TFUEL, for which twice that and two fees have to be there.
     fn default() -> Self {
         Self {
             price: TFuelWei::wei(100_000_000_000_000_u64),
             most: TFuelWei::wei(1_000_000_000_000_000_u64),
-            fund: TFuelWei::whole(50),
+            fund: TFuelWei::whole(20),
         }
     }
 }

@@ -204,7 +204,8 @@ impl Payer {
         let reserved =
             funds::reserve(self.client.clone(), self.chain.clone(), self.key.clone(), size, self.fund());
         let (fund, _) = reserved.await.with_context(|| {
-            format!("no fund for content could be reserved by {}", self.key.address().to_checksum(None))
+            let payer = self.key.address().to_checksum(None);
+            format!("no fund for content could be reserved; {payer} needs twice {} wei and the fees", size.0)
         })?;
         self.purse.adopt(&fund)?;
         Ok(letters)
