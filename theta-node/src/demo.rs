@@ -19,7 +19,13 @@ use theta_core::{
     sign::SecretKey,
     spec::ChainSpec,
 };
-use theta_edge::{executor::Engines, identity::NodeId, job::JobFile, scheduler::Report};
+use theta_edge::{
+    executor::Engines,
+    identity::NodeId,
+    job::{JobFile, KindTag},
+    payment::split::BURN_ADDRESS,
+    scheduler::Report,
+};
 use theta_ledger::{
     tx::{Purpose, RawTx},
     vm::{ContractVm, VmCall},
@@ -46,6 +52,10 @@ fn counter_code() -> Vec<u8> {
 /// Most that the demo's job may cost, and what is reserved for it, in whole TFUEL.
 const JOB_CAP: &str = "5";
 const FUND: u64 = 100;
+/// Which edge node plays.
+const PLAYER: usize = 2;
+/// What a chunk of content costs, in wei: a tenth of a TFUEL, so that eight seconds are worth a settlement.
+const CHUNK_PRICE: u64 = 100_000_000_000_000_000;
 
 /// One thing that was done.
 #[derive(Clone, Debug)]
@@ -128,26 +138,6 @@ pub async fn run(
     .await?;
     devnet.first_block().await?;
     let client = |index: usize| Client::http(devnet.nodes[index].theta_url());
-    let directory = Directory::default();
-    let mut edge_nodes = Vec::new();
-    for index in 0..2 {
-        let node = EdgeNode::start(EdgeConfig {
-            chain: spec.chain.clone(),
-            key: role_key(TEST_MNEMONIC, 2, index)?,
-            folder: folder.join(format!("edge-{index}")),
-            // Each has its own access to the chain, and neither the requester's.
-            client: client(2 + index)?,
-            directory: directory.clone(),
-            engines: engines.clone(),
-            port: 0,
-            settle_at_once: true,
-            offer: theta_edge::worker::Settings::default(),
-            gateways: Vec::new(),
-            content: ContentTerms::default(),
-            rpc: String::new(),
-        });
-        edge_nodes.push(node.await?);
-    }
     let mut demo = Demo {
         spec: spec.clone(),
         writer: client(0)?,
@@ -157,11 +147,41 @@ pub async fn run(
         say,
     };
     let result = tokio::select! {
-        result = demo.play(&devnet, &edge_nodes, directory, engines, folder) => result,
+        result = demo.play(&devnet, engines, folder) => result,
         reason = devnet.failure() => bail!(reason),
     };
     let (job, output, from) = result?;
     demo.close(from, job, output).await
+}
+
+/// An edge node with its own access to the chain, which offers itself to the requester.
+async fn edge_node(
+    devnet: &Devnet,
+    jobs: &JobClient,
+    index: usize,
+    engines: Engines,
+    folder: &Path,
+) -> Result<EdgeNode> {
+    let chain_node = devnet.nodes[(2 + index) % devnet.nodes.len()].theta_url();
+    EdgeNode::start(EdgeConfig {
+        chain: devnet.spec().chain.clone(),
+        key: role_key(TEST_MNEMONIC, 2, index)?,
+        folder: folder.join(format!("edge-{index}")),
+        client: Client::http(chain_node.clone())?,
+        rpc: chain_node,
+        directory: Directory::default(),
+        engines,
+        port: 0,
+        settle_at_once: true,
+        offer: theta_edge::worker::Settings::default(),
+        gateways: vec![jobs.url()],
+        content: ContentTerms {
+            price: TFuelWei::wei(CHUNK_PRICE),
+            most: TFuelWei::wei(CHUNK_PRICE),
+            fund: TFuelWei::whole(20),
+        },
+    })
+    .await
 }
 
 impl Demo<'_> {
@@ -191,8 +211,6 @@ impl Demo<'_> {
     async fn play(
         &mut self,
         devnet: &Devnet,
-        edge_nodes: &[EdgeNode],
-        directory: Directory,
         engines: Engines,
         folder: &Path,
     ) -> Result<(Report, String, u64)> {
@@ -203,9 +221,11 @@ impl Demo<'_> {
         for (index, address) in validators.iter().enumerate() {
             self.names.insert(*address, format!("validator {index}"));
         }
-        for (index, node) in edge_nodes.iter().enumerate() {
-            self.names.insert(node.id.0, format!("edge node {index}"));
+        for index in 0..2 {
+            self.names.insert(role_key(TEST_MNEMONIC, 2, index)?.address(), format!("edge node {index}"));
         }
+        self.names.insert(role_key(TEST_MNEMONIC, 2, PLAYER)?.address(), "player".to_owned());
+        self.names.insert(BURN_ADDRESS, "nobody (burned share)".to_owned());
         let from = self.reader.call(&rpc::GetStatus::default()).await?.latest_finalized_block_height.0;
 
         let fee = minimum_fee();
@@ -220,8 +240,75 @@ impl Demo<'_> {
         self.send("bob stakes 200,000 THETA with validator 1", raw).await?;
 
         self.contract(&carol).await?;
-        let (report, output) = self.job(&payer, directory, engines, folder).await?;
+        let jobs = self.requester(&payer, engines.clone(), folder).await?;
+        let mut edge_nodes = Vec::new();
+        for index in 0..2 {
+            edge_nodes.push(edge_node(devnet, &jobs, index, engines.clone(), folder).await?);
+        }
+        let (report, output) = self.job(&jobs, &payer).await?;
+        match engines.get(KindTag::Transcode) {
+            Ok(_) => self.film(devnet, &jobs, &alice, folder).await?,
+            Err(_) => (self.say)("ffmpeg is not here, so no clip is encoded and played"),
+        }
         Ok((report, output, from))
+    }
+
+    /// A clip is encoded on the edge nodes, played from a third one that did not have it, and paid for.
+    async fn film(
+        &mut self,
+        devnet: &Devnet,
+        jobs: &JobClient,
+        alice: &SecretKey,
+        folder: &Path,
+    ) -> Result<()> {
+        let player = role_key(TEST_MNEMONIC, 2, PLAYER)?.address();
+        let wallet = self.wallet(alice);
+        let money = Coins::tfuel(TFuelWei::whole(60));
+        let raw = wallet.send(2, player, money, minimum_fee()).sign(wallet.signer())?;
+        self.send("alice sends the player 60 TFUEL", raw).await?;
+        (self.say)("two edge nodes encode a clip of eight seconds");
+        let clip = folder.join("clip.mp4");
+        let made = tokio::process::Command::new("ffmpeg")
+            .args(["-nostdin", "-v", "error", "-f", "lavfi", "-i", "testsrc2=d=8:s=640x360:r=30"])
+            .args(["-f", "lavfi", "-i", "sine=frequency=440:d=8", "-c:v", "libx264", "-preset", "ultrafast"])
+            .args(["-pix_fmt", "yuv420p", "-c:a", "aac"])
+            .arg(&clip)
+            .status()
+            .await?;
+        ensure!(made.success(), "ffmpeg made no clip");
+        let manifest = jobs.publish(tokio::fs::read(&clip).await?, "A clip").await?;
+        (self.say)("a third edge node plays it, chunk by chunk from the others");
+        let node = edge_node(devnet, jobs, PLAYER, Engines::default(), folder).await?;
+        let http = reqwest::Client::builder().no_proxy().build()?;
+        let get = async |path: String| {
+            let answer = http.get(format!("{}{path}", node.url())).send().await?.error_for_status()?;
+            anyhow::Ok(answer.bytes().await?)
+        };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let content =
+            async || anyhow::Ok(serde_json::from_slice::<Value>(&get("/content".to_owned()).await?)?);
+        while content().await?["connected"].as_u64().unwrap_or(0) < 2 {
+            ensure!(Instant::now() < deadline, "the player does not find the other edge nodes");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        for name in ["360p", "sound"] {
+            let playlist = get(format!("/hls/{manifest}/{name}/index.m3u8")).await?;
+            let playlist = String::from_utf8(playlist.to_vec())?;
+            for segment in playlist.lines().filter(|line| line.ends_with(".ts")) {
+                get(format!("/hls/{manifest}/{name}/{segment}")).await?;
+            }
+        }
+        let seen = content().await?;
+        ensure!(seen["bytes"]["peers"].as_u64().unwrap_or(0) > 0, "nothing came from peers: {seen}");
+        (self.say)("the edge nodes settle what the player owes them");
+        loop {
+            let account = self.reader.account(player).await?.context("the player has an account")?;
+            if account.reserved_funds.iter().any(|fund| !fund.used_fund.tfuel.is_zero()) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "the player's payments did not settle within 60 seconds");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     async fn contract(&mut self, key: &SecretKey) -> Result<()> {
@@ -254,32 +341,29 @@ impl Demo<'_> {
         Ok(receipt)
     }
 
-    async fn job(
-        &mut self,
-        payer: &SecretKey,
-        directory: Directory,
-        engines: Engines,
-        folder: &Path,
-    ) -> Result<(Report, String)> {
+    async fn requester(&mut self, payer: &SecretKey, engines: Engines, folder: &Path) -> Result<JobClient> {
         let wallet = self.wallet(payer);
         let (fund, collateral) = (TFuelWei::whole(FUND), TFuelWei::whole(FUND + 1));
         let resource = b"edge1/any".to_vec();
         let raw =
             wallet.reserve(1, fund, collateral, vec![resource], 1000, minimum_fee()).sign(wallet.signer())?;
         self.send("the job payer reserves 100 TFUEL", raw).await?;
-        let jobs = JobClient::start(JobClientConfig {
+        JobClient::start(JobClientConfig {
             rpc: String::new(),
             chain: self.spec.chain.clone(),
             key: payer.clone(),
             funds: Funds::Given(1),
             folder: folder.join("requester"),
             client: self.writer.clone(),
-            directory,
+            directory: Directory::default(),
             port: 0,
             api: false,
             engines,
         })
-        .await?;
+        .await
+    }
+
+    async fn job(&mut self, jobs: &JobClient, payer: &SecretKey) -> Result<(Report, String)> {
         (self.say)("two edge nodes count the lines of a text");
         let file = json!({ "kind": "wasm", "module": "count.wat", "quorum": 2, "maxTfuel": JOB_CAP,
             "limits": { "fuel": 50_000_000, "memoryMiB": 16, "wallSeconds": 30, "outputMiB": 1 } });

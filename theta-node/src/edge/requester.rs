@@ -1,7 +1,7 @@
 //! A requester: takes jobs, gives them to edge nodes, pays them. This is what others hold of it; the loop behind it is
 //! [`asker`](super::asker).
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
 use axum::Router;
@@ -24,7 +24,10 @@ use super::{
     DiskBlobs, EVENTS, Funds,
     asker::{AskerEvent, AskerLoop, Done, Refused},
     book::{Ended, Spec},
-    content::hls::Source,
+    content::{
+        hls::Source,
+        publish::{Publications, Wish},
+    },
     wire::Directory,
 };
 use crate::http::{Listener, listen, local_only, own_host};
@@ -278,6 +281,28 @@ impl JobClient {
         let (ended, report) = oneshot::channel();
         self.jobs.submit(order, Some(ended)).await??;
         report.await.context("the requester has stopped")
+    }
+
+    /// Has edge nodes encode a clip and deliver it; gives its manifest's hash once it can be played.
+    pub async fn publish(&self, clip: Vec<u8>, title: &str) -> Result<Hash> {
+        let clip = self.jobs.blobs.add(clip).await?;
+        let publications = Publications::default();
+        let begun = publications.begin(&self.jobs, Wish::of(clip.hash, title), clip)?;
+        let id = begun.context("another clip is being published")?;
+        loop {
+            let view = publications.get(&id).context("the publication is remembered")?;
+            match view["state"].as_str() {
+                Some("published") => {
+                    let manifest = view["manifest"].as_str().context("a published clip has a manifest")?;
+                    return Ok(manifest.parse()?);
+                }
+                Some("running") => tokio::time::sleep(Duration::from_millis(100)).await,
+                _ => anyhow::bail!(
+                    "the clip was not published: {}",
+                    view["error"].as_str().unwrap_or_default()
+                ),
+            }
+        }
     }
 
     /// Bytes of a result.

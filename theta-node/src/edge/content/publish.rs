@@ -64,6 +64,20 @@ pub(in crate::edge) struct Wish {
     pub(in crate::edge) max_tfuel_per_task: Option<String>,
 }
 
+impl Wish {
+    /// A clip as it comes, everything else by default.
+    pub(in crate::edge) fn of(blob: BlobHash, title: &str) -> Self {
+        Self {
+            blob,
+            title: title.to_owned(),
+            ladder: Vec::new(),
+            segment_seconds: default_seconds(),
+            quorum: default_quorum(),
+            max_tfuel_per_task: None,
+        }
+    }
+}
+
 const fn default_seconds() -> f64 {
     2.0
 }
@@ -85,10 +99,15 @@ pub(in crate::edge) struct Publication {
     tasks_done: usize,
     paid_tfuel_wei: TFuelWei,
     /// Tasks by who was paid for them.
+    #[serde(serialize_with = "checksums")]
     nodes: BTreeMap<Address, u32>,
     manifest: Option<Hash>,
     ms: u64,
     renditions: Vec<String>,
+}
+
+fn checksums<S: serde::Serializer>(nodes: &BTreeMap<Address, u32>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(nodes.iter().map(|(node, tasks)| (node.to_checksum(None), tasks)))
 }
 
 /// Publications of a gateway. Clones are one gateway's.
@@ -228,7 +247,7 @@ impl Transcoding {
         wish: Wish,
         clip: BlobRef,
     ) -> Result<(BlobRef, Manifest)> {
-        let prepared = self.task(all, at, "prepare", clip, Step::Prepare).await?;
+        let prepared = self.task(all, at, "prepare", clip, Step::Prepare).await.context("prepare")?;
         let facts = self.jobs.blobs.read_all(&prepared.file(FACTS)?).await?;
         let facts: Clip = serde_json::from_slice(&facts)?;
         let (rungs, grid) = (ladder(&facts, &wish.ladder)?, Grid::new(&facts, self.segment_ms)?);
@@ -355,8 +374,8 @@ impl Transcoding {
             }
         });
         let Some(output) = report.output.filter(|_| report.state == State::Succeeded) else {
-            let (code, why) = report.error.unwrap_or_default();
-            bail!("{code}: {why}");
+            let (_, why) = report.error.unwrap_or_default();
+            bail!("{why}");
         };
         Ok(Done { files: output.files })
     }
