@@ -274,6 +274,7 @@ impl Demo<'_> {
             directory,
             port: 0,
             api: false,
+            pools: Vec::new(),
             engine,
         })
         .await?;

@@ -32,7 +32,7 @@ pub use self::{
     hosts::{EdgeHosts, HostsConfig},
     node::{EdgeConfig, EdgeNode},
     presence::Capacity,
-    requester::{Job, JobClient, JobClientConfig, Order},
+    requester::{Job, JobClient, JobClientConfig, Order, ProviderPool},
     wire::Directory,
 };
 

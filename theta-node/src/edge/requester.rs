@@ -11,6 +11,7 @@ use theta_edge::{
     executor::Executor,
     identity::NodeId,
     job::{Folder, FolderFile, JobError, JobFile, MapFile, MergeFile},
+    placement::Pool,
     scheduler::{Report, State},
 };
 use theta_sdk::client::Client;
@@ -153,6 +154,16 @@ impl Files<'_> {
     }
 }
 
+/// Machines that are contracted, which get work that the edge is too busy or too dear for (edge.md 3.7). They are edge
+/// nodes like others, and are paid like others; only the order in which they are asked is another one.
+#[derive(Clone, Debug)]
+pub struct ProviderPool {
+    /// What it costs and how quick it is.
+    pub pool: Pool,
+    /// Who its machines are.
+    pub machines: Vec<NodeId>,
+}
+
 /// What a requester is made of.
 pub struct JobClientConfig {
     /// Chain id as text.
@@ -167,6 +178,8 @@ pub struct JobClientConfig {
     pub client: Client,
     /// Where edge nodes are found; more may come by themselves.
     pub directory: Directory,
+    /// Provider pools.
+    pub pools: Vec<ProviderPool>,
     /// Judges where results differ.
     pub engine: Arc<dyn Executor>,
     /// Its port on the loopback address, 0 for a free one.
@@ -184,7 +197,7 @@ impl std::fmt::Debug for JobClientConfig {
 /// A running requester. Dropping it stops it.
 #[derive(Debug)]
 pub struct JobClient {
-    jobs: Jobs,
+    pub(super) jobs: Jobs,
     id: NodeId,
     listener: Listener,
     task: JoinHandle<()>,

@@ -95,6 +95,7 @@ impl Work {
             directory,
             port: 0,
             api: false,
+            pools: Vec::new(),
             engine: Arc::new(engine()),
         })
         .await
