@@ -79,15 +79,11 @@ fn job(number: u64, random: &mut Random) -> JobRequest {
             ..Selector::default()
         },
         bid: 10,
-        reputation: 0,
-        kind: 0,
-        replicated: false,
         tasks: vec![None; TASKS],
-        deadline: None,
         priority: random.below(8) as u8,
-        gang: false,
         expected_ms: 5_000,
-        spill: 0,
+        limit_ms: u32::MAX,
+        ..JobRequest::default()
     }
 }
 
@@ -108,7 +104,7 @@ struct Fleet {
 
 impl Fleet {
     fn new(nodes: u64) -> Self {
-        let settings = Settings { tenant_rate: (1e9, 1e9), run_ms: 1 << 40, ..Settings::default() };
+        let settings = Settings { tenant_rate: (1e9, 1e9), ..Settings::default() };
         let mut fleet = Self {
             placement: Placement::new(settings, 0),
             random: Random::new(SEED),
@@ -317,7 +313,7 @@ fn sched_durable(_criterion: &mut Criterion) {
     }
     let mut fleet = Fleet::new(if only_test() { 100 } else { 10_000 });
     fleet.keep_events = true;
-    let settings = Settings { tenant_rate: (1e9, 1e9), run_ms: 1 << 40, ..Settings::default() };
+    let settings = Settings { tenant_rate: (1e9, 1e9), ..Settings::default() };
     let mut events = fleet.placement.snapshot();
     let folder = tempfile::tempdir().expect("a temporary folder");
     let open = || Log::open(FileDisk::open(&folder.path().join("log")).expect("opens")).expect("whole");

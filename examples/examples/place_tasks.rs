@@ -8,8 +8,7 @@ use theta_core::hash::{Address, Hash};
 use theta_core::journal::MemDisk;
 use theta_edge::identity::NodeId;
 use theta_edge::placement::{
-    Answer, AttemptId, Change, Effect, Input, JobRequest, Log, Need, Offer, Placement, Selector, Settings,
-    Status, Step,
+    Answer, AttemptId, Change, Effect, Input, JobRequest, Log, Need, Offer, Placement, Settings, Status, Step,
 };
 
 fn main() -> anyhow::Result<()> {
@@ -33,17 +32,9 @@ fn main() -> anyhow::Result<()> {
         id: Hash::repeat_byte(7),
         tenant: Address::repeat_byte(0xaa),
         need: Need { cpu_milli: 1_000, mem_mib: 512, vram_mib: 0 },
-        selector: Selector::default(),
         bid: 10,
-        reputation: 0,
-        kind: 0,
-        replicated: false,
         tasks: vec![None; 8],
-        deadline: None,
-        priority: 3,
-        gang: false,
-        expected_ms: 1_000,
-        spill: 0,
+        ..JobRequest::default()
     };
     let id = job.id;
     let mut running: BTreeMap<AttemptId, NodeId> = BTreeMap::new();

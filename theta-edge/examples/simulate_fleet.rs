@@ -8,8 +8,9 @@ fn main() {
     let mut numbers = std::env::args().skip(1).filter_map(|number| number.parse::<u64>().ok());
     let (nodes, tasks) = (numbers.next().unwrap_or(500), numbers.next().unwrap_or(20_000));
     let seed = numbers.next().unwrap_or(1);
-    let report =
-        fleet::run(&fleet::Scenario { seed, nodes, tasks, tenants: 8, churn_percent: 1, slow_percent: 5 });
+    let (churn_percent, slow_percent) = (numbers.next().unwrap_or(1), numbers.next().unwrap_or(5));
+    let report = fleet::run(&fleet::Scenario { seed, nodes, tasks, tenants: 8, churn_percent, slow_percent });
+    println!("{report:?}");
     println!("S1 {nodes} nodes, {tasks} tasks, 1 % churn in a minute, 5 % slow; trace {}", report.trace);
     println!("  lost {}, doubled {}, failed {}", report.lost, report.doubled, report.failed);
     println!("  packing {:.3} (target 0.92)", report.packing);

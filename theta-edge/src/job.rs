@@ -11,6 +11,7 @@ use theta_core::amount::TFuelWei;
 use theta_core::codec::rlp::{Encode, encode_list};
 use theta_core::hash::{Address, Hash};
 
+use crate::Millis;
 use crate::blob::BlobRef;
 use crate::infer::InferWork;
 use crate::map::{MapSpec, Merge};
@@ -313,6 +314,68 @@ pub struct PoolRef {
     pub resource_id: String,
 }
 
+/// How a job stands beside others (edge.md 2.1, 3.6, 3.7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placing {
+    /// Whose share of the nodes it takes; the payer's where none is named.
+    pub tenant: Option<Address>,
+    /// 0 to 8, higher first.
+    pub priority: u8,
+    /// When it has to be done, in milliseconds since 1970.
+    pub deadline: Option<Millis>,
+    /// How many of its attempts may go to provider pools.
+    pub spill: u32,
+}
+
+impl Default for Placing {
+    /// The payer's, in the middle, whenever there is room, on the edge alone.
+    fn default() -> Self {
+        Self { tenant: None, priority: 3, deadline: None, spill: 0 }
+    }
+}
+
+impl Placing {
+    /// The highest priority there is.
+    const MAX_PRIORITY: u8 = 8;
+
+    fn read(top: &mut Fields) -> Result<Self, JobError> {
+        let base = Self::default();
+        let placing = Self {
+            tenant: top.optional::<String>("tenant", "is a text")?.map(|text| tenant(&text)),
+            priority: top.optional("priority", "is a number from 0 to 8")?.unwrap_or(base.priority),
+            deadline: top.optional("deadlineMs", "is a time in milliseconds since 1970")?,
+            spill: top
+                .optional("spill", "is how many attempts may go to provider pools")?
+                .unwrap_or(base.spill),
+        };
+        placing.check()?;
+        Ok(placing)
+    }
+
+    const fn check(&self) -> Result<(), JobError> {
+        if self.priority > Self::MAX_PRIORITY {
+            return Err(JobError::field("priority", "is a number from 0 to 8"));
+        }
+        Ok(())
+    }
+}
+
+impl Encode for Placing {
+    fn encode(&self, out: &mut Vec<u8>) {
+        encode_list(out, |out| {
+            self.tenant.into_iter().collect::<Vec<Address>>().encode(out);
+            u64::from(self.priority).encode(out);
+            self.deadline.unwrap_or(0).encode(out);
+            self.spill.encode(out);
+        });
+    }
+}
+
+/// The tenant of a name: an address as it stands, or one that is made of the text.
+fn tenant(text: &str) -> Address {
+    text.parse().unwrap_or_else(|_| Address::from_word(name(b"theta-edge/tenant/v1", text.as_bytes())))
+}
+
 /// A job as it is submitted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobSpec {
@@ -330,12 +393,14 @@ pub struct JobSpec {
     pub total_cap: TFuelWei,
     /// Where the money comes from; its payer is the requester.
     pub pool: PoolRef,
+    /// How it stands beside others.
+    pub placing: Placing,
 }
 
 /// Largest encoded work in bytes, so that an offer fits a message whatever has to be escaped in it.
 const MAX_WORK: usize = 256 << 10;
 /// Version of the encoding of a job.
-const JOB_VERSION: u8 = 1;
+const JOB_VERSION: u8 = 2;
 /// The most equal results a job may ask for.
 const MAX_AGREE: u8 = 7;
 
@@ -355,6 +420,7 @@ impl JobSpec {
             self.pool.payer.encode(out);
             self.pool.reserve_sequence.encode(out);
             self.pool.resource_id.encode(out);
+            self.placing.encode(out);
         });
         name(b"theta-edge/job/v1", &bytes)
     }
@@ -373,6 +439,7 @@ impl JobSpec {
     /// Whether the job can be taken at all.
     pub fn check(&self) -> Result<(), JobError> {
         self.limits.within(&Limits::MAX)?;
+        self.placing.check()?;
         self.work.check()?;
         if self.quorum.agree == 0 || self.quorum.agree > MAX_AGREE || self.quorum.max < self.quorum.agree {
             return Err(JobError::field("quorum", "is a number from 1 to 7"));
@@ -439,6 +506,8 @@ pub struct JobFile {
     pub quorum: Quorum,
     /// The most that the job may cost.
     pub max_tfuel: TFuelWei,
+    /// How it stands beside others: `tenant`, `priority`, `deadlineMs`, `spill`.
+    pub placing: Placing,
 }
 
 impl JobFile {
@@ -502,6 +571,7 @@ impl JobFile {
             limits,
             quorum: Quorum::of(agree),
             max_tfuel,
+            placing: Placing::read(&mut top)?,
         };
         top.finish()?;
         Ok(file)
@@ -528,6 +598,7 @@ impl JobFile {
             quorum: self.quorum,
             total_cap: self.max_tfuel,
             pool,
+            placing: self.placing,
         };
         spec.check()?;
         Ok(spec)
@@ -644,8 +715,8 @@ impl MapFile {
             return Err(JobError::field("kind", "of the parts of a map is wasm"));
         };
         let (limits, quorum, total_cap, pool) = (spec.limits, spec.quorum, spec.total_cap, spec.pool);
-        let map =
-            MapSpec { chain_id: spec.chain_id, nonce, work, chunks, merge, limits, quorum, total_cap, pool };
+        let (chain_id, placing) = (spec.chain_id, spec.placing);
+        let map = MapSpec { chain_id, nonce, work, chunks, merge, limits, quorum, total_cap, pool, placing };
         map.check()?;
         Ok(map)
     }

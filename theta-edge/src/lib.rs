@@ -12,7 +12,7 @@
 //! use theta_core::{amount::TFuelWei, journal::MemDisk, sign::SecretKey};
 //! use theta_edge::{
 //!     blob::BlobRef, chain::Fund, executor::{Ending, Output}, identity::NodeId, job::JobFile,
-//!     payment::till::Till, provider::{self, Provider}, requester::{self, Requester},
+//!     payment::{purse::Purse, till::Till}, provider::{self, Provider}, requester::{self, Requester},
 //!     scheduler::{Input, Settings}, worker,
 //! };
 //!
@@ -22,8 +22,9 @@
 //!     payer: key.address(), reserve_sequence: 1, initial: TFuelWei::whole(100), used: TFuelWei::ZERO,
 //!     resource_ids: vec!["edge1/any".into()], end_height: 1000, settled: Vec::new(),
 //! };
-//! let (jobs, purse) = (MemDisk::default(), MemDisk::default());
-//! let (mut requester, _) = Requester::open("privatenet", key.clone(), Settings::default(), jobs, purse, 0)?;
+//! let purses = vec![Purse::open("privatenet", key.clone(), MemDisk::default())?];
+//! let (mut requester, _) =
+//!     Requester::open("privatenet", key.clone(), Settings::default(), MemDisk::default(), purses, 0)?;
 //! requester.adopt(&fund)?;
 //!
 //! // Two edge nodes, each with a key, a till, and a secret of its own.
@@ -37,7 +38,7 @@
 //!
 //! // The job: files become blobs, the job file says the rest.
 //! let file = JobFile::parse(r#"{"kind":"wasm","module":"count.wasm","quorum":2,"maxTfuel":"5"}"#)?;
-//! let pool = requester.pool().ok_or("no fund")?;
+//! let pool = requester.pool(1).ok_or("no fund")?;
 //! let spec = file.spec("privatenet", 0, pool, BlobRef::of(b"bytes of the module"), None, Vec::new())?;
 //! let mut todo = VecDeque::from(requester.submit(0, spec)?);
 //! for (node, _) in &nodes {
@@ -85,7 +86,7 @@
 //! ```
 //!
 //! Start at [`job`] for what a job is, at [`scheduler`] and [`worker`] for how it goes, at [`payment`] for the money, at
-//! [`placement`] for a coordinator of many nodes and tenants, at [`map`] for one program over many parts of an input, at
+//! [`placement`] for who gets what among many nodes and tenants, at [`map`] for one program over many parts of an input, at
 //! `sim` (feature `sim`) for all of it in virtual time. Not here yet: delivery of content, disputes.
 
 pub mod blob;

@@ -13,7 +13,7 @@ use theta_core::codec::rlp::{Encode, encode_list};
 use theta_core::hash::{Hash, U256};
 
 use crate::blob::BlobRef;
-use crate::job::{JobError, JobSpec, Limits, PoolRef, Quorum, WasmWork, Work};
+use crate::job::{JobError, JobSpec, Limits, Placing, PoolRef, Quorum, WasmWork, Work};
 use crate::scheduler::{Report, State};
 
 /// Chunks of one job.
@@ -62,6 +62,8 @@ pub struct MapSpec {
     pub total_cap: TFuelWei,
     /// Where the money comes from.
     pub pool: PoolRef,
+    /// How its tasks stand beside others.
+    pub placing: Placing,
 }
 
 impl MapSpec {
@@ -121,6 +123,7 @@ impl MapSpec {
             quorum: self.quorum,
             total_cap: self.job_cap(),
             pool: self.pool.clone(),
+            placing: self.placing,
         }
     }
 
@@ -387,6 +390,7 @@ mod tests {
             quorum: base.quorum,
             total_cap: TFuelWei::whole(100),
             pool: base.pool,
+            placing: base.placing,
         }
     }
 
@@ -421,6 +425,7 @@ mod tests {
                         attempts: 1,
                         paid: Vec::new(),
                         wrong: Vec::new(),
+                        spilled: Vec::new(),
                     };
                     todo.extend(job.finished(&report));
                     assert!(job.finished(&report).is_empty(), "a second report changes nothing");

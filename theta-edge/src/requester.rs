@@ -1,4 +1,4 @@
-//! A requester in one piece: scheduler, its journal, and the purse, so that a host only moves bytes.
+//! A requester in one piece: scheduler, its journal, and a purse for each fund, so that a host only moves bytes.
 //!
 //! The order that makes money safe is kept here: a record is durable before what follows from it, a promise is held
 //! before anything is offered, and a receipt leaves only by the purse. After a fatal error ([`RequesterError::is_fatal`])
@@ -23,10 +23,11 @@ use crate::message::{Envelope, Message, MessageError};
 use crate::payment::PayError;
 use crate::payment::purse::Purse;
 use crate::payment::tick::TickError;
+use crate::placement::Refusal;
 use crate::scheduler::{Effect, Input, Record, Report, Scheduler, Settings};
 
 /// What is left for the host to do, in order.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Todo {
     /// Bring this envelope to a node. It may be lost.
@@ -76,6 +77,9 @@ pub enum RequesterError {
     /// The job cannot be taken.
     #[error("the job cannot be taken")]
     Job(#[from] JobError),
+    /// The job is not taken now.
+    #[error("the job is not taken now")]
+    Refused(#[from] Refusal),
 }
 
 impl RequesterError {
@@ -91,46 +95,61 @@ impl RequesterError {
     }
 }
 
-/// Scheduler, journal and purse of one key on one chain.
+/// Scheduler, journal and purses of one key on one chain.
 pub struct Requester {
     chain_id: String,
     signer: Arc<dyn Signer>,
     scheduler: Scheduler,
     journal: History<Record>,
-    purse: Purse,
+    /// One for each fund that is in use, the newest last.
+    purses: Vec<Purse>,
 }
 
 impl std::fmt::Debug for Requester {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Requester")
-            .field("purse", &self.purse)
+            .field("purses", &self.purses)
             .field("scheduler", &self.scheduler)
             .finish_non_exhaustive()
     }
 }
 
 impl Requester {
-    /// Opens a requester where its two journals left it, and says what there is to do at once.
+    /// Opens a requester where its journals left it, and says what there is to do at once. `purses` are those of the funds
+    /// that jobs in hand are paid from; one that was never opened before takes the first fund that it adopts.
     pub fn open(
         chain_id: &str,
         signer: Arc<dyn Signer>,
         settings: Settings,
         jobs: impl Disk + 'static,
-        purse: impl Disk + 'static,
+        purses: Vec<Purse>,
         now: Millis,
     ) -> Result<(Self, Vec<Todo>), RequesterError> {
-        let purse = Purse::open(chain_id, signer.clone(), purse)?;
         let (journal, records) = History::open(jobs)?;
         let mut effects = Vec::new();
         let scheduler = Scheduler::recover(settings, records, now, &mut effects);
-        let mut requester = Self { chain_id: chain_id.to_owned(), signer, scheduler, journal, purse };
+        let mut requester = Self { chain_id: chain_id.to_owned(), signer, scheduler, journal, purses };
+        requester.purses.sort_by_key(|purse| purse.fund().map_or(u64::MAX, |(sequence, _)| sequence));
         let todo = requester.carry_out(now, effects)?;
         Ok((requester, todo))
     }
 
-    /// Pays from this fund from now on ([`Purse::adopt`]).
+    /// Pays from this fund from now on ([`Purse::adopt`]), by its purse or by one that has no fund yet.
     pub fn adopt(&mut self, fund: &Fund) -> Result<(), PayError> {
-        self.purse.adopt(fund)
+        let of_fund = |purse: &Purse| purse.fund().map(|(sequence, _)| sequence);
+        let known = self.purses.iter().position(|purse| of_fund(purse) == Some(fund.reserve_sequence));
+        let place = known.or_else(|| self.purses.iter().position(|purse| of_fund(purse).is_none()));
+        self.purses.get_mut(place.ok_or(PayError::NoFund)?).map_or(Ok(()), |purse| purse.adopt(fund))
+    }
+
+    /// Adds the purse of another fund.
+    pub fn add(&mut self, purse: Purse) {
+        self.purses.push(purse);
+    }
+
+    /// Lets go of the purse of a fund that has ended. Jobs in hand that it pays for are not paid any more.
+    pub fn remove(&mut self, fund: u64) {
+        self.purses.retain(|purse| purse.fund().is_none_or(|(sequence, _)| sequence != fund));
     }
 
     /// The jobs.
@@ -138,32 +157,39 @@ impl Requester {
         &self.scheduler
     }
 
-    /// The money.
-    pub const fn purse(&self) -> &Purse {
-        &self.purse
+    /// The money of a fund.
+    pub fn purse(&self, fund: u64) -> Option<&Purse> {
+        self.purses.iter().find(|purse| purse.fund().is_some_and(|(sequence, _)| sequence == fund))
     }
 
-    /// The pool that jobs name, once a fund was adopted.
-    pub fn pool(&self) -> Option<PoolRef> {
-        let (reserve_sequence, resource_id) = self.purse.fund()?;
-        Some(PoolRef { payer: self.purse.payer(), reserve_sequence, resource_id: resource_id.to_owned() })
+    fn purse_mut(&mut self, fund: u64) -> Option<&mut Purse> {
+        self.purses.iter_mut().find(|purse| purse.fund().is_some_and(|(sequence, _)| sequence == fund))
+    }
+
+    /// The pool that jobs name which are paid from a fund.
+    pub fn pool(&self, fund: u64) -> Option<PoolRef> {
+        let purse = self.purse(fund)?;
+        let (reserve_sequence, resource_id) = purse.fund()?;
+        Some(PoolRef { payer: purse.payer(), reserve_sequence, resource_id: resource_id.to_owned() })
     }
 
     /// Takes a job. One that is known already changes nothing; one that cannot be run or paid here is refused with the
-    /// field that is wrong.
+    /// field that is wrong, and one that there is no room for with the time to come back.
     pub fn submit(&mut self, now: Millis, spec: JobSpec) -> Result<Vec<Todo>, RequesterError> {
         spec.check()?;
         if spec.chain_id != self.chain_id {
             return Err(JobError::Known { field: "chainId", problem: "is another chain's" }.into());
         }
-        if self.pool().as_ref() != Some(&spec.pool) {
-            return Err(JobError::Known {
-                field: "payment",
-                problem: "names another fund than the one in use",
-            }
-            .into());
+        if self.pool(spec.pool.reserve_sequence).as_ref() != Some(&spec.pool) {
+            return Err(JobError::Known { field: "payment", problem: "names no fund that is in use" }.into());
         }
+        self.scheduler.admits(&spec, now)?;
         self.step(now, Input::Submit(spec))
+    }
+
+    /// Whether a job would be taken now ([`Scheduler::admits`]).
+    pub fn admits(&mut self, now: Millis, spec: &JobSpec) -> Result<(), Refusal> {
+        self.scheduler.admits(spec, now)
     }
 
     /// Takes one input; a job comes by [`Self::submit`].
@@ -182,12 +208,14 @@ impl Requester {
     /// Takes a message whose envelope was opened.
     pub fn take(&mut self, now: Millis, from: NodeId, message: Message) -> Result<Vec<Todo>, RequesterError> {
         if let Message::LastTick(tick) = message {
-            self.purse.shown_tick(&from.0, &tick)?;
+            if let Some(purse) = self.purse_mut(tick.reserve_sequence) {
+                purse.shown_tick(&from.0, &tick)?;
+            }
             return Ok(Vec::new());
         }
         if let Message::Acknowledged { reserve_sequence, payment_sequence, total } = message {
-            if self.purse.fund().is_some_and(|(present, _)| present == reserve_sequence) {
-                self.purse.acknowledged(from.0, payment_sequence, total)?;
+            if let Some(purse) = self.purse_mut(reserve_sequence) {
+                purse.acknowledged(from.0, payment_sequence, total)?;
             }
             return Ok(Vec::new());
         }
@@ -203,14 +231,16 @@ impl Requester {
         max: u32,
         seed: [u8; 32],
     ) -> Result<Todo, RequesterError> {
-        let payment = self.purse.open_ticks(job, node.0, unit, max, seed)?;
+        let fund = self.scheduler.fund(job).ok_or(PayError::NoPromise)?;
+        let purse = self.purse_mut(fund).ok_or(PayError::NoFund)?;
+        let payment = purse.open_ticks(job, node.0, unit, max, seed)?;
         self.send(node, &Message::Payment(payment))
     }
 
     /// Pays a node one unit more; every [`crate::payment::tick::WINDOW`] units by a receipt.
-    pub fn tick(&mut self, node: NodeId) -> Result<Todo, RequesterError> {
-        match self.purse.tick(&node.0) {
-            Err(PayError::Tick(TickError::Window(_))) => self.roll_up(node),
+    pub fn tick(&mut self, fund: u64, node: NodeId) -> Result<Todo, RequesterError> {
+        match self.purse_mut(fund).ok_or(PayError::NoFund)?.tick(&node.0) {
+            Err(PayError::Tick(TickError::Window(_))) => self.roll_up(fund, node),
             tick => {
                 let tick = tick?;
                 self.send(node, &Message::Tick(tick))
@@ -220,26 +250,34 @@ impl Requester {
 
     /// Sends a node a receipt for its ticks; to be called every
     /// [`crate::payment::tick::WINDOW_MS`] while there are any.
-    pub fn roll_up(&mut self, node: NodeId) -> Result<Todo, RequesterError> {
-        let payment = self.purse.roll_up(&node.0)?;
+    pub fn roll_up(&mut self, fund: u64, node: NodeId) -> Result<Todo, RequesterError> {
+        let payment = self.purse_mut(fund).ok_or(PayError::NoFund)?.roll_up(&node.0)?;
         self.send(node, &Message::Payment(payment))
     }
 
     /// Learns from the chain what was settled, and sends what is owed beyond it.
     pub fn observe(&mut self, fund: &Fund) -> Result<Vec<Todo>, RequesterError> {
-        let owed = self.purse.observe(fund)?;
-        self.send_payments(owed)
+        let sequence = fund.reserve_sequence;
+        let owed = self.purse_mut(sequence).map(|purse| purse.observe(fund)).transpose()?;
+        self.send_payments(sequence, owed.unwrap_or_default())
     }
 
     /// Sends receipts again that no payee has acknowledged; to be called now and then.
     pub fn remind(&self) -> Result<Vec<Todo>, RequesterError> {
-        self.send_payments(self.purse.unacknowledged())
+        let mut todo = Vec::new();
+        for purse in &self.purses {
+            if let Some((fund, _)) = purse.fund() {
+                todo.extend(self.send_payments(fund, purse.unacknowledged())?);
+            }
+        }
+        Ok(todo)
     }
 
-    fn send_payments(&self, payees: Vec<Address>) -> Result<Vec<Todo>, RequesterError> {
+    fn send_payments(&self, fund: u64, payees: Vec<Address>) -> Result<Vec<Todo>, RequesterError> {
         let mut todo = Vec::new();
+        let Some(purse) = self.purse(fund) else { return Ok(todo) };
         for payee in payees {
-            if let Some(payment) = self.purse.payment(&payee)? {
+            if let Some(payment) = purse.payment(&payee)? {
                 todo.push(self.send(NodeId(payee), &Message::Payment(payment))?);
             }
         }
@@ -261,16 +299,21 @@ impl Requester {
                     self.journal.append(&record)?;
                     None
                 }
-                Effect::Promise { job, amount } => match self.purse.promise(job, amount) {
-                    Err(PayError::Journal(error)) => return Err(error.into()),
-                    result => Some(Input::Promised { job, held: result.is_ok() }),
-                },
-                Effect::Pay { job, node, item, amount } => {
-                    let signed = self.pay(&job, node, item, amount, &mut todo)?;
+                Effect::Promise { job, fund, amount } => {
+                    let promised = self.purse_mut(fund).ok_or(PayError::NoFund);
+                    match promised.and_then(|purse| purse.promise(job, amount)) {
+                        Err(PayError::Journal(error)) => return Err(error.into()),
+                        result => Some(Input::Promised { job, held: result.is_ok() }),
+                    }
+                }
+                Effect::Pay { job, fund, node, item, amount } => {
+                    let signed = self.pay(&job, fund, (node, item, amount), &mut todo)?;
                     Some(Input::Paid { job, node, signed })
                 }
                 Effect::Release { job } => {
-                    self.purse.release(&job)?;
+                    for purse in &mut self.purses {
+                        purse.release(&job)?;
+                    }
                     None
                 }
                 Effect::WakeAt(at) => {
@@ -301,7 +344,8 @@ impl Requester {
             }
         }
         // Now the journal says what the scheduler knows; in the middle of the effects it is behind.
-        self.journal.tidy(self.scheduler.size(), || self.scheduler.records())?;
+        let size = self.scheduler.size();
+        self.journal.tidy(size, || self.scheduler.records())?;
         todo.extend(wake.map(Todo::WakeAt));
         Ok(todo)
     }
@@ -309,12 +353,12 @@ impl Requester {
     fn pay(
         &mut self,
         job: &Hash,
-        node: NodeId,
-        item: Hash,
-        amount: TFuelWei,
+        fund: u64,
+        (node, item, amount): (NodeId, Hash, TFuelWei),
         todo: &mut Vec<Todo>,
     ) -> Result<bool, RequesterError> {
-        match self.purse.pay(job, node.0, item, amount) {
+        let purse = self.purse_mut(fund).ok_or(PayError::NoFund);
+        match purse.and_then(|purse| purse.pay(job, node.0, item, amount)) {
             Ok(payment) => {
                 todo.push(self.send(node, &Message::Payment(payment))?);
                 Ok(true)

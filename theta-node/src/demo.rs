@@ -358,6 +358,7 @@ impl Demo<'_> {
             directory: Directory::default(),
             port: 0,
             api: false,
+            pools: Vec::new(),
             engines,
         })
         .await

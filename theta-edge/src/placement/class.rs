@@ -43,7 +43,7 @@ pub struct Selector {
 }
 
 impl Selector {
-    fn matches(&self, class: &Traits) -> bool {
+    pub(super) fn matches(&self, class: &Traits) -> bool {
         self.arch.as_ref().is_none_or(|arch| *arch == class.arch)
             && self.executor.as_ref().is_none_or(|executor| class.executors.binary_search(executor).is_ok())
             && self.gpu.as_ref().is_none_or(|gpu| class.gpu.as_ref() == Some(gpu))

@@ -149,6 +149,7 @@ impl Queue {
         rate: f64,
         burst: f64,
         now: Millis,
+        takes: bool,
     ) -> Result<(), u64> {
         let tenant = &mut self.tenants[tenant as usize];
         let passed = now.saturating_sub(tenant.refilled) as f64 / 1_000.0;
@@ -157,7 +158,7 @@ impl Queue {
         // Never more than the bucket holds, or a large job would wait for ever.
         let wanted = f64::from(tasks).min(burst);
         if tenant.tokens + 1e-9 >= wanted {
-            tenant.tokens -= wanted;
+            tenant.tokens -= if takes { wanted } else { 0.0 };
             return Ok(());
         }
         Err(((wanted - tenant.tokens) / rate * 1_000.0).ceil() as u64)
@@ -443,9 +444,14 @@ mod tests {
     fn tokens_come_back_at_their_rate() {
         let mut queue = queue(0);
         let tenant = queue.tenant(Address::ZERO, 10.0, 0);
-        assert_eq!(queue.admit(tenant, 10, 2.0, 10.0, 0), Ok(()));
-        assert_eq!(queue.admit(tenant, 4, 2.0, 10.0, 500), Err(1_500));
-        assert_eq!(queue.admit(tenant, 4, 2.0, 10.0, 2_000), Ok(()));
-        assert_eq!(queue.admit(tenant, 1_000, 2.0, 10.0, 10_000), Ok(()), "a large job takes a full bucket");
+        assert_eq!(queue.admit(tenant, 10, 2.0, 10.0, 0, false), Ok(()), "asking takes nothing");
+        assert_eq!(queue.admit(tenant, 10, 2.0, 10.0, 0, true), Ok(()));
+        assert_eq!(queue.admit(tenant, 4, 2.0, 10.0, 500, true), Err(1_500));
+        assert_eq!(queue.admit(tenant, 4, 2.0, 10.0, 2_000, true), Ok(()));
+        assert_eq!(
+            queue.admit(tenant, 1_000, 2.0, 10.0, 10_000, true),
+            Ok(()),
+            "a large job takes a full bucket"
+        );
     }
 }

@@ -344,11 +344,18 @@ pub struct Member {
     last_fault: Millis,
     /// When a suspension ends.
     pub suspended_until: Millis,
+    /// It said that it is busy and is left alone for a while.
+    pub(super) cools: bool,
     /// Newest binding and descriptor.
     pub(super) seqs: (u64, u64),
 }
 
 impl Member {
+    /// Sequence of its last heartbeat.
+    pub const fn heartbeats(&self) -> u64 {
+        self.heartbeat
+    }
+
     /// A node that stands there from now on.
     pub const fn new(status: Status, now: Millis) -> Self {
         Self {
@@ -360,6 +367,7 @@ impl Member {
             strikes: 0,
             last_fault: 0,
             suspended_until: 0,
+            cools: false,
             seqs: (0, 0),
         }
     }

@@ -1,4 +1,4 @@
-//! Why a job is where it is, as the scheduler has it on record.
+//! Why a job is where it is, as the scheduler has it on record, with placement's own reasons.
 
 use std::collections::BTreeMap;
 
@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 use theta_core::hash::Hash;
 
 use super::Scheduler;
-use super::job::{Job, Stage, Step};
+use super::job::{Stage, Step};
 use crate::Millis;
 use crate::identity::NodeId;
-use crate::placement::Need;
+use crate::placement::{self, Spill};
 
 /// How far a node is with a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,27 +28,25 @@ pub enum Standing {
     Shown,
     /// It was asked and is not asked again: it refused, failed, or was too late.
     Passed,
-    /// It can be asked and was not.
-    Free,
-    /// It could be asked and has no room now.
-    Full,
-    /// The job needs more than it has.
-    Small,
 }
 
-/// One node beside one job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// One node that has had to do with a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Place {
     /// Which node.
     pub node: NodeId,
     /// How far it is.
     pub standing: Standing,
-    /// Until when it has to have made its next step, in milliseconds of the host's clock.
+    /// Until when it has to have shown its result, in milliseconds of the host's clock.
     pub until: Option<Millis>,
+    /// The pool that it is a machine of.
+    pub pool: Option<String>,
+    /// Why the task went to that pool.
+    pub spilled: Option<Spill>,
 }
 
 /// Why a job is where it is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Explanation {
     /// Which job.
     pub job: Hash,
@@ -62,84 +60,58 @@ pub struct Explanation {
     pub faults: u32,
     /// Why the last node that refused it did.
     pub refusal: Option<String>,
-    /// Until when it waits for a node before it goes on with what it has.
+    /// Until when it waits for somebody who could be asked before it goes on with what it has.
     pub patience: Option<Millis>,
     /// Jobs that came before it and are open.
     pub ahead: u32,
-    /// Nodes that have something to do with it, and those that could have.
+    /// Nodes that have had to do with it.
     pub places: Vec<Place>,
+    /// Its attempts as placement sees them: what each waits for, which nodes were looked at, and why they do not suit.
+    pub tasks: Vec<placement::Explanation>,
 }
 
 impl Scheduler {
-    /// Why an open job is where it is; `None` for one that has ended or is not known.
+    /// Why an open job is where it is; `None` for one that has ended or is not known. Looks at every node.
     pub fn explain(&self, id: &Hash) -> Option<Explanation> {
         let job = self.jobs.get(id)?;
-        let ahead = self.queue.values().take_while(|open| *open != id).count() as u32;
-        let free = |node: &NodeId, need: &Need| {
-            self.fleet.find(node).is_some_and(|place| self.fleet.has(place, need))
+        let pools = &self.settings.placement.pools;
+        let name = |pool: usize| pools.get(pool).map(|pool| pool.name.clone());
+        let mut places: BTreeMap<NodeId, Place> = BTreeMap::new();
+        let mut put = |node: NodeId, standing, until, spilled: Option<(usize, Spill)>| {
+            let pool = self.settings.machines.get(&node).and_then(|pool| name(*pool));
+            places.insert(node, Place { node, standing, until, pool, spilled: spilled.map(|(_, why)| why) });
         };
-        Some(job.explain(ahead, &self.up, free))
-    }
-}
-
-impl Job {
-    fn explain(
-        &self,
-        ahead: u32,
-        up: &BTreeMap<NodeId, Need>,
-        has_room: impl Fn(&NodeId, &Need) -> bool,
-    ) -> Explanation {
-        let (need, not_asked) = (self.need(), self.not_asked().collect::<Vec<_>>());
-        let mut places: BTreeMap<NodeId, (Standing, Option<Millis>)> = BTreeMap::new();
-        for (node, all) in up {
-            let standing = if not_asked.contains(node) {
-                continue;
-            } else if need.cpu_milli > all.cpu_milli || need.mem_mib > all.mem_mib {
-                Standing::Small
-            } else if has_room(node, &need) {
-                Standing::Free
-            } else {
-                Standing::Full
-            };
-            places.insert(*node, (standing, None));
-        }
-        places.extend(self.tried.iter().map(|node| (*node, (Standing::Passed, None))));
-        places.extend(self.claims.iter().map(|claim| (claim.node, (Standing::Shown, None))));
-        for attempt in &self.attempts {
+        job.tried.iter().for_each(|node| put(*node, Standing::Passed, None, None));
+        job.claims.iter().for_each(|claim| put(claim.node, Standing::Shown, None, None));
+        for attempt in &job.attempts {
             let standing = match attempt.step {
                 Step::Offered => Standing::Offered,
                 Step::Running { .. } => Standing::Running,
                 Step::Committed { .. } => Standing::Committed,
                 Step::Revealing { .. } => Standing::Revealing,
             };
-            places.insert(attempt.node, (standing, attempt.until));
+            put(attempt.node, standing, attempt.until, attempt.pool);
         }
-        let waits_for = match &self.stage {
+        let waits_for = match &job.stage {
             Stage::Promising => "the reserve fund to set its price aside",
-            Stage::Running { .. } if self.wants_nodes() => "a node with room",
-            Stage::Running { .. } => "results of the nodes that run it",
+            Stage::Running if job.waiting() > 0 => "a node with room",
+            Stage::Running => "results of the nodes that run it",
             Stage::Judging { .. } => "the requester's own run, since the nodes differ",
             Stage::Fetching { .. } => "the output to come here",
             Stage::Paying { .. } => "receipts to be signed",
             Stage::Over(_) => "nothing",
         };
-        let patience = match &self.stage {
-            Stage::Running { stuck } => *stuck,
-            _ => None,
-        };
-        Explanation {
-            job: self.id,
+        Some(Explanation {
+            job: job.id,
             waits_for,
-            wanted: self.wanted as u32,
-            offers: self.offers,
-            faults: self.faults,
-            refusal: self.refusal.map(str::to_owned),
-            patience,
-            ahead,
-            places: places
-                .into_iter()
-                .map(|(node, (standing, until))| Place { node, standing, until })
-                .collect(),
-        }
+            wanted: job.wanted as u32,
+            offers: job.offers,
+            faults: job.faults,
+            refusal: job.refusal.map(str::to_owned),
+            patience: job.patience(self.last_down, &self.settings),
+            ahead: self.queue.range(..job.number).count() as u32,
+            places: places.into_values().collect(),
+            tasks: job.requests().iter().flat_map(|request| self.placement.explain_all(request)).collect(),
+        })
     }
 }

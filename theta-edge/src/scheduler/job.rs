@@ -1,27 +1,33 @@
 //! One job on its way: offers, commitments, results, decision, pay.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use theta_core::hash::Hash;
 
 use super::report::{Earned, Report, State, Verification};
-use super::{Effect, Record, Settings, item, others};
+use super::{Effect, Record, Settings, item, others, place};
 use crate::Millis;
 use crate::executor::Output;
 use crate::identity::NodeId;
 use crate::job::{JobSpec, Task};
 use crate::message::{Message, Reject};
 use crate::payment::Price;
-use crate::placement::Need;
+use crate::placement::{Answer, AttemptId, GiveUp, JobRequest, Refusal, Spill};
 use crate::verify::{Claim, Decision, commitment, decide};
 
 /// Offers after which a node that was busy is not asked again.
 const MAX_OFFERS: u32 = 64;
+/// Requests beyond one for each result that may be looked at.
+const MORE_ROUNDS: u32 = 8;
 
 /// Whether a job can go on by itself.
 pub(super) enum Next {
     Wait,
     Again,
+    /// So many more nodes are to be found.
+    Ask(usize),
+    /// No more are.
+    Withdraw,
     Finished(Box<Report>),
 }
 
@@ -29,8 +35,8 @@ pub(super) enum Next {
 pub(super) enum Stage {
     /// The purse was asked to set the money aside.
     Promising,
-    /// Nodes are asked, run and show; `stuck` is since when there is nobody to ask.
-    Running { stuck: Option<Millis> },
+    /// Nodes are asked, run and show.
+    Running,
     /// A re-execution decides.
     Judging { until: Millis },
     /// The output comes here; `sources` are nodes that have it and were not asked yet.
@@ -57,8 +63,12 @@ pub(super) enum Step {
 #[derive(Debug)]
 pub(super) struct Attempt {
     pub(super) node: NodeId,
+    /// What placement calls it.
+    pub(super) place: AttemptId,
+    /// Of which pool it is, and why it went there.
+    pub(super) pool: Option<(usize, Spill)>,
     pub(super) step: Step,
-    /// When the node has to have made its next step; none while the requester is to move.
+    /// When the node has to have made its next step, where that is not placement's to watch.
     pub(super) until: Option<Millis>,
 }
 
@@ -66,32 +76,45 @@ pub(super) struct Attempt {
 pub(super) struct Job {
     pub(super) id: Hash,
     pub(super) task_id: Hash,
+    /// Its place in the order in which jobs came.
+    pub(super) number: u64,
     pub(super) epoch: u64,
     pub(super) stage: Stage,
     spec: JobSpec,
     task: Task,
     pub(super) attempts: Vec<Attempt>,
     pub(super) claims: Vec<Claim>,
-    /// Price of each claim, in the same order.
-    prices: Vec<Price>,
-    /// Nodes that are not asked again.
+    /// Price and attempt of each claim, in the same order.
+    shown: Vec<(Price, AttemptId)>,
+    /// Nodes that failed, refused, or were too late.
     pub(super) tried: BTreeSet<NodeId>,
     /// Results wanted before they are compared.
     pub(super) wanted: usize,
+    /// Tasks that placement was asked to find nodes for and of which no result was shown.
+    pub(super) asked: usize,
+    /// How often it was.
+    pub(super) rounds: u32,
+    /// No more nodes are asked; it goes on with what it has.
+    pub(super) given_up: bool,
+    /// Since when nothing has changed about who could be asked.
+    since: Millis,
     pub(super) faults: u32,
     pub(super) offers: u32,
-    /// Places of the nodes whose room its attempts take.
-    pub(super) held: Vec<u32>,
+    /// Machines of pools that were asked, and why.
+    spilled: Vec<(NodeId, Spill)>,
     /// Why the last node that would not take it would not.
     pub(super) refusal: Option<&'static str>,
+    /// When it wants to be looked at, as the scheduler has it.
+    pub(super) timer: Option<Millis>,
 }
 
 impl Job {
-    pub(super) fn new(spec: JobSpec) -> Self {
+    pub(super) fn new(spec: JobSpec, number: u64) -> Self {
         let task = spec.task();
         Self {
             id: task.job,
             task_id: task.id(),
+            number,
             epoch: 0,
             stage: Stage::Promising,
             wanted: usize::from(spec.quorum.agree),
@@ -99,89 +122,142 @@ impl Job {
             task,
             attempts: Vec::new(),
             claims: Vec::new(),
-            prices: Vec::new(),
+            shown: Vec::new(),
             tried: BTreeSet::new(),
+            asked: 0,
+            rounds: 0,
+            given_up: false,
+            since: 0,
             faults: 0,
             offers: 0,
-            held: Vec::new(),
+            spilled: Vec::new(),
             refusal: None,
+            timer: None,
         }
     }
 
-    /// What an attempt takes of a node: a core, and the memory that the job grants.
-    pub(super) const fn need(&self) -> Need {
-        Need { cpu_milli: 1_000, mem_mib: self.spec.limits.memory_mib, vram_mib: 0 }
+    pub(super) const fn spec(&self) -> &JobSpec {
+        &self.spec
     }
 
-    /// Nodes that are at it. One that is bound to a result is done, and has room for something else.
-    pub(super) fn at_work(&self) -> impl Iterator<Item = NodeId> + '_ {
-        let busy = |attempt: &&Attempt| matches!(attempt.step, Step::Offered | Step::Running { .. });
-        self.attempts.iter().filter(busy).map(|attempt| attempt.node)
+    pub(super) const fn fund(&self) -> u64 {
+        self.spec.pool.reserve_sequence
     }
 
-    /// Whether a node that could take it now has no room and may get some.
-    pub(super) fn may_ask(&self, up: &BTreeMap<NodeId, Need>) -> bool {
-        let need = self.need();
-        let fits = |all: &Need| need.cpu_milli <= all.cpu_milli && need.mem_mib <= all.mem_mib;
-        up.iter().any(|(node, all)| !self.tried.contains(node) && node.0 != self.spec.pool.payer && fits(all))
+    /// What is asked of placement next: nodes that have not had a go, for so many more results.
+    pub(super) fn request(&self, count: usize, settings: &Settings) -> JobRequest {
+        let known = self.attempts.iter().map(|attempt| attempt.node);
+        let known = known.chain(self.claims.iter().map(|claim| claim.node)).chain(self.tried.iter().copied());
+        place::request(&self.spec, &self.id, self.rounds, count, settings, known.collect())
     }
 
-    /// Nodes that are not asked: never the payer itself, never one that had its chance.
-    pub(super) fn not_asked(&self) -> impl Iterator<Item = NodeId> + '_ {
-        self.tried.iter().copied().chain([NodeId(self.spec.pool.payer)])
+    /// Names of what placement was asked.
+    pub(super) fn requests(&self) -> Vec<Hash> {
+        (0..self.rounds).map(|round| place::request_id(&self.id, round)).collect()
     }
 
-    /// Whether it matters who could be asked next.
-    pub(super) const fn wants_candidate(&self) -> bool {
-        matches!(self.stage, Stage::Running { .. })
+    /// The last round that may be on record.
+    pub(super) fn most_rounds(&self) -> u32 {
+        u32::from(self.spec.quorum.max) + MORE_ROUNDS
+    }
+
+    /// Whether a node has had to do with it.
+    pub(super) fn knows(&self, node: &NodeId) -> bool {
+        self.attempts.iter().any(|attempt| attempt.node == *node)
+            || self.claims.iter().any(|claim| claim.node == *node)
+            || self.tried.contains(node)
+    }
+
+    /// Whether an attempt's node has said that it runs.
+    pub(super) fn has_begun(&self, place: AttemptId) -> bool {
+        let offered = |attempt: &Attempt| attempt.place == place && attempt.step == Step::Offered;
+        !self.attempts.iter().any(offered)
+    }
+
+    /// Tasks that no node has.
+    pub(super) fn waiting(&self) -> usize {
+        let with_nodes: BTreeSet<u32> = self.attempts.iter().map(|attempt| attempt.place.task).collect();
+        self.asked.saturating_sub(with_nodes.len())
     }
 
     /// Asks for what the job was waiting for when nobody remembers having been asked.
     pub(super) fn resume(&self, out: &mut Vec<Effect>) {
         match &self.stage {
-            Stage::Promising => out.push(Effect::Promise { job: self.id, amount: self.spec.total_cap }),
-            Stage::Paying { report, .. } => pay(report, out),
+            Stage::Promising => {
+                let (fund, amount) = (self.fund(), self.spec.total_cap);
+                out.push(Effect::Promise { job: self.id, fund, amount });
+            }
+            Stage::Paying { report, .. } => pay(report, self.fund(), out),
             _ => {}
         }
     }
 
-    /// Records that leave this job.
-    pub(super) fn records(&self) -> Vec<Record> {
-        let mut records = vec![Record::Submitted(self.spec.clone())];
-        if self.epoch > 0 {
-            records.push(Record::Started { job: self.id, epoch: self.epoch });
+    /// Goes on where the records end: the money was set aside before anything was offered.
+    pub(super) fn resume_running(&mut self, now: Millis) {
+        self.epoch += 1;
+        (self.stage, self.since) = (Stage::Running, now);
+    }
+
+    /// Takes an attempt up again that was out.
+    pub(super) fn readopt(
+        &mut self,
+        node: NodeId,
+        place: AttemptId,
+        bound: bool,
+        now: Millis,
+        settings: &Settings,
+    ) {
+        // Where the node was bound to its result placement waits no more.
+        let until = bound.then(|| now.saturating_add(self.wall_ms()).saturating_add(settings.grace_ms));
+        self.attempts.push(Attempt { node, place, pool: None, step: Step::Offered, until });
+        self.offers += 1;
+    }
+
+    /// Offers of what was taken up again.
+    pub(super) fn offer_again(&self) -> Vec<(NodeId, Message)> {
+        let running = matches!(self.stage, Stage::Running);
+        let attempts = self.attempts.iter().filter(|_| running);
+        attempts.map(|attempt| (attempt.node, self.message_of_offer())).collect()
+    }
+
+    /// The record of its decision.
+    pub(super) fn decision(&self) -> Option<Record> {
+        match &self.stage {
+            Stage::Paying { report, recorded: true, .. } => Some(Record::Decided(report.clone())),
+            _ => None,
         }
-        if let Stage::Paying { report, recorded: true, .. } = &self.stage {
-            records.push(Record::Decided(report.clone()));
-        }
-        records
     }
 
     pub(super) fn state(&self) -> State {
         match &self.stage {
             Stage::Promising => State::Queued,
-            Stage::Running { .. } if self.attempts.is_empty() && self.claims.is_empty() => State::Queued,
+            Stage::Running if self.attempts.is_empty() && self.claims.is_empty() => State::Queued,
             Stage::Over(report) => report.state,
             _ => State::Running,
         }
     }
 
-    pub(super) fn uses(&self, node: &NodeId) -> bool {
-        self.attempts.iter().any(|attempt| attempt.node == *node)
+    const fn wall_ms(&self) -> Millis {
+        self.spec.limits.wall_seconds.saturating_mul(1_000)
     }
 
-    /// Whether it is short of nodes.
-    pub(super) const fn wants_nodes(&self) -> bool {
-        matches!(self.stage, Stage::Running { .. }) && self.attempts.len() + self.claims.len() < self.wanted
+    /// When it has waited long enough for somebody who could be asked, if it waits.
+    pub(super) fn patience(&self, last_down: Millis, settings: &Settings) -> Option<Millis> {
+        let waits = matches!(self.stage, Stage::Running) && !self.given_up && self.waiting() > 0;
+        waits.then(|| self.since.max(last_down).saturating_add(settings.patience_ms))
+    }
+
+    /// There is somebody.
+    pub(super) const fn wait_from(&mut self, now: Millis) {
+        self.since = now;
     }
 
     /// When the job wants to be looked at again.
-    pub(super) fn deadline(&self, now: Millis) -> Option<Millis> {
+    pub(super) fn deadline(&self, last_down: Millis, settings: &Settings) -> Option<Millis> {
         match &self.stage {
-            Stage::Running { stuck } => {
-                // Once patience is over only the attempts still matter.
-                let stuck = stuck.filter(|until| *until > now);
-                self.attempts.iter().filter_map(|attempt| attempt.until).chain(stuck).min()
+            Stage::Running => {
+                let attempts = self.attempts.iter().filter_map(|attempt| attempt.until);
+                attempts.chain(self.patience(last_down, settings)).min()
             }
             Stage::Judging { until } => Some(*until),
             Stage::Fetching { asked, .. } => asked.map(|(_, until)| until),
@@ -189,21 +265,42 @@ impl Job {
         }
     }
 
-    pub(super) fn promised(&mut self, held: bool, _now: Millis) {
-        if matches!(self.stage, Stage::Promising) {
-            if held {
-                self.epoch += 1;
-                self.stage = Stage::Running { stuck: None };
-            } else {
-                self.fail("budget_exceeded", "the reserve fund has less free than maxTfuel".into());
-            }
+    /// Whether it begins to be offered with this.
+    pub(super) fn promised(&mut self, held: bool, now: Millis) -> bool {
+        let waits = matches!(self.stage, Stage::Promising);
+        if waits && held {
+            self.epoch += 1;
+            (self.stage, self.since) = (Stage::Running, now);
+        } else if waits {
+            self.fail("budget_exceeded", "the reserve fund has less free than maxTfuel".into());
         }
+        waits && held
     }
 
     pub(super) fn cancel(&mut self) {
         if !matches!(self.stage, Stage::Paying { .. } | Stage::Over(_)) {
             self.end(State::Cancelled, Some(("cancelled".into(), "the requester cancelled the job".into())));
         }
+    }
+
+    /// Placement will find no node for one of its tasks.
+    pub(super) fn gave_up(&mut self, why: GiveUp) {
+        self.asked = self.asked.saturating_sub(1);
+        match why {
+            GiveUp::Deadline if matches!(self.stage, Stage::Running) => {
+                self.fail("deadline", "it was not done by its deadline".into());
+            }
+            _ => self.given_up = true,
+        }
+    }
+
+    /// Placement does not take what it asks for.
+    pub(super) fn refused(&mut self, why: Refusal) {
+        let code = match why {
+            Refusal::Deadline => "deadline",
+            _ => "busy",
+        };
+        self.fail(code, why.to_string());
     }
 
     pub(super) fn fail(&mut self, code: &str, message: String) {
@@ -224,81 +321,99 @@ impl Job {
             attempts: self.offers,
             paid: Vec::new(),
             wrong: Vec::new(),
+            spilled: self.spilled.clone(),
         }
     }
 
-    /// A node is gone. What it promised to show it cannot show any more.
-    pub(super) fn lost(&mut self, node: NodeId) {
-        if self.uses(&node) {
-            self.fault(node);
+    /// An attempt is over, and whether its node was bound to a result.
+    pub(super) fn drop_attempt(&mut self, place: AttemptId, again: bool, now: Millis) -> bool {
+        let Some(index) = self.attempts.iter().position(|attempt| attempt.place == place) else {
+            return false;
+        };
+        let attempt = self.attempts.swap_remove(index);
+        self.since = now;
+        if !again {
+            self.tried.insert(attempt.node);
         }
-        if let Stage::Fetching { asked, .. } = &mut self.stage {
-            *asked = asked.filter(|(from, _)| *from != node);
-        }
+        matches!(attempt.step, Step::Committed { .. } | Step::Revealing { .. })
     }
 
-    fn fault(&mut self, node: NodeId) {
-        self.attempts.retain(|attempt| attempt.node != node);
-        self.faults += 1;
-    }
-
-    /// Drops everything whose time is over.
-    pub(super) fn expire(&mut self, now: Millis) {
-        let late: Vec<NodeId> = self
-            .attempts
-            .iter()
-            .filter(|attempt| attempt.until.is_some_and(|until| until <= now))
-            .map(|attempt| attempt.node)
-            .collect();
-        late.into_iter().for_each(|node| self.fault(node));
+    /// Drops everything whose time is over; attempts among it are given back.
+    pub(super) fn expire(&mut self, now: Millis) -> Vec<AttemptId> {
         match &mut self.stage {
             Stage::Judging { until } if *until <= now => self.checked(None),
             Stage::Fetching { asked, .. } => *asked = asked.filter(|(_, until)| *until > now),
             _ => {}
         }
+        let late = self.attempts.iter().filter(|attempt| attempt.until.is_some_and(|until| until <= now));
+        let late: Vec<AttemptId> = late.map(|attempt| attempt.place).collect();
+        self.faults += late.len() as u32;
+        late
     }
 
-    pub(super) fn message(&mut self, from: NodeId, message: Message, now: Millis, settings: &Settings) {
-        if !matches!(self.stage, Stage::Running { .. }) {
-            return;
+    /// What a node says; what placement has to hear of it.
+    pub(super) fn message(
+        &mut self,
+        from: NodeId,
+        message: Message,
+        now: Millis,
+    ) -> Option<(AttemptId, Answer)> {
+        if !matches!(self.stage, Stage::Running) {
+            return None;
         }
         let cap = self.spec.attempt_cap();
-        let Some(attempt) = self.attempts.iter_mut().find(|attempt| attempt.node == from) else { return };
-        match (message, attempt.step) {
+        let attempt = self.attempts.iter_mut().find(|attempt| attempt.node == from)?;
+        let place = attempt.place;
+        let answer = match (message, attempt.step) {
             (Message::Accepted { price, .. }, Step::Offered) => {
                 if price.of(self.spec.limits.fuel).is_none_or(|most| most > cap) {
-                    self.fault(from);
-                    return;
+                    Answer::Failed
+                } else {
+                    attempt.step = Step::Running { price };
+                    Answer::Accepted
                 }
-                attempt.step = Step::Running { price };
-                let wall = self.spec.limits.wall_seconds.saturating_mul(1000);
-                attempt.until = Some(now.saturating_add(wall).saturating_add(settings.grace_ms));
             }
             (Message::Rejected { reason, .. }, Step::Offered) => {
-                self.attempts.retain(|attempt| attempt.node != from);
                 self.refusal = Some(reason.message());
-                // Being busy is no fault, but a node that is busy without end is not asked without end.
-                if matches!(reason, Reject::Busy { .. }) && self.offers < MAX_OFFERS {
-                    self.tried.remove(&from);
+                match reason {
+                    // Being busy is no fault, but a node that is busy without end is not asked without end.
+                    Reject::Busy { retry_ms } if self.offers < MAX_OFFERS => Answer::Busy { retry_ms },
+                    _ => Answer::Refused,
                 }
             }
             (Message::Committed { commit, .. }, Step::Running { price }) => {
                 attempt.step = Step::Committed { price, commit };
                 attempt.until = None;
+                Answer::Bound
             }
-            (Message::Failed { .. }, Step::Offered | Step::Running { .. }) => self.fault(from),
+            (Message::Failed { .. }, Step::Offered | Step::Running { .. }) => Answer::Failed,
             (Message::Revealed { output, salt, .. }, Step::Revealing { price, commit }) => {
                 let bound = commitment(from, &self.task_id, self.epoch, &output.digest(), &salt);
                 if bound != commit || !self.possible(&output) {
-                    self.fault(from);
-                    return;
+                    Answer::Failed
+                } else {
+                    self.attempts.retain(|attempt| attempt.node != from);
+                    self.claims.push(Claim { node: from, output });
+                    self.shown.push((price, place));
+                    self.asked = self.asked.saturating_sub(1);
+                    self.since = now;
+                    return None;
                 }
-                self.attempts.retain(|attempt| attempt.node != from);
-                self.claims.push(Claim { node: from, output });
-                self.prices.push(price);
             }
-            _ => {}
-        }
+            _ => return None,
+        };
+        self.faults += u32::from(answer == Answer::Failed);
+        Some((place, answer))
+    }
+
+    /// Claims and their attempts, when they are not needed any more.
+    pub(super) fn take_claims(&mut self) -> Vec<(Claim, AttemptId)> {
+        let claims = std::mem::take(&mut self.claims);
+        claims
+            .into_iter()
+            .zip(std::mem::take(&mut self.shown))
+            .map(|(claim, (_, place))| (claim, place))
+            .collect()
     }
 
     /// Whether a result is within the limits of the job; one that is not cannot come from running it.
@@ -351,7 +466,7 @@ impl Job {
     fn decided(&mut self, output: Output, verification: Verification) {
         let digest = output.digest();
         let mut paid = Vec::new();
-        for (claim, price) in self.claims.iter().zip(&self.prices) {
+        for (claim, (price, _)) in self.claims.iter().zip(&self.shown) {
             let earned = price.earned(&claim.output).filter(|_| claim.output.digest() == digest);
             if let Some(amount) = earned.filter(|amount| !amount.is_zero()) {
                 paid.push(Earned { node: claim.node, item: item(&self.task_id, claim.node), amount });
@@ -374,18 +489,16 @@ impl Job {
         }
     }
 
-    /// One step forward. `candidate` is the node to ask next, if there is one; `later` says that there is none now, but one
-    /// that has no room may get some.
+    /// One step forward. `others` says whether somebody could be asked who was not.
     pub(super) fn advance(
         &mut self,
-        candidate: Option<NodeId>,
-        later: bool,
+        others: impl Fn(&Self) -> bool,
         now: Millis,
         settings: &Settings,
         out: &mut Vec<Effect>,
     ) -> Next {
         match &mut self.stage {
-            Stage::Running { .. } => self.advance_running(candidate, later, now, settings, out),
+            Stage::Running => self.advance_running(others, now, settings, out),
             Stage::Fetching { output, sources, asked, verification } => {
                 if asked.is_some() {
                     return Next::Wait;
@@ -410,16 +523,13 @@ impl Job {
             Stage::Paying { report, recorded, .. } => {
                 if !std::mem::replace(recorded, true) {
                     out.push(Effect::Append(Record::Decided(report.clone())));
-                    pay(report, out);
+                    let fund = self.spec.pool.reserve_sequence;
+                    pay(report, fund, out);
                 }
                 Next::Wait
             }
             Stage::Over(report) => {
                 let report = report.clone();
-                let (task, epoch) = (self.task_id, self.epoch);
-                for attempt in &self.attempts {
-                    out.push(Effect::Send { to: attempt.node, message: Message::Cancel { task, epoch } });
-                }
                 Next::Finished(Box::new(report))
             }
             Stage::Promising | Stage::Judging { .. } => Next::Wait,
@@ -428,35 +538,19 @@ impl Job {
 
     fn advance_running(
         &mut self,
-        candidate: Option<NodeId>,
-        later: bool,
+        others: impl Fn(&Self) -> bool,
         now: Millis,
         settings: &Settings,
         out: &mut Vec<Effect>,
     ) -> Next {
-        let Stage::Running { stuck } = &mut self.stage else { return Next::Wait };
-        let missing = self.attempts.len() + self.claims.len() < self.wanted;
-        let given_up = match (missing, candidate) {
-            (true, Some(node)) if self.faults <= settings.retries => {
-                *stuck = None;
-                self.offer(node, now, settings, out);
-                return Next::Again;
-            }
-            (true, _) if later && self.faults <= settings.retries => {
-                *stuck = None;
-                false
-            }
-            (true, _) => {
-                let until = *stuck.get_or_insert(now.saturating_add(settings.patience_ms));
-                until <= now || self.faults > settings.retries
-            }
-            (false, _) => {
-                *stuck = None;
-                false
-            }
-        };
-        if missing && !given_up {
-            return Next::Wait;
+        let short = self.wanted.saturating_sub(self.claims.len() + self.asked);
+        if short > 0 && !self.given_up {
+            return Next::Ask(short);
+        }
+        match (self.waiting(), self.given_up) {
+            (0, _) => {}
+            (_, true) => return Next::Withdraw,
+            (_, false) => return Next::Wait,
         }
         if !self.attempts.is_empty() {
             self.call_reveals(now, settings, out);
@@ -473,7 +567,8 @@ impl Job {
             self.fail("no_capacity", message);
             return Next::Again;
         }
-        match decide(&self.claims, self.spec.quorum, (candidate.is_some() || later) && !given_up) {
+        let others = !self.given_up && others(self);
+        match decide(&self.claims, self.spec.quorum, others) {
             Decision::Agreed(digest) => {
                 let agree = self.claims.iter().filter(|claim| claim.output.digest() == digest).count();
                 let (agree, of) = (agree as u8, self.claims.len() as u8);
@@ -497,16 +592,17 @@ impl Job {
         Next::Again
     }
 
-    fn offer(&mut self, node: NodeId, now: Millis, settings: &Settings, out: &mut Vec<Effect>) {
-        if self.offers == 0 {
-            out.push(Effect::Append(Record::Started { job: self.id, epoch: self.epoch }));
-        }
+    /// The offer of an attempt that placement made.
+    pub(super) fn offer(&mut self, node: NodeId, place: AttemptId, pool: Option<(usize, Spill)>) -> Message {
         self.offers += 1;
-        self.tried.insert(node);
-        let until = Some(now.saturating_add(settings.offer_ms));
-        self.attempts.push(Attempt { node, step: Step::Offered, until });
+        self.spilled.extend(pool.map(|(_, why)| (node, why)));
+        self.attempts.push(Attempt { node, place, pool, step: Step::Offered, until: None });
+        self.message_of_offer()
+    }
+
+    fn message_of_offer(&self) -> Message {
         let (task, pool, cap) = (self.task.clone(), self.spec.pool.clone(), self.spec.attempt_cap());
-        out.push(Effect::Send { to: node, message: Message::Offer { task, epoch: self.epoch, pool, cap } });
+        Message::Offer { task, epoch: self.epoch, pool, cap }
     }
 
     /// Asks everyone to show, once everyone who is still at it is bound.
@@ -525,10 +621,11 @@ impl Job {
     }
 }
 
-fn pay(report: &Report, out: &mut Vec<Effect>) {
+fn pay(report: &Report, fund: u64, out: &mut Vec<Effect>) {
     for earned in &report.paid {
         out.push(Effect::Pay {
             job: report.job,
+            fund,
             node: earned.node,
             item: earned.item,
             amount: earned.amount,

@@ -6,6 +6,7 @@ use theta_core::hash::Hash;
 
 use crate::executor::Output;
 use crate::identity::NodeId;
+use crate::placement::Spill;
 
 /// How a job stands (cli.md).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +81,8 @@ pub struct Report {
     pub paid: Vec<Earned>,
     /// Nodes that showed another result and are not paid.
     pub wrong: Vec<NodeId>,
+    /// Machines of provider pools that were asked, and why.
+    pub spilled: Vec<(NodeId, Spill)>,
 }
 
 impl Report {

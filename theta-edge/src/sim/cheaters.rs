@@ -105,6 +105,7 @@ pub fn run(scenario: &Scenario) -> Report {
                 exclude,
                 exclude_operators: operators,
                 speed: 0,
+                quick: None,
                 replicated: true,
                 weights: &weights,
             };

@@ -47,7 +47,13 @@ pub struct Report {
     pub attempts: f64,
     /// Virtual milliseconds until the last task was done.
     pub makespan_ms: Millis,
-    /// The same over the least possible with all nodes there, none of them slow, and perfect packing. Target: 1.15.
+    /// Virtual milliseconds until no task waited for a node any more.
+    pub queue_ms: Millis,
+    /// The same until the last task but one in a thousand was done.
+    pub most_ms: Millis,
+    /// Virtual milliseconds of the bound.
+    pub bound_ms: Millis,
+    /// The makespan over the least possible with all nodes there, none of them slow, and perfect packing. Target: 1.15.
     pub over_bound: f64,
     /// Share of the scarcest resource in use while tasks waited. Target: 0.92.
     pub packing: f64,
@@ -89,6 +95,10 @@ struct World {
     attempts: u64,
     failed: u64,
     last: Millis,
+    /// When nothing waited any more, and when nearly all was done.
+    empty: Millis,
+    most: Millis,
+    tasks: u64,
     wake: Option<Millis>,
 }
 
@@ -120,10 +130,16 @@ impl World {
                     self.trace.note(&[self.now, u64::MAX, attempt.task.into(), attempt.epoch.into()]);
                     *self.commits.entry((job, index)).or_default() += 1;
                     self.last = self.now;
+                    if self.commits.len() as u64 * 1_000 <= self.tasks * 999 {
+                        self.most = self.now;
+                    }
                 }
                 Effect::GaveUp { .. } => self.failed += 1,
                 _ => {}
             }
+        }
+        if self.placement.queued() > 0 {
+            self.empty = self.now;
         }
         if let Some(at) = step.wake_at.filter(|at| self.wake.is_none_or(|wake| *at < wake || wake < self.now))
         {
@@ -158,6 +174,9 @@ pub fn run(scenario: &Scenario) -> Report {
         attempts: 0,
         failed: 0,
         last: 0,
+        empty: 0,
+        most: 0,
+        tasks: scenario.tasks,
         wake: None,
     };
     // Processor and memory of all nodes, and of those of each architecture.
@@ -218,7 +237,7 @@ pub fn run(scenario: &Scenario) -> Report {
             priority: 3,
             gang: false,
             expected_ms: 5_000,
-            spill: 0,
+            ..JobRequest::default()
         });
     }
     jobs.into_iter().for_each(|job| world.put(Input::Submit(Box::new(job))));
@@ -306,6 +325,9 @@ pub fn run(scenario: &Scenario) -> Report {
         lost: scenario.tasks.saturating_sub(done + world.failed),
         attempts: world.attempts as f64 / scenario.tasks.max(1) as f64,
         makespan_ms: world.last,
+        queue_ms: world.empty,
+        most_ms: world.most,
+        bound_ms: bound as Millis,
         over_bound: world.last as f64 / bound,
         packing: packing / f64::from(looks.max(1)),
         fairness: fairness / f64::from(looks.max(1)),

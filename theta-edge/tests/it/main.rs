@@ -27,7 +27,7 @@ fn an_honest_pair_is_paid_once_each_on_the_chain() {
     assert_eq!(report.state, State::Succeeded);
     assert_eq!(report.verification, Verification::Quorum { agree: 2, of: 2 });
     assert_eq!((report.paid.len(), report.total()), (2, Some(tfuel(2))));
-    assert_eq!(world.requester.purse().free(), tfuel(98), "the rest of the promise is free again");
+    assert_eq!(world.purse().free(), tfuel(98), "the rest of the promise is free again");
     let raws = world.settle();
     assert_eq!(raws.len(), 2);
     for node in payees(&report) {
@@ -40,7 +40,7 @@ fn an_honest_pair_is_paid_once_each_on_the_chain() {
         assert!(world.chain.submit(&raw).is_err(), "a sequence settles once");
     }
     assert!(world.settle().is_empty(), "nothing is left to settle");
-    assert_eq!(world.requester.purse().free(), tfuel(98));
+    assert_eq!(world.purse().free(), tfuel(98));
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn where_nothing_can_decide_nobody_is_paid() {
     assert_eq!(report.state, State::Failed);
     assert_eq!(report.error.unwrap().0, "disagreement");
     assert!(report.paid.is_empty());
-    assert_eq!(world.requester.purse().free(), tfuel(100));
+    assert_eq!(world.purse().free(), tfuel(100));
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn with_nobody_to_ask_the_job_fails_and_holds_no_money() {
     let mut world = World::new(0, 100);
     let report = world.run(world.spec(5, 2));
     assert_eq!((report.state, report.error.unwrap().0.as_str()), (State::Failed, "no_capacity"));
-    assert_eq!(world.requester.purse().free(), tfuel(100));
+    assert_eq!(world.purse().free(), tfuel(100));
     let mut world = World::new(3, 100);
     world.conducts = [Conduct::Vanishes; 3].into();
     let report = world.run(world.spec(5, 2));
@@ -261,7 +261,7 @@ fn a_cancelled_job_stops_everywhere_and_holds_no_money() {
     assert_eq!(world.requester.scheduler().state(&job), Some(State::Cancelled));
     assert_eq!(world.nodes.values().map(|node| node.provider.worker().busy()).sum::<usize>(), 0);
     assert_eq!(world.nodes.values().map(|node| node.stopped).sum::<usize>(), 2);
-    assert_eq!(world.requester.purse().free(), tfuel(100));
+    assert_eq!(world.purse().free(), tfuel(100));
 }
 
 #[test]
@@ -293,7 +293,7 @@ fn a_crash_at_any_write_or_signature_neither_loses_nor_doubles_a_payment() {
             world.nodes.keys().map(|id| world.signed(id)).try_fold(TFuelWei::ZERO, TFuelWei::checked_add);
         assert_eq!(all, Some(tfuel(2)), "crash at {moment}");
         assert!(world.nodes.values().all(|node| node.runs <= 1), "no node runs it twice; crash at {moment}");
-        assert_eq!(world.requester.purse().free(), tfuel(98), "nothing stays promised; crash at {moment}");
+        assert_eq!(world.purse().free(), tfuel(98), "nothing stays promised; crash at {moment}");
         if !crashed {
             break;
         }
@@ -334,10 +334,10 @@ fn journals_hold_what_counts_and_not_what_is_past() {
     // All 200 reports are remembered, at some 350 bytes; purse and till have one line to remember of each node.
     assert!(longest.0 < 100_000, "{longest:?}");
     assert!(longest.1 < 60_000 && longest.2 < 50_000, "{longest:?}");
-    let before = (world.requester.purse().free(), world.requester.scheduler().jobs().collect::<Vec<_>>());
+    let before = (world.purse().free(), world.requester.scheduler().jobs().collect::<Vec<_>>());
     assert_eq!(before.1.len(), 200);
     world.reopen(&Fuse::new(usize::MAX)).unwrap();
-    let after = (world.requester.purse().free(), world.requester.scheduler().jobs().collect::<Vec<_>>());
+    let after = (world.purse().free(), world.requester.scheduler().jobs().collect::<Vec<_>>());
     assert_eq!(after, before);
     for id in world.nodes.keys() {
         assert_eq!((world.signed(id), world.held(id)), (tfuel(200), tfuel(200)));
@@ -367,7 +367,7 @@ fn a_till_believes_no_receipt_that_could_not_settle() {
     world.lose_payments = true;
     let report = world.run(world.spec(5, 2));
     let node = payees(&report)[0];
-    let payment = world.requester.purse().payment(&node.0).unwrap().unwrap();
+    let payment = world.purse().payment(&node.0).unwrap().unwrap();
     let good = world.chain.fund(world.payer.address(), world.sequence).unwrap();
     let height = world.chain.height;
     let refuse = |change: &dyn Fn(

@@ -17,6 +17,7 @@ use theta_edge::identity::NodeId;
 use theta_edge::job::{JobFile, JobSpec, KindTag, PoolRef, Task};
 use theta_edge::message::{Envelope, Message};
 use theta_edge::payment::Price;
+use theta_edge::payment::purse::Purse;
 use theta_edge::payment::till::Till;
 use theta_edge::provider::{Ask, Provider, Todo as NodeTodo};
 use theta_edge::requester::{Requester, RequesterError, Todo};
@@ -389,8 +390,12 @@ impl World {
         self.settle_down().unwrap();
     }
 
+    pub(crate) fn purse(&self) -> &Purse {
+        self.requester.purse(self.sequence).unwrap()
+    }
+
     pub(crate) fn signed(&self, node: &NodeId) -> TFuelWei {
-        self.requester.purse().signed(&node.0)
+        self.purse().signed(&node.0)
     }
 
     /// What a node's till holds, settled or not.
@@ -413,5 +418,6 @@ fn open(
     let signer = Arc::new(FusedKey(payer.clone(), fuse.clone()));
     let jobs = FusedDisk(disks.0.clone(), fuse.clone());
     let purse = FusedDisk(disks.1.clone(), fuse.clone());
-    Requester::open(CHAIN, signer, Settings::default(), jobs, purse, now)
+    let purse = Purse::open(CHAIN, signer.clone(), purse)?;
+    Requester::open(CHAIN, signer, Settings::default(), jobs, vec![purse], now)
 }

@@ -48,6 +48,9 @@ pub(super) struct Args {
     /// Number of edge nodes, which run jobs that the gateway takes.
     #[arg(long, env = "THETA_EDGE_NODES", default_value_t = 2)]
     edge_nodes: usize,
+    /// Number of machines of a provider pool, to which jobs with a `spill` budget go when the edge is too busy.
+    #[arg(long, env = "THETA_POOL_MACHINES", default_value_t = 0)]
+    pool_machines: usize,
     /// Port of the gateway to edge nodes, 0 for a free one.
     #[arg(long, env = "THETA_GATEWAY_PORT", default_value_t = 8800)]
     gateway_port: u16,
@@ -83,6 +86,7 @@ pub(super) async fn run(args: Args) -> Result<()> {
         mnemonic: args.mnemonic.clone(),
         data_dir: data_dir.clone().unwrap_or_default(),
         nodes: args.edge_nodes,
+        machines: args.pool_machines,
         port: args.gateway_port,
         off: args.no_edge,
     };
@@ -123,6 +127,7 @@ struct Edge {
     mnemonic: String,
     data_dir: PathBuf,
     nodes: usize,
+    machines: usize,
     port: u16,
     off: bool,
 }
@@ -140,6 +145,7 @@ impl Edge {
             mnemonic: self.mnemonic,
             data_dir: self.data_dir,
             edge_nodes: self.nodes,
+            pool_machines: self.machines,
             gateway_port: self.port,
             rpc,
             engines: super::engines()?,

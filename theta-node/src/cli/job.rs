@@ -487,6 +487,30 @@ async fn list(args: ListArgs) -> Result<()> {
     Ok(say!("{table}")?)
 }
 
+/// What placement says of one attempt.
+fn explain_part(part: &Value) -> Result<()> {
+    let waits = match part["waiting"].as_u64() {
+        Some(0) | None => String::new(),
+        Some(waiting) => format!("; {waiting} like it wait, about {} ms", part["wait_ms"]),
+    };
+    say!("    result {}: {}{waits}", part["index"], text(&part["state"]))?;
+    let unfit = part["unfit"].as_object().into_iter().flatten();
+    let unfit: Vec<String> = unfit.map(|(why, count)| format!("{count} {why}")).collect();
+    if !unfit.is_empty() {
+        say!("      {} nodes suit; unfit: {}", part["fit"], unfit.join(", "))?;
+    }
+    for node in part["considered"].as_array().into_iter().flatten() {
+        let verdict = match node["score"].as_f64() {
+            Some(score) => {
+                format!("score {score:.3}{}", if node["chosen"] == true { ", chosen" } else { "" })
+            }
+            None => text(&node["unfit"]).to_owned(),
+        };
+        say!("      {}   {verdict}", text(&node["node"]))?;
+    }
+    Ok(())
+}
+
 fn explain(view: &Value) -> Result<()> {
     say!("Job {} {}.", text(&view["jobId"]), text(&view["state"]))?;
     if view["error"].is_object() {
@@ -505,8 +529,19 @@ fn explain(view: &Value) -> Result<()> {
             say!("    the last one that refused: {refusal}")?;
         }
         for place in task["places"].as_array().into_iter().flatten() {
-            say!("    {}   {}", text(&place["node"]), text(&place["standing"]))?;
+            let pool = match (place["pool"].as_str(), place["spilled"].as_str()) {
+                (Some(pool), Some(why)) => format!(", of the pool {pool}, where it went for its {why}"),
+                (Some(pool), None) => format!(", of the pool {pool}"),
+                _ => String::new(),
+            };
+            say!("    {}   {}{pool}", text(&place["node"]), text(&place["standing"]))?;
         }
+        for part in task["tasks"].as_array().into_iter().flatten() {
+            explain_part(part)?;
+        }
+    }
+    for spill in view["spilled"].as_array().into_iter().flatten() {
+        say!("  it went to {} of a provider pool for its {}", text(&spill["node"]), text(&spill["why"]))?;
     }
     for node in view["wrong"].as_array().into_iter().flatten() {
         say!("  {} showed another result and was not paid", text(node))?;

@@ -20,6 +20,7 @@ use theta_core::hash::Hash;
 use theta_edge::{
     blob::{BlobHash, BlobStore as _},
     job::{AnyFile, JobError},
+    placement::Refusal,
 };
 use tokio::sync::Semaphore;
 
@@ -103,7 +104,11 @@ impl From<Refused> for Problem {
         let message = refused.to_string();
         match refused {
             Refused::Job(job) => Self::new(StatusCode::BAD_REQUEST, job.code(), message),
-            Refused::Full => Self::new(StatusCode::TOO_MANY_REQUESTS, "busy", message),
+            Refused::Full | Refused::Placement(Refusal::Busy { .. }) => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "busy", message)
+            }
+            Refused::Placement(Refusal::Deadline) => Self::new(StatusCode::CONFLICT, "deadline", message),
+            Refused::Placement(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message),
             Refused::Budget(_) => Self::new(StatusCode::PAYMENT_REQUIRED, "budget_exceeded", message),
         }
     }

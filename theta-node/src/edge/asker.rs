@@ -16,8 +16,8 @@ use theta_edge::{
     identity::NodeId,
     map::{MapJob, MapReport},
     message::{Envelope, Message},
-    requester::{self, RequesterError},
-    scheduler::{Input, Report},
+    requester::{self, Requester, RequesterError},
+    scheduler::{Input, Report, Settings},
 };
 use theta_ledger::state::account::SplitRule;
 use theta_sdk::client::Client;
@@ -29,9 +29,10 @@ use tokio::{
 use super::{
     CLOSING, Funds, JobClientConfig,
     book::{Book, Spec},
+    disk,
     funds::OpenFunds,
-    nodes::{News, Nodes},
-    requester::Order,
+    nodes::Nodes,
+    requester::{Order, ProviderPool},
     wire::Wire,
 };
 use crate::clock::now_millis;
@@ -58,6 +59,9 @@ pub enum Refused {
     /// Too many are open.
     #[error("{MAX_JOBS} jobs are open; wait until one has ended")]
     Full,
+    /// Too much waits, or it would come too late.
+    #[error("{0}")]
+    Placement(#[from] theta_edge::placement::Refusal),
     /// It costs more than there is.
     #[error("{0}")]
     Budget(String),
@@ -70,13 +74,11 @@ type Taken = oneshot::Sender<Result<Hash, Refused>>;
 pub(super) enum AskerEvent {
     Envelope(Vec<u8>),
     Fetched {
-        fund: u64,
         job: Hash,
         from: NodeId,
         complete: bool,
     },
     Checked {
-        fund: u64,
         job: Hash,
         digest: Option<Hash>,
     },
@@ -125,6 +127,9 @@ pub(super) struct AskerLoop {
     client: Client,
     /// Where the chain answers `theta.*` calls, for pages.
     pub(super) rpc: String,
+    /// The one scheduler of all jobs, and a purse for each fund.
+    requester: Requester,
+    wake_at: Millis,
     funds: OpenFunds,
     /// What the chain says that each fund has paid.
     settled: BTreeMap<u64, Vec<Settled>>,
@@ -149,8 +154,8 @@ pub(super) struct AskerLoop {
     waiting: BTreeMap<Hash, Done>,
     /// Of the newest job.
     nonce: u64,
-    /// What there is to do from the beginning on, for each fund.
-    first: Vec<(u64, Vec<requester::Todo>)>,
+    /// What there is to do from the beginning on.
+    first: Vec<requester::Todo>,
     _lock: std::fs::File,
 }
 
@@ -163,7 +168,7 @@ impl AskerLoop {
         let id = NodeId(key.address());
         let book = Book::open(&config.folder)?;
         let mut funds = OpenFunds::new(config.folder.clone(), config.chain.clone(), key.clone());
-        let (mut first, mut settled) = (Vec::new(), BTreeMap::new());
+        let (mut purses, mut settled) = (Vec::new(), BTreeMap::new());
         let mut wanted = OpenFunds::kept(&config.folder);
         if let Funds::Given(sequence) = config.funds
             && !wanted.contains(&sequence)
@@ -184,8 +189,12 @@ impl AskerLoop {
                 rule = config.client.split_rule(resource).await?;
             }
             settled.insert(sequence, fund.settled.clone());
-            first.push((sequence, funds.adopt(fund, now_millis())?));
+            purses.push(funds.adopt(fund)?);
         }
+        let jobs = disk(&config.folder, "jobs.journal")?;
+        let settings = settings(&config.pools);
+        let (requester, first) =
+            Requester::open(&config.chain, key.clone(), settings, jobs, purses, now_millis())?;
         let height = config.client.height().await?;
         Ok(Self {
             id,
@@ -196,6 +205,8 @@ impl AskerLoop {
             engines: config.engines,
             rpc: config.rpc,
             client: config.client,
+            requester,
+            wake_at: Millis::MAX,
             funds,
             settled,
             rule,
@@ -220,11 +231,10 @@ impl AskerLoop {
     /// Goes on where the journals end.
     pub(super) fn begin(&mut self) -> Result<()> {
         let now = now_millis();
-        for (fund, todo) in std::mem::take(&mut self.first) {
-            self.carry_out(fund, todo)?;
-        }
+        let first = std::mem::take(&mut self.first);
+        self.carry_out(first)?;
         for node in self.wire.directory.others(self.id) {
-            self.tell_all(now, || Input::Node { node, up: true })?;
+            self.step(now, Input::Node { node, up: true })?;
         }
         let open: Vec<Spec> = self.book.open_jobs().filter_map(|(_, entry)| entry.spec.clone()).collect();
         for spec in open {
@@ -236,8 +246,7 @@ impl AskerLoop {
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<AskerEvent>) -> Result<()> {
         let mut reminder = tokio::time::interval(CLOSING);
         loop {
-            let wake = self.funds.open.values().map(|fund| fund.wake_at).min().unwrap_or(Millis::MAX);
-            let sleep = Duration::from_millis(wake.saturating_sub(now_millis()).min(60_000));
+            let sleep = Duration::from_millis(self.wake_at.saturating_sub(now_millis()).min(60_000));
             tokio::select! {
                 event = queue.recv() => match event {
                     None => return Ok(()),
@@ -248,30 +257,19 @@ impl AskerLoop {
                     // The scheduler's time limit speaks for it.
                     Err(error) => tracing::error!(%error, "a task of the requester ended without an answer"),
                 },
-                () = tokio::time::sleep(sleep) => self.wake(now_millis())?,
+                () = tokio::time::sleep(sleep) => self.step(now_millis(), Input::Tick)?,
                 _ = reminder.tick() => self.look_around(now_millis())?,
             }
         }
     }
 
-    fn wake(&mut self, now: Millis) -> Result<()> {
-        let due = self.funds.open.iter_mut().filter(|(_, fund)| fund.wake_at <= now);
-        let due: Vec<u64> = due
-            .map(|(sequence, fund)| {
-                fund.wake_at = Millis::MAX;
-                *sequence
-            })
-            .collect();
-        due.into_iter().try_for_each(|fund| self.step(now, fund, Input::Tick))
-    }
-
     pub(super) fn take(&mut self, now: Millis, event: AskerEvent) -> Result<()> {
         match event {
             AskerEvent::Envelope(bytes) => self.envelope(now, &bytes),
-            AskerEvent::Fetched { fund, job, from, complete } => {
-                self.step(now, fund, Input::Fetched { job, from, complete })
+            AskerEvent::Fetched { job, from, complete } => {
+                self.step(now, Input::Fetched { job, from, complete })
             }
-            AskerEvent::Checked { fund, job, digest } => self.step(now, fund, Input::Checked { job, digest }),
+            AskerEvent::Checked { job, digest } => self.step(now, Input::Checked { job, digest }),
             AskerEvent::Submit { order, taken, ended } => self.submit(now, order, taken, ended),
             AskerEvent::Cancel(job) => self.cancel(now, job),
             AskerEvent::Seen { height, funds } => self.seen(height, funds),
@@ -289,12 +287,8 @@ impl AskerLoop {
             }
             AskerEvent::Merged { report, stdout, stderr } => self.merged(now, *report, stdout, stderr),
             AskerEvent::Hold { manifest, first } => {
-                let open = self.nodes.open();
-                let open = open.filter_map(|news| match news {
-                    News::Up(node, _) => Some(node),
-                    News::Down(_) => None,
-                });
-                let open: Vec<NodeId> = open.collect();
+                let all = self.nodes.others(self.id, self.requester.scheduler());
+                let open: Vec<NodeId> = all.into_iter().map(|(node, _)| node).collect();
                 // Those that have most of it come first.
                 let first = first.into_iter().filter(|node| open.contains(node));
                 let mut holders: Vec<NodeId> = first.collect();
@@ -307,8 +301,8 @@ impl AskerLoop {
                 Ok(())
             }
             AskerEvent::Unreachable(node) => {
-                let news = self.nodes.unreachable(now, node);
-                self.news(now, news)
+                self.wire.directory.remove(&node);
+                self.step(now, Input::Node { node, up: false })
             }
             AskerEvent::Look(look) => {
                 look(self);
@@ -329,10 +323,10 @@ impl AskerLoop {
             Message::Here { descriptor, address, beat } => {
                 let place = (self.chain.as_str(), self.height);
                 match self.nodes.here(now, place, from, &descriptor, address, beat) {
-                    Ok(news) => {
+                    Ok(offer) => {
                         self.wire.directory.add(from, format!("http://{address}"));
-                        self.news(now, news)?;
-                        let peers = Message::Peers(self.nodes.others(from));
+                        self.step(now, Input::Offer { node: from, offer })?;
+                        let peers = Message::Peers(self.nodes.others(from, self.requester.scheduler()));
                         self.wire.send(from, Envelope::seal(&self.chain, &*self.key, from, &peers)?);
                     }
                     Err(error) => tracing::warn!(?from, "a node was not let in: {error}"),
@@ -340,47 +334,23 @@ impl AskerLoop {
                 Ok(())
             }
             message => {
-                for fund in self.funds.open.keys().copied().collect::<Vec<_>>() {
-                    let Some(open) = self.funds.open.get_mut(&fund) else { continue };
-                    let todo = open.requester.take(now, from, message.clone());
-                    self.done(fund, todo)?;
-                }
-                Ok(())
+                let todo = self.requester.take(now, from, message);
+                self.done(todo)
             }
         }
     }
 
-    /// Tells every fund's scheduler of a node.
-    fn news(&mut self, now: Millis, news: impl IntoIterator<Item = News>) -> Result<()> {
-        for news in news {
-            match news {
-                News::Up(node, offer) => {
-                    self.tell_all(now, || Input::Offer { node, offer: offer.clone() })?;
-                }
-                News::Down(node) => {
-                    self.wire.directory.remove(&node);
-                    self.tell_all(now, || Input::Node { node, up: false })?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn tell_all(&mut self, now: Millis, input: impl Fn() -> Input) -> Result<()> {
-        let funds: Vec<u64> = self.funds.open.keys().copied().collect();
-        funds.into_iter().try_for_each(|fund| self.step(now, fund, input()))
-    }
-
-    fn step(&mut self, now: Millis, fund: u64, input: Input) -> Result<()> {
-        let Some(open) = self.funds.open.get_mut(&fund) else { return Ok(()) };
-        let todo = open.requester.step(now, input);
-        self.done(fund, todo)
+    fn step(&mut self, now: Millis, input: Input) -> Result<()> {
+        // Each step says anew when the next one is wanted.
+        self.wake_at = Millis::MAX;
+        let todo = self.requester.step(now, input);
+        self.done(todo)
     }
 
     /// A node's fault is noted and passed over; one's own ends the requester.
-    fn done(&mut self, fund: u64, todo: Result<Vec<requester::Todo>, RequesterError>) -> Result<()> {
+    fn done(&mut self, todo: Result<Vec<requester::Todo>, RequesterError>) -> Result<()> {
         match todo {
-            Ok(todo) => self.carry_out(fund, todo),
+            Ok(todo) => self.carry_out(todo),
             Err(error) if error.is_fatal() => Err(error.into()),
             Err(error) => {
                 tracing::warn!("a node's envelope was not taken: {error}");
@@ -389,7 +359,7 @@ impl AskerLoop {
         }
     }
 
-    fn carry_out(&mut self, fund: u64, todo: Vec<requester::Todo>) -> Result<()> {
+    fn carry_out(&mut self, todo: Vec<requester::Todo>) -> Result<()> {
         for next in todo {
             match next {
                 requester::Todo::Send { to, envelope } => self.wire.send(to, envelope),
@@ -397,7 +367,7 @@ impl AskerLoop {
                     let wire = self.wire.clone();
                     self.tasks.spawn(async move {
                         let complete = wire.fetch(from, &blobs).await;
-                        AskerEvent::Fetched { fund, job, from, complete }
+                        AskerEvent::Fetched { job, from, complete }
                     });
                 }
                 requester::Todo::Check { job, task, claims } => {
@@ -412,18 +382,24 @@ impl AskerLoop {
                                 break;
                             }
                         }
-                        AskerEvent::Checked { fund, job, digest }
+                        AskerEvent::Checked { job, digest }
                     });
                 }
-                requester::Todo::Finished(report) => self.finished(fund, report)?,
-                requester::Todo::WakeAt(at) => {
-                    if let Some(open) = self.funds.open.get_mut(&fund) {
-                        open.wake_at = at;
-                    }
-                }
+                requester::Todo::Finished(report) => self.finished(report)?,
+                requester::Todo::WakeAt(at) => self.wake_at = at,
                 other => bail!("the requester asks for what this host cannot do: {other:?}"),
             }
         }
         Ok(())
     }
+}
+
+/// How a requester schedules, with these pools.
+fn settings(pools: &[ProviderPool]) -> Settings {
+    let mut settings = Settings::default();
+    settings.placement.pools = pools.iter().map(|pool| pool.pool.clone()).collect();
+    let machines =
+        pools.iter().enumerate().flat_map(|(place, pool)| pool.machines.iter().map(move |id| (*id, place)));
+    settings.machines = machines.collect();
+    settings
 }

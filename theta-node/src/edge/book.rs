@@ -18,6 +18,7 @@ use theta_edge::{
     identity::NodeId,
     job::{JobSpec, KindTag},
     map::MapSpec,
+    placement::Spill,
     scheduler::{Report, State, Verification},
 };
 
@@ -106,6 +107,7 @@ pub(super) struct Entry {
     pub(super) tasks: u32,
     pub(super) attempts: u32,
     pub(super) wrong: Vec<NodeId>,
+    pub(super) spilled: Vec<(NodeId, Spill)>,
     pub(super) verification: Option<String>,
     pub(super) ended: Option<Ended>,
     /// Transactions that paid for it, once all have settled.
@@ -136,7 +138,7 @@ enum Record {
 }
 
 impl theta_core::journal::Record for Record {
-    const VERSION: u8 = 1;
+    const VERSION: u8 = 2;
 }
 
 /// All jobs, open ones and those that are remembered.
@@ -204,6 +206,7 @@ impl Book {
                 entry.tasks += 1;
                 entry.attempts = entry.attempts.saturating_add(report.attempts);
                 entry.paid.extend(paid);
+                entry.spilled.extend(&report.spilled);
                 for node in &report.wrong {
                     if !entry.wrong.contains(node) {
                         entry.wrong.push(*node);
@@ -266,6 +269,7 @@ impl Book {
             tasks: 0,
             attempts: 0,
             wrong: Vec::new(),
+            spilled: Vec::new(),
             verification: None,
             ended: None,
             settled: None,
@@ -332,6 +336,7 @@ impl Book {
                 json!({ "node": node.0.to_checksum(None), "tasks": tasks, "paidTfuelWei": amount })
             })
             .collect();
+        let spilled = |(node, why): &(NodeId, Spill)| json!({ "node": node.0.to_checksum(None), "why": why });
         let ended = entry.ended.as_ref();
         let error = ended.and_then(|ended| ended.error.as_ref());
         let (now, all) = entry.settlement(settled);
@@ -355,6 +360,7 @@ impl Book {
             "burnedTfuelWei": sum(entry.paid.iter().map(|paid| paid.burned)),
             "workers": workers,
             "wrong": entry.wrong.iter().map(|node| node.0.to_checksum(None)).collect::<Vec<_>>(),
+            "spilled": entry.spilled.iter().map(spilled).collect::<Vec<_>>(),
             "verification": entry.verification.as_deref().unwrap_or("none"),
             "settlement": settlement,
             "settled": complete,

@@ -1,5 +1,5 @@
-//! The reserve funds of a requester: each has a scheduler, a purse and journals of its own, so that jobs in hand keep
-//! theirs when a fund is replaced.
+//! The reserve funds of a requester: each has a purse with a journal of its own, so that jobs in hand keep theirs when a
+//! fund is replaced.
 
 use std::{
     collections::BTreeMap,
@@ -10,11 +10,8 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use theta_core::{amount::TFuelWei, hash::U256, sign::SecretKey};
 use theta_edge::{
-    Millis,
     chain::{Chain, Fund},
-    payment::split,
-    requester::{Requester, Todo},
-    scheduler::Settings,
+    payment::{purse::Purse, split, till::MARGIN},
 };
 use theta_ledger::state::account::SplitRule;
 use theta_sdk::{
@@ -28,6 +25,9 @@ use super::disk;
 const REFRESH: u64 = 60;
 /// What the collateral is above the fund, in whole TFUEL.
 const MORE: u64 = 1;
+
+/// Blocks before the end of a fund from which on no new job is paid from it: twice those in which nodes take no receipt.
+const LAST_BLOCKS: u64 = 2 * MARGIN;
 
 /// Where a requester's money comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,25 +43,23 @@ pub enum Funds {
     },
 }
 
-/// A fund with the jobs that are paid from it.
+/// A fund as the chain last showed it.
 pub(super) struct Open {
-    pub(super) requester: Requester,
-    pub(super) wake_at: Millis,
     pub(super) fund: Fund,
 }
 
 impl Open {
     /// What no job may claim yet: all that is not signed, less what `open` jobs may still cost.
-    pub(super) fn available(&self, open: TFuelWei) -> TFuelWei {
-        let Some(all) = self.requester.purse().statement() else { return TFuelWei::ZERO };
+    pub(super) fn available(purse: Option<&Purse>, open: TFuelWei) -> TFuelWei {
+        let Some(all) = purse.and_then(Purse::statement) else { return TFuelWei::ZERO };
         all.free.checked_add(all.promised).unwrap_or(all.free).saturating_sub(open)
     }
 
     /// Whether so much of it is spent or over that another should follow.
-    pub(super) fn is_stale(&self, height: u64, blocks: u64) -> bool {
+    pub(super) fn is_stale(&self, purse: Option<&Purse>, height: u64, blocks: u64) -> bool {
         let begun = self.fund.end_height.saturating_sub(blocks);
         let over = height.saturating_sub(begun).saturating_mul(100) >= blocks.saturating_mul(REFRESH);
-        let Some(all) = self.requester.purse().statement() else { return true };
+        let Some(all) = purse.and_then(Purse::statement) else { return true };
         let spent = [all.signed, all.settled, all.exposed]
             .into_iter()
             .try_fold(TFuelWei::ZERO, TFuelWei::checked_add);
@@ -96,24 +94,23 @@ impl OpenFunds {
         kept
     }
 
-    /// Opens a fund's journals, or begins them, and gives what there is to do.
-    pub(super) fn adopt(&mut self, fund: Fund, now: Millis) -> Result<Vec<Todo>> {
+    /// Opens a fund's journal, or begins it.
+    pub(super) fn adopt(&mut self, fund: Fund) -> Result<Purse> {
         let folder = self.folder_of(fund.reserve_sequence);
         std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-        let (mut requester, todo) = Requester::open(
-            &self.chain,
-            self.key.clone(),
-            Settings::default(),
-            disk(&folder, "jobs.journal")?,
-            disk(&folder, "purse.journal")?,
-            now,
-        )?;
-        requester.adopt(&fund)?;
-        self.open.insert(fund.reserve_sequence, Open { requester, wake_at: Millis::MAX, fund });
-        Ok(todo)
+        let mut purse = Purse::open(&self.chain, self.key.clone(), disk(&folder, "purse.journal")?)?;
+        purse.adopt(&fund)?;
+        self.open.insert(fund.reserve_sequence, Open { fund });
+        Ok(purse)
     }
 
-    /// The fund that new jobs are paid from.
+    /// Funds that have blocks left to settle in, the newest first.
+    pub(super) fn usable(&self, height: u64) -> impl Iterator<Item = u64> + '_ {
+        let lasts = move |open: &Open| height.saturating_add(LAST_BLOCKS) < open.fund.end_height;
+        self.open.iter().rev().filter(move |(_, open)| lasts(open)).map(|(sequence, _)| *sequence)
+    }
+
+    /// The newest fund.
     pub(super) fn present(&self) -> Option<(u64, &Open)> {
         self.open.last_key_value().map(|(sequence, open)| (*sequence, open))
     }

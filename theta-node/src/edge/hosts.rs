@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use theta_core::amount::TFuelWei;
-use theta_edge::executor::Engines;
+use theta_edge::{executor::Engines, identity::NodeId, placement::Pool};
 use theta_sdk::{client::Client, keystore::Effort};
 
 use super::{
-    Directory, EdgeNode, Funds, JobClient, JobClientConfig,
+    Directory, EdgeNode, Funds, JobClient, JobClientConfig, ProviderPool,
     config::{self, EdgeFile},
 };
 use crate::{
@@ -18,6 +18,8 @@ use crate::{
     processes::{PASSWORD, Process, port},
 };
 
+/// What an hour of a core of the pool costs, in millionths of a TFUEL.
+const POOL_PRICE: u32 = 100_000_000;
 /// TFUEL of each fund of the gateway, in whole tokens, and how many blocks it lives.
 const FUND: (u64, u64) = (1_000, 20_000);
 
@@ -31,6 +33,9 @@ pub struct HostsConfig {
     pub data_dir: PathBuf,
     /// How many edge nodes.
     pub edge_nodes: usize,
+    /// How many machines of a provider pool, to which jobs with a `spill` budget go when the edge is too busy for their
+    /// deadline or too dear.
+    pub pool_machines: usize,
     /// Port of the gateway, 0 for a free one.
     pub gateway_port: u16,
     /// `theta.*` calls of the network's nodes; each edge node and the gateway has one of them.
@@ -59,6 +64,7 @@ pub struct EdgeHosts {
     gateway: JobClient,
     nodes: Vec<Host>,
     files: Vec<PathBuf>,
+    names: Vec<String>,
 }
 
 impl EdgeHosts {
@@ -74,17 +80,19 @@ impl EdgeHosts {
             client: Client::http(rpc(0))?,
             rpc: rpc(0),
             directory: Directory::default(),
+            pools: pool(&config)?.into_iter().collect(),
             engines: config.engines.clone(),
             port: config.gateway_port,
             api: true,
         })
         .await
         .context("the gateway")?;
-        let (mut nodes, mut files) = (Vec::new(), Vec::new());
-        for index in 0..config.edge_nodes {
-            let name = format!("edge-{index}");
+        let (mut nodes, mut files, mut names) = (Vec::new(), Vec::new(), Vec::new());
+        for index in 0..config.edge_nodes + config.pool_machines {
+            let name = name(&config, index);
             let path = std::path::absolute(config.data_dir.join(&name).join(FILE))?;
             configure(&config, index, &path, rpc(1 + index), gateway.url())?;
+            names.push(name.clone());
             let node = match &config.program {
                 Some(program) => {
                     let args = [
@@ -104,7 +112,7 @@ impl EdgeHosts {
             nodes.push(node);
             files.push(path);
         }
-        Ok(Self { gateway, nodes, files })
+        Ok(Self { gateway, nodes, files, names })
     }
 
     /// URL of the gateway.
@@ -116,7 +124,7 @@ impl EdgeHosts {
     pub fn add_to(&self, ready: &mut Value) {
         let rows = self.nodes.iter().zip(&self.files).enumerate().map(|(index, (node, file))| match node {
             Host::Here(node) => json!({
-                "name": format!("edge-{index}"), "address": node.id.0.to_checksum(None), "gateway": node.url(),
+                "name": self.names[index], "address": node.id.0.to_checksum(None), "gateway": node.url(),
                 "pid": std::process::id(), "config": file,
             }),
             Host::Process(process) => json!({
@@ -136,6 +144,25 @@ impl EdgeHosts {
         });
         crate::processes::stop(processes.collect()).await
     }
+}
+
+/// Edge nodes come first, then machines of the pool.
+fn name(config: &HostsConfig, index: usize) -> String {
+    match index.checked_sub(config.edge_nodes) {
+        None => format!("edge-{index}"),
+        Some(machine) => format!("pool-{machine}"),
+    }
+}
+
+/// The pool of a development network: this machine once more, at a middling price.
+fn pool(config: &HostsConfig) -> Result<Option<ProviderPool>> {
+    let machines = config.edge_nodes..config.edge_nodes + config.pool_machines;
+    let key = |index| anyhow::Ok(NodeId(role_key(&config.mnemonic, 2, index)?.address()));
+    let machines = machines.map(key).collect::<Result<Vec<_>>>()?;
+    let slots = u32::try_from(machines.len()).unwrap_or(u32::MAX).saturating_mul(64);
+    let pool =
+        Pool { name: "local".to_owned(), slots, price: POOL_PRICE, startup_ms: 500, speed: 100, tier: 3 };
+    Ok((!machines.is_empty()).then_some(ProviderPool { pool, machines }))
 }
 
 /// Writes an edge node's configuration where there is none; where the chain node and the gateway are may have changed.

@@ -34,7 +34,7 @@ pub use self::{
     hosts::{EdgeHosts, HostsConfig},
     node::{ContentTerms, EdgeConfig, EdgeNode},
     presence::Capacity,
-    requester::{Job, JobClient, JobClientConfig, Order},
+    requester::{Job, JobClient, JobClientConfig, Order, ProviderPool},
     wire::Directory,
 };
 

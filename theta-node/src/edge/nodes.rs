@@ -1,4 +1,5 @@
-//! Edge nodes as a requester knows them: who said that it is there, how it stands, who has fallen silent (edge.md 1.3).
+//! Edge nodes as a requester knows them: who said that it is there, and where. How they stand, and who gets what, is
+//! placement's ([`theta_edge::placement`]).
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
@@ -6,11 +7,14 @@ use serde_json::{Value, json};
 use theta_edge::{
     Millis,
     identity::NodeId,
-    placement::{Change, Descriptor, Heartbeat, Member, Offer, RegistryError, Status},
+    placement::{Descriptor, HEARTBEAT_MS, Heartbeat, Member, Offer, RegistryError, Status},
+    scheduler::Scheduler,
 };
 
 /// Nodes that are known at once. One that is silent makes room.
 pub(super) const MAX_NODES: usize = 256;
+/// Milliseconds after which a node counts as silent.
+const SILENT_MS: Millis = 4 * HEARTBEAT_MS;
 
 /// Why a node is not let in.
 #[derive(Debug, thiserror::Error)]
@@ -26,19 +30,11 @@ pub(super) enum NodeError {
 }
 
 struct Known {
-    member: Member,
+    /// What it said last, so that a replay is known.
+    said: Member,
     address: SocketAddr,
     offer: Offer,
     beat: Heartbeat,
-}
-
-/// What the scheduler has to be told.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum News {
-    /// It can be asked, and this is what it offers.
-    Up(NodeId, Box<Offer>),
-    /// It cannot be asked any more.
-    Down(NodeId),
 }
 
 /// All nodes of a requester.
@@ -46,7 +42,7 @@ pub(super) enum News {
 pub(super) struct Nodes(BTreeMap<NodeId, Known>);
 
 impl Nodes {
-    /// Takes what a node says of itself.
+    /// Takes what a node says of itself, and gives what it offers.
     pub(super) fn here(
         &mut self,
         now: Millis,
@@ -55,7 +51,7 @@ impl Nodes {
         descriptor: &Descriptor,
         address: SocketAddr,
         beat: Heartbeat,
-    ) -> Result<Option<News>, NodeError> {
+    ) -> Result<Box<Offer>, NodeError> {
         if descriptor.binding.node != from {
             return Err(NodeError::Other);
         }
@@ -64,88 +60,42 @@ impl Nodes {
         }
         descriptor.check(chain, height, now)?;
         if !self.0.contains_key(&from) && self.0.len() >= MAX_NODES {
-            let gone = self.0.iter().find(|(_, known)| known.member.status == Status::Lost);
+            let silent = |known: &Known| now.saturating_sub(known.said.last_seen) > SILENT_MS;
+            let gone = self.0.iter().find(|(_, known)| silent(known));
             let gone = gone.map(|(id, _)| *id).ok_or(NodeError::Full)?;
             self.0.remove(&gone);
         }
-        let offer = Offer { operator: 0, stake: 0, ..descriptor.offer.clone() };
+        // Whose it is is known from the binding, which both keys signed; stake is looked up, not believed.
+        let mut wallet = [0; 4];
+        wallet.copy_from_slice(&descriptor.binding.wallet[..4]);
+        let operator = u32::from_be_bytes(wallet).max(1);
+        let offer = Offer { operator, stake: 0, ..descriptor.offer.clone() };
         let known = self.0.entry(from).or_insert_with(|| Known {
-            // Its results are compared from the first on, so it is on probation at once.
-            member: Member::new(Status::Lost, now),
+            said: Member::new(Status::Joining, now),
             address,
             offer: offer.clone(),
             beat,
         });
-        known.member.heard(now, descriptor, &beat)?;
-        let (was_open, was_offer) = (known.member.status.is_open(), known.offer.clone());
-        if known.member.status == Status::Lost {
-            known.member.change(now, Change::Back);
-        }
-        (known.address, known.offer, known.beat) = (address, offer, beat);
-        let open = known.member.status.is_open();
-        let news = open && (!was_open || was_offer != known.offer);
-        Ok(news.then(|| News::Up(from, Box::new(known.offer.clone()))))
-    }
-
-    /// Nobody listens for it: it is lost until it is heard of again.
-    pub(super) fn unreachable(&mut self, now: Millis, node: NodeId) -> Option<News> {
-        self.change(now, node, Change::Silent)
-    }
-
-    /// It showed a wrong result.
-    pub(super) fn fault(&mut self, now: Millis, node: NodeId) -> Option<News> {
-        self.change(now, node, Change::Fault)
-    }
-
-    /// It showed a right one.
-    pub(super) fn valid(&mut self, now: Millis, node: NodeId) {
-        if let Some(known) = self.0.get_mut(&node) {
-            known.member.valid(now);
-        }
-    }
-
-    fn change(&mut self, now: Millis, node: NodeId, change: Change) -> Option<News> {
-        let known = self.0.get_mut(&node)?;
-        let was_open = known.member.status.is_open();
-        let changed = known.member.change(now, change);
-        match (was_open, changed && known.member.status.is_open()) {
-            (true, false) if changed => Some(News::Down(node)),
-            (false, true) => Some(News::Up(node, Box::new(known.offer.clone()))),
-            _ => None,
-        }
-    }
-
-    /// Looks who has fallen silent, and whose suspension is over.
-    pub(super) fn tick(&mut self, now: Millis) -> Vec<News> {
-        let due = |known: &Known| match known.member.status {
-            Status::Suspended => (known.member.suspended_until <= now).then_some(Change::Served),
-            Status::Lost => None,
-            _ => (known.member.lost_at() <= now).then_some(Change::Silent),
-        };
-        let due: Vec<_> = self.0.iter().filter_map(|(id, known)| Some((*id, due(known)?))).collect();
-        due.into_iter().filter_map(|(node, change)| self.change(now, node, change)).collect()
-    }
-
-    /// Nodes that can be asked.
-    pub(super) fn open(&self) -> impl Iterator<Item = News> + '_ {
-        let open = self.0.iter().filter(|(_, known)| known.member.status.is_open());
-        open.map(|(id, known)| News::Up(*id, Box::new(known.offer.clone())))
+        known.said.heard(now, descriptor, &beat)?;
+        (known.address, known.offer, known.beat) = (address, offer.clone(), beat);
+        Ok(Box::new(offer))
     }
 
     /// Where the others listen, for one that may be paid from the same fund.
-    pub(super) fn others(&self, than: NodeId) -> Vec<(NodeId, SocketAddr)> {
-        let open = self.0.iter().filter(|(id, known)| **id != than && known.member.status.is_open());
+    pub(super) fn others(&self, than: NodeId, scheduler: &Scheduler) -> Vec<(NodeId, SocketAddr)> {
+        let is_open = |id: &NodeId| scheduler.status(id).is_some_and(Status::is_open);
+        let open = self.0.iter().filter(|(id, _)| **id != than && is_open(id));
         open.map(|(id, known)| (*id, known.address)).collect()
     }
 
     /// What `/api/nodes` says.
-    pub(super) fn view(&self, now: Millis) -> Vec<Value> {
+    pub(super) fn view(&self, now: Millis, scheduler: &Scheduler) -> Vec<Value> {
         let row = |(id, known): (&NodeId, &Known)| {
             json!({
                 "node": id.0.to_checksum(None),
                 "url": format!("http://{}", known.address),
-                "status": known.member.status,
-                "silentMs": now.saturating_sub(known.member.last_seen),
+                "status": scheduler.status(id),
+                "silentMs": now.saturating_sub(known.said.last_seen),
                 "arch": known.offer.traits.arch,
                 "cpuMilli": known.offer.cpu_milli,
                 "memoryMiB": known.offer.mem_mib,
@@ -164,7 +114,7 @@ mod tests {
     use std::sync::Arc;
 
     use theta_core::{hash::Hash, sign::SecretKey};
-    use theta_edge::{message::Message, placement::HEARTBEAT_MS};
+    use theta_edge::message::Message;
 
     use super::*;
     use crate::edge::presence::Presence;
@@ -189,23 +139,12 @@ mod tests {
     }
 
     impl Node {
-        fn says(&mut self, nodes: &mut Nodes, now: Millis) -> Result<Option<News>, NodeError> {
+        fn says(&mut self, nodes: &mut Nodes, now: Millis) -> Result<Box<Offer>, NodeError> {
             let Message::Here { descriptor, address, beat } = self.presence.here(now, 10, 0).unwrap() else {
                 panic!("it says that it is here")
             };
             nodes.here(now, CHAIN, self.id, &descriptor, address, beat)
         }
-    }
-
-    #[test]
-    fn a_silent_node_is_forgotten_and_comes_back() {
-        let (mut nodes, mut one) = (Nodes::default(), node(1));
-        assert!(matches!(one.says(&mut nodes, 0).unwrap(), Some(News::Up(id, _)) if id == one.id));
-        assert_eq!(one.says(&mut nodes, HEARTBEAT_MS).unwrap(), None, "nothing is new");
-        assert!(nodes.tick(4 * HEARTBEAT_MS - 1).is_empty());
-        assert_eq!(nodes.tick(4 * HEARTBEAT_MS), [News::Down(one.id)]);
-        assert!(matches!(one.says(&mut nodes, 5 * HEARTBEAT_MS).unwrap(), Some(News::Up(..))));
-        assert_eq!(nodes.unreachable(5 * HEARTBEAT_MS, one.id), Some(News::Down(one.id)));
     }
 
     #[test]
@@ -227,22 +166,17 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_suspends_and_so_many_nodes_are_known_at_once() {
-        let (mut nodes, mut one) = (Nodes::default(), node(0));
-        one.says(&mut nodes, 0).unwrap();
-        assert_eq!(nodes.fault(0, one.id), Some(News::Down(one.id)));
-        assert_eq!(one.says(&mut nodes, 1).unwrap(), None, "it is suspended");
-        for byte in 1..MAX_NODES as u16 {
-            node(byte).says(&mut nodes, 1).unwrap();
+    fn so_many_nodes_are_known_at_once_and_a_silent_one_makes_room() {
+        let mut nodes = Nodes::default();
+        for byte in 0..MAX_NODES as u16 {
+            let offer = node(byte).says(&mut nodes, u64::from(byte)).unwrap();
+            assert_ne!(offer.operator, 0, "its operator is its wallet");
         }
-        assert!(matches!(node(1000).says(&mut nodes, 1), Err(NodeError::Full)));
-        nodes.unreachable(1, node(5).id);
-        node(1000).says(&mut nodes, 1).unwrap();
-        assert_eq!(nodes.view(1).len(), MAX_NODES);
-        assert_eq!(
-            nodes.tick(600_000).iter().filter(|news| matches!(news, News::Up(..))).count(),
-            1,
-            "served"
-        );
+        assert!(matches!(node(1000).says(&mut nodes, SILENT_MS), Err(NodeError::Full)));
+        node(1000).says(&mut nodes, SILENT_MS + 1).unwrap();
+        let scheduler = Scheduler::new(theta_edge::scheduler::Settings::default());
+        let view = nodes.view(1, &scheduler);
+        let gone = node(0).id.0.to_checksum(None);
+        assert!(view.len() == MAX_NODES && view.iter().all(|row| row["node"] != gone.as_str()));
     }
 }

@@ -11,7 +11,10 @@ use theta_edge::{
     blob::{BlobRef, BlobStore},
     executor::Engines,
     identity::NodeId,
-    job::{Folder, FolderFile, JobError, JobFile, JobSpec, Limits, MapFile, MergeFile, Quorum, Work},
+    job::{
+        Folder, FolderFile, JobError, JobFile, JobSpec, Limits, MapFile, MergeFile, Placing, Quorum, Work,
+    },
+    placement::Pool,
     scheduler::{Report, State},
 };
 use theta_sdk::client::Client;
@@ -113,7 +116,8 @@ impl Order {
         Ok(match self {
             Self::Work { work, limits, quorum, cap, .. } => {
                 let chain_id = chain.to_owned();
-                let spec = JobSpec { chain_id, nonce, work: *work, limits, quorum, total_cap: cap, pool };
+                let (placing, total_cap) = (Placing::default(), cap);
+                let spec = JobSpec { chain_id, nonce, work: *work, limits, quorum, total_cap, pool, placing };
                 spec.check()?;
                 Spec::Task(Box::new(spec))
             }
@@ -179,6 +183,16 @@ impl Files<'_> {
     }
 }
 
+/// Machines that are contracted, which get work that the edge is too busy or too dear for (edge.md 3.7). They are edge
+/// nodes like others, and are paid like others; only the order in which they are asked is another one.
+#[derive(Clone, Debug)]
+pub struct ProviderPool {
+    /// What it costs and how quick it is.
+    pub pool: Pool,
+    /// Who its machines are.
+    pub machines: Vec<NodeId>,
+}
+
 /// What a requester is made of.
 pub struct JobClientConfig {
     /// Chain id as text.
@@ -195,6 +209,8 @@ pub struct JobClientConfig {
     pub rpc: String,
     /// Where edge nodes are found; more may come by themselves.
     pub directory: Directory,
+    /// Provider pools.
+    pub pools: Vec<ProviderPool>,
     /// Judges where results differ.
     pub engines: Engines,
     /// Its port on the loopback address, 0 for a free one.
@@ -212,7 +228,7 @@ impl std::fmt::Debug for JobClientConfig {
 /// A running requester. Dropping it stops it.
 #[derive(Debug)]
 pub struct JobClient {
-    jobs: Jobs,
+    pub(super) jobs: Jobs,
     id: NodeId,
     listener: Listener,
     task: JoinHandle<()>,

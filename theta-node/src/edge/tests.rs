@@ -33,6 +33,7 @@ use theta_sdk::{
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     sync::{mpsc, oneshot},
+    task::JoinSet,
 };
 
 use super::{
@@ -42,6 +43,8 @@ use super::{
     *,
 };
 use crate::http::{Listener, listen};
+
+mod pool;
 
 const CHAIN: &str = "privatenet";
 const SOON: Duration = Duration::from_secs(10);
@@ -174,6 +177,7 @@ fn asks(folder: &Path, bank: Bank, directory: &Directory, engine: Engine) -> Job
         folder: folder.join("requester"),
         client: Client::new(bank),
         directory: directory.clone(),
+        pools: Vec::new(),
         engines: Engines::of(Arc::new(engine)),
         port: 0,
         api: false,

@@ -98,6 +98,7 @@ impl Work {
             directory,
             port: 0,
             api: false,
+            pools: Vec::new(),
             engines: Engines::of(Arc::new(engine())),
         })
         .await

@@ -4,18 +4,15 @@ use anyhow::Result;
 use theta_edge::{
     Millis,
     chain::{Chain as _, ChainError, Fund},
-    scheduler::Input,
 };
 use theta_ledger::state::account::SplitRule;
 
 use super::{AskerEvent, AskerLoop, RETRY_MS, Refused};
-use crate::edge::{Funds, funds, nodes::News};
+use crate::edge::{Funds, funds};
 
 impl AskerLoop {
-    /// Looks at the funds, unless the last look is still on its way, and at the nodes.
+    /// Looks at the funds, unless the last look is still on its way.
     pub(super) fn look_around(&mut self, now: Millis) -> Result<()> {
-        let news = self.nodes.tick(now);
-        self.news(now, news)?;
         self.keep_funds(now)?;
         if self.looking.as_ref().is_some_and(|looking| !looking.is_finished()) {
             return Ok(());
@@ -46,6 +43,7 @@ impl AskerLoop {
                 // It has ended, and the chain has given back what was left.
                 let in_hand = self.book.open_jobs().any(|(_, entry)| entry.fund == sequence);
                 if Some(sequence) != present && !in_hand {
+                    self.requester.remove(sequence);
                     self.funds.close(sequence)?;
                 }
                 continue;
@@ -53,14 +51,12 @@ impl AskerLoop {
             self.book.settled(sequence, &fund.settled)?;
             self.settled.insert(sequence, fund.settled.clone());
             let Some(open) = self.funds.open.get_mut(&sequence) else { continue };
-            let mut todo = open.requester.observe(&fund);
+            let todo = self.requester.observe(&fund);
             open.fund = fund;
-            if let Ok(todo) = &mut todo {
-                todo.extend(open.requester.remind()?);
-            }
-            self.done(sequence, todo)?;
+            self.done(todo)?;
         }
-        Ok(())
+        let todo = self.requester.remind();
+        self.done(todo)
     }
 
     /// Reserves the next fund where the present one will not do.
@@ -72,7 +68,9 @@ impl AskerLoop {
         };
         let busy = self.reserving.as_ref().is_some_and(|reserving| !reserving.is_finished());
         let early = self.trouble.as_ref().is_some_and(|(_, again)| now < *again);
-        let stale = self.funds.present().is_none_or(|(_, open)| open.is_stale(self.height, blocks));
+        let stale = self.funds.present().is_none_or(|(sequence, open)| {
+            open.is_stale(self.requester.purse(sequence), self.height, blocks)
+        });
         if busy || early || (!stale && self.queue.is_empty()) {
             return Ok(());
         }
@@ -95,14 +93,7 @@ impl AskerLoop {
                 (self.trouble, self.rule) = (None, rule);
                 let sequence = fund.reserve_sequence;
                 self.settled.insert(sequence, fund.settled.clone());
-                let todo = self.funds.adopt(fund, now)?;
-                self.carry_out(sequence, todo)?;
-                let inputs: Vec<News> = self.nodes.open().collect();
-                for news in inputs {
-                    if let News::Up(node, offer) = news {
-                        self.step(now, sequence, Input::Offer { node, offer })?;
-                    }
-                }
+                self.requester.add(self.funds.adopt(fund)?);
                 for (order, taken, ended) in std::mem::take(&mut self.queue) {
                     self.submit(now, order, taken, ended)?;
                 }

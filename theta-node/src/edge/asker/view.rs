@@ -2,7 +2,10 @@
 
 use serde_json::{Value, json};
 use theta_core::{amount::TFuelWei, hash::Hash};
-use theta_edge::{payment::purse::Statement, scheduler::State};
+use theta_edge::{
+    payment::purse::{Purse, Statement},
+    scheduler::State,
+};
 
 use super::AskerLoop;
 use crate::{clock::now_millis, edge::funds::Open};
@@ -11,11 +14,10 @@ impl AskerLoop {
     /// A job as the command contract shows it.
     pub(in crate::edge) fn view(&self, id: &Hash) -> Option<Value> {
         let entry = self.book.get(id)?;
-        let open = self.funds.open.get(&entry.fund);
         let state = match self.maps.get(id) {
             Some(map) if map.progress().mapped + map.progress().running > 0 => State::Running,
             Some(_) => State::Queued,
-            None => open.and_then(|open| open.requester.scheduler().state(id)).unwrap_or(State::Queued),
+            None => self.requester.scheduler().state(id).unwrap_or(State::Queued),
         };
         let settled = self.settled.get(&entry.fund).map(Vec::as_slice).unwrap_or_default();
         let mut view = self.book.view(id, state, settled)?;
@@ -27,18 +29,16 @@ impl AskerLoop {
 
     /// Why a job is where it is, as the schedulers have it on record.
     pub(in crate::edge) fn explain(&self, id: &Hash) -> Option<Value> {
-        let entry = self.book.get(id)?;
-        let open = self.funds.open.get(&entry.fund);
         let of_map = self.parts.iter().filter(|(_, map)| *map == id).map(|(part, _)| *part);
         let tasks: Vec<Value> = [*id]
             .into_iter()
             .chain(of_map)
-            .filter_map(|task| open?.requester.scheduler().explain(&task))
+            .filter_map(|task| self.requester.scheduler().explain(&task))
             .filter_map(|explanation| serde_json::to_value(explanation).ok())
             .collect();
         let mut view = self.view(id)?;
         view["open"] = Value::Array(tasks);
-        view["nodes"] = Value::Array(self.nodes.view(now_millis()));
+        view["nodes"] = Value::Array(self.nodes_view());
         if let Some((problem, _)) = &self.trouble {
             view["fundTrouble"] = json!(problem);
         }
@@ -46,13 +46,13 @@ impl AskerLoop {
     }
 
     pub(in crate::edge) fn nodes_view(&self) -> Vec<Value> {
-        self.nodes.view(now_millis())
+        self.nodes.view(now_millis(), self.requester.scheduler())
     }
 
     /// Where the money is.
     pub(in crate::edge) fn fund_view(&self) -> Value {
         let row = |(sequence, open): (&u64, &Open)| {
-            let all = open.requester.purse().statement();
+            let all = self.requester.purse(*sequence).and_then(Purse::statement);
             let wei = |part: fn(&Statement) -> TFuelWei| all.as_ref().map(part);
             json!({
                 "reserveSequence": sequence,

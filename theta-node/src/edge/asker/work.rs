@@ -19,6 +19,7 @@ use crate::{
     edge::{
         Funds,
         book::{Ended, Paid, Spec},
+        funds::Open,
         requester::{Order, ended, nothing},
         wire::MAX_BLOB,
     },
@@ -43,13 +44,16 @@ impl AskerLoop {
             let _gone = taken.send(Err(refused));
             return Ok(());
         }
-        let present = self.funds.present();
-        let pool = present.filter(|(sequence, open)| {
-            // The chain's own check, so that a fund of somebody's choice may still be asked for too much.
-            matches!(self.policy, Funds::Given(_))
-                || open.available(self.book.claimed(*sequence)) >= order.cap()
-        });
-        let Some(pool) = pool.and_then(|(_, open)| open.requester.pool()) else {
+        // The newest fund with room; the chain's own check, where the fund is somebody's choice, so that it may still be
+        // asked for too much.
+        let given = matches!(self.policy, Funds::Given(_));
+        let has_room = |sequence: &u64| {
+            given
+                || Open::available(self.requester.purse(*sequence), self.book.claimed(*sequence))
+                    >= order.cap()
+        };
+        let fund = self.funds.usable(self.height).find(has_room);
+        let Some(pool) = fund.and_then(|sequence| self.requester.pool(sequence)) else {
             if self.queue.len() < MAX_WAITING {
                 self.queue.push_back((order, taken, done));
                 return self.keep_funds(now);
@@ -69,6 +73,12 @@ impl AskerLoop {
             }
         };
         let id = spec.id();
+        if let Spec::Task(job) = &spec
+            && let Err(refusal) = self.requester.admits(now, job)
+        {
+            let _gone = taken.send(Err(refusal.into()));
+            return Ok(());
+        }
         self.book.take(now, name, spec.clone())?;
         // Whoever asked may be gone; the journal has the job.
         let _gone = taken.send(Ok(id));
@@ -96,22 +106,22 @@ impl AskerLoop {
         }
     }
 
-    /// Gives a job to its fund's scheduler. One that is known there already is not run again.
+    /// Gives a job to the scheduler. One that is known there already is not run again.
     pub(super) fn submit_task(&mut self, now: Millis, spec: JobSpec) -> Result<()> {
-        let (id, fund) = (spec.id(), spec.pool.reserve_sequence);
-        let Some(open) = self.funds.open.get_mut(&fund) else {
+        let id = spec.id();
+        if let Some(report) = self.requester.scheduler().report(&id).cloned() {
+            return self.finished(report);
+        }
+        if !self.funds.open.contains_key(&spec.pool.reserve_sequence) {
             let error = ("no_fund".to_owned(), "the reserve fund of the job has ended".to_owned());
             return self.book.end(id, nothing(now, State::Failed, Some(error)));
-        };
-        if let Some(report) = open.requester.scheduler().report(&id).cloned() {
-            return self.finished(fund, report);
         }
-        match open.requester.submit(now, spec) {
+        match self.requester.submit(now, spec) {
             Err(error) if !error.is_fatal() => {
                 let error = ("invalid_spec".to_owned(), error.to_string());
                 self.book.end(id, nothing(now, State::Failed, Some(error)))
             }
-            submitted => self.done(fund, submitted),
+            submitted => self.done(submitted),
         }
     }
 
@@ -119,28 +129,28 @@ impl AskerLoop {
     pub(super) fn submit_part(&mut self, now: Millis, spec: JobSpec, map: Hash) -> Result<Vec<map::Todo>> {
         let (id, fund) = (spec.id(), spec.pool.reserve_sequence);
         let known = self.book.get(&map).and_then(|entry| entry.parts.iter().find(|part| part.job == id));
-        let known = match (known.cloned(), self.funds.open.get_mut(&fund)) {
+        let known = match (known.cloned(), self.funds.open.contains_key(&fund)) {
             (Some(report), _) => Some(report),
-            (None, Some(open)) => match open.requester.scheduler().report(&id).cloned() {
+            (None, true) => match self.requester.scheduler().report(&id).cloned() {
                 Some(report) => {
-                    self.record(fund, map, &report)?;
+                    self.record(map, &report)?;
                     Some(report)
                 }
                 None => {
                     self.parts.insert(id, map);
-                    match open.requester.submit(now, spec) {
+                    match self.requester.submit(now, spec) {
                         Err(error) if !error.is_fatal() => {
                             tracing::error!("a part of a map job was not taken: {error}");
                             self.parts.remove(&id);
                             return Ok(self.maps.get_mut(&map).map(MapJob::cancel).unwrap_or_default());
                         }
-                        submitted => self.done(fund, submitted)?,
+                        submitted => self.done(submitted)?,
                     }
                     None
                 }
             },
             // The fund has ended, and with it what could be paid.
-            (None, None) => return Ok(self.maps.get_mut(&map).map(MapJob::cancel).unwrap_or_default()),
+            (None, false) => return Ok(self.maps.get_mut(&map).map(MapJob::cancel).unwrap_or_default()),
         };
         let job = self.maps.get_mut(&map).zip(known);
         Ok(job.map(|(job, report)| job.finished(&report)).unwrap_or_default())
@@ -151,16 +161,15 @@ impl AskerLoop {
             let todo = map.cancel();
             return self.carry_out_map(now, job, todo);
         }
-        match self.book.get(&job).filter(|entry| entry.ended.is_none()).map(|entry| entry.fund) {
-            Some(fund) => self.step(now, fund, Input::Cancel { job }),
-            None => Ok(()),
+        match self.book.get(&job).is_some_and(|entry| entry.ended.is_none()) {
+            true => self.step(now, Input::Cancel { job }),
+            false => Ok(()),
         }
     }
 
     /// Puts a task's report on record with its job.
-    pub(super) fn record(&mut self, fund: u64, job: Hash, report: &Report) -> Result<()> {
-        let now = now_millis();
-        let purse = self.funds.open.get(&fund).map(|open| open.requester.purse());
+    pub(super) fn record(&mut self, job: Hash, report: &Report) -> Result<()> {
+        let purse = self.book.get(&job).and_then(|entry| self.requester.purse(entry.fund));
         let paid = report.paid.iter().map(|earned| Paid {
             node: earned.node,
             amount: earned.amount,
@@ -168,25 +177,18 @@ impl AskerLoop {
             position: purse.and_then(|purse| purse.position(&earned.node.0, &earned.item)),
         });
         let paid: Vec<Paid> = paid.collect();
-        for node in report.paid.iter().map(|earned| earned.node) {
-            self.nodes.valid(now, node);
-        }
-        for node in &report.wrong {
-            let news = self.nodes.fault(now, *node);
-            self.news(now, news)?;
-        }
         self.book.part(job, report.clone(), paid)
     }
 
     /// A task came to its end: a job of its own, or a part of one.
-    pub(super) fn finished(&mut self, fund: u64, report: Report) -> Result<()> {
+    pub(super) fn finished(&mut self, report: Report) -> Result<()> {
         let now = now_millis();
         if let Some(map) = self.parts.remove(&report.job) {
-            self.record(fund, map, &report)?;
+            self.record(map, &report)?;
             let todo = self.maps.get_mut(&map).map(|job| job.finished(&report)).unwrap_or_default();
             return self.carry_out_map(now, map, todo);
         }
-        self.record(fund, report.job, &report)?;
+        self.record(report.job, &report)?;
         self.book.end(report.job, ended(now, &report))?;
         if let Some(done) = self.waiting.remove(&report.job) {
             let _gone = done.send(report);
@@ -205,9 +207,7 @@ impl AskerLoop {
                         .spawn(async move { AskerEvent::Joined { map, at, blob: blobs.join(parts).await } });
                 }
                 map::Todo::Cancel(job) => {
-                    if let Some(fund) = self.book.get(&map).map(|entry| entry.fund) {
-                        self.step(now, fund, Input::Cancel { job })?;
-                    }
+                    self.step(now, Input::Cancel { job })?;
                 }
                 map::Todo::Finished(report) => drop(self.ending.insert(map, report)),
                 other => bail!("a map job asks for what this host cannot do: {other:?}"),

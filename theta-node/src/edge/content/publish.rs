@@ -17,6 +17,7 @@ use theta_edge::{
     executor::OutFile,
     identity::NodeId,
     job::{JobError, Limits, Quorum, Work},
+    placement::Refusal,
     scheduler::{Report, State},
     transcode::{COPY, Clip, FACTS, Grid, Rung, SOURCE, Step, TranscodeWork, ladder},
 };
@@ -24,7 +25,10 @@ use tokio::sync::oneshot;
 
 use crate::{
     clock::now_millis,
-    edge::requester::{Jobs, Order},
+    edge::{
+        asker::Refused,
+        requester::{Jobs, Order},
+    },
 };
 
 /// Tasks of one clip that are given out at once.
@@ -35,8 +39,11 @@ const SOUND_BITS: u32 = 128_000;
 const REMEMBERED: usize = 256;
 /// Those that are being worked on.
 const MAX_OPEN: usize = 4;
-/// Longest time for one task.
-const TASK_SECONDS: u64 = 1_800;
+/// Time for one task, and for each million units of its work: forty times what a core takes for small pictures.
+const TASK_SECONDS: (u64, u64) = (60, 1);
+/// How long a task waits to be taken, and how often it is tried.
+const MAX_WAIT: Duration = Duration::from_secs(1_800);
+const RETRY: Duration = Duration::from_millis(500);
 /// Pictures' codec: main profile, level 4.0.
 const H264: &str = "avc1.4d4028";
 /// The source's may be of any profile that browsers have.
@@ -357,12 +364,10 @@ impl Transcoding {
         step: Step,
     ) -> Result<Done> {
         let work = TranscodeWork { source, step };
-        let limits = Limits {
-            fuel: work.units().max(1),
-            memory_mib: 1_024,
-            wall_seconds: TASK_SECONDS,
-            output_mib: 255,
-        };
+        let units = work.units().max(1);
+        let wall_seconds =
+            (TASK_SECONDS.0 + units / 1_000_000 * TASK_SECONDS.1).min(Limits::MAX.wall_seconds);
+        let limits = Limits { fuel: units, memory_mib: 1_024, wall_seconds, output_mib: 255 };
         let report = run(&self.jobs, name, Work::Transcode(work), limits, self.quorum, self.cap).await?;
         let paid = report.paid.iter().map(|paid| paid.amount);
         let paid = paid.fold(TFuelWei::ZERO, |sum, amount| sum.checked_add(amount).unwrap_or(sum));
@@ -391,8 +396,20 @@ pub(in crate::edge) async fn run(
     cap: TFuelWei,
 ) -> Result<Report> {
     let order = Order::Work { name: name.to_owned(), work: Box::new(work), limits, quorum, cap };
-    let (ended, end) = oneshot::channel();
-    jobs.submit(order, Some(ended)).await??;
+    let until = tokio::time::Instant::now() + MAX_WAIT;
+    let end = loop {
+        let (ended, end) = oneshot::channel();
+        match jobs.submit(order.clone(), Some(ended)).await? {
+            Ok(_) => break end,
+            // There is room again when something has ended.
+            Err(Refused::Full | Refused::Placement(Refusal::Busy { .. }))
+                if tokio::time::Instant::now() < until =>
+            {
+                tokio::time::sleep(RETRY).await;
+            }
+            Err(refused) => return Err(refused.into()),
+        }
+    };
     let longest = Duration::from_secs(limits.wall_seconds.saturating_mul(4).saturating_add(60));
     let report = tokio::time::timeout(longest, end).await.context("the task did not end in time")?;
     let mut report = report.context("the requester has stopped")?;

@@ -12,6 +12,7 @@ use theta_edge::chain::{Fund, Settled};
 use theta_edge::executor::{Attempt, Ending, Executor, Verdict};
 use theta_edge::identity::NodeId;
 use theta_edge::job::JobFile;
+use theta_edge::payment::purse::Purse;
 use theta_edge::payment::till::Till;
 use theta_edge::provider::{self, Provider};
 use theta_edge::requester::{self, Requester};
@@ -58,8 +59,9 @@ impl Net {
             end_height: 1000,
             settled: Vec::new(),
         };
-        let (jobs, purse) = (MemDisk::default(), MemDisk::default());
-        let (mut requester, _) = Requester::open(CHAIN, key, Settings::default(), jobs, purse, 0).unwrap();
+        let purses = vec![Purse::open(CHAIN, key.clone(), MemDisk::default()).unwrap()];
+        let jobs = MemDisk::default();
+        let (mut requester, _) = Requester::open(CHAIN, key, Settings::default(), jobs, purses, 0).unwrap();
         requester.adopt(&fund).unwrap();
         let node = |(index, lie): (usize, &u64)| {
             let key = Arc::new(SecretKey::from_bytes(&[10 + index as u8; 32]).unwrap());
@@ -76,7 +78,7 @@ impl Net {
             format!(r#"{{"kind":"wasm","module":"m.wat","quorum":2,"limits":{limits},"maxTfuel":"5"}}"#);
         let module = self.blobs.add(module.as_bytes().to_vec()).await.unwrap();
         let stdin = self.blobs.add(stdin.to_vec()).await.unwrap();
-        let pool = self.requester.pool().unwrap();
+        let pool = self.requester.pool(self.fund.reserve_sequence).unwrap();
         let file = JobFile::parse(&text).unwrap();
         let spec = file.spec(CHAIN, 0, pool, module, Some(stdin), Vec::new()).unwrap();
         let mut todo = VecDeque::from(self.requester.submit(0, spec).unwrap());

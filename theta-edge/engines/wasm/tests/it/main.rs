@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod escape;
 mod job;
 
 use std::sync::Arc;

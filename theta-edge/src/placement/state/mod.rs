@@ -4,202 +4,33 @@
 //! known by its task and epoch; the epoch of a task's slot only grows, so nothing that was said about an earlier attempt
 //! can be taken for a later one.
 
+mod event;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use serde::{Deserialize, Serialize};
-use theta_core::hash::{Address, Hash};
+use theta_core::hash::Hash;
 
 use super::class::Selector;
 use super::fleet::{Fleet, Need, Offer};
 use super::queue::{Queue, Waiting};
 use super::registry::{Member, Status};
-use super::reputation::{Evidence, Reputation};
+use super::reputation::Reputation;
 use super::stats::Runtimes;
 use crate::Millis;
 use crate::blob::BlobHash;
 use crate::identity::NodeId;
+pub use event::{Ended, Event, GiveUp, JobRequest, KeptAttempt, KeptTask, Loss};
 
-pub(super) const NONE: u32 = u32::MAX;
+pub(in crate::placement) const NONE: u32 = u32::MAX;
 /// Kinds of tasks that are told apart.
-pub(super) const MAX_SHAPES: usize = 1 << 14;
+pub(in crate::placement) const MAX_SHAPES: usize = 1 << 14;
 /// Inputs whose holders are known.
 const MAX_BLOBS: usize = 1 << 20;
 /// Nodes from here on are provider pools.
-pub(super) const POOLS: u32 = 0xff00_0000;
-
-/// Many equal tasks that somebody wants done.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct JobRequest {
-    /// Its name; the same one twice is one job.
-    pub id: Hash,
-    /// Who pays.
-    pub tenant: Address,
-    /// What one attempt takes.
-    pub need: Need,
-    /// What a node has to be like.
-    pub selector: Selector,
-    /// The most that an hour of a core may cost, in millionths of a TFUEL.
-    pub bid: u32,
-    /// Least reputation of a node, in 65536ths.
-    pub reputation: u16,
-    /// Kind of work, as reputations are kept by.
-    pub kind: u8,
-    /// Other nodes do the same tasks, so new nodes may have them (edge.md 1.3).
-    pub replicated: bool,
-    /// The input of each task that nodes may have already.
-    pub tasks: Vec<Option<BlobHash>>,
-    /// When all of it has to be done.
-    pub deadline: Option<Millis>,
-    /// 0 to 8, higher first; 9 for protocol work.
-    pub priority: u8,
-    /// All tasks at once or none.
-    pub gang: bool,
-    /// How long a task is thought to take, in milliseconds.
-    pub expected_ms: u32,
-    /// Tasks that may go to provider pools.
-    pub spill: u32,
-}
-
-/// Why a task is given up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum GiveUp {
-    /// Too many nodes failed it.
-    Attempts,
-    /// Its time was over.
-    Deadline,
-    /// Its job was cancelled.
-    Cancelled,
-}
-
-/// One entry of the log.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum Event {
-    /// A node came, or offers something else now.
-    Joined {
-        /// Who.
-        node: NodeId,
-        /// What.
-        offer: Box<Offer>,
-        /// Where it starts.
-        status: Status,
-        /// When.
-        at: Millis,
-    },
-    /// A node's standing that outlasts a restart.
-    Stands {
-        /// Its place.
-        node: u32,
-        /// Where it stands.
-        status: Status,
-    },
-    /// A job was taken.
-    Taken {
-        /// The job.
-        job: Box<JobRequest>,
-        /// When.
-        at: Millis,
-    },
-    /// A task was given to a node.
-    Placed {
-        /// Slot of the task.
-        task: u32,
-        /// Place of the node.
-        node: u32,
-        /// Higher than any before in this slot.
-        epoch: u32,
-    },
-    /// An attempt ended without a result.
-    Dropped {
-        /// Slot of the task.
-        task: u32,
-        /// Which attempt.
-        epoch: u32,
-        /// Whether it was the node's fault.
-        fault: bool,
-    },
-    /// A task has its result, which is the attempt's.
-    Done {
-        /// Slot of the task.
-        task: u32,
-        /// Which attempt.
-        epoch: u32,
-        /// Whether the program did what it was sent for.
-        success: bool,
-    },
-    /// A task will have no result.
-    GaveUp {
-        /// Slot of the task.
-        task: u32,
-        /// Why.
-        why: GiveUp,
-    },
-    /// Evidence of how well a node does.
-    Noted {
-        /// Place of the node.
-        node: u32,
-        /// Kind of work.
-        kind: u8,
-        /// What it did.
-        evidence: Evidence,
-        /// How much it counts, in thousandths.
-        weight: u16,
-        /// When.
-        at: Millis,
-    },
-    /// A job as it stood when the log was written anew.
-    Kept {
-        /// The job as it was taken.
-        job: Box<JobRequest>,
-        /// When that was.
-        at: Millis,
-        /// Tasks that failed.
-        failed: u32,
-        /// How much of it may still go to pools.
-        spill: u32,
-        /// Its tasks in their order.
-        tasks: Vec<KeptTask>,
-    },
-    /// A job that ended before that.
-    Past {
-        /// Which.
-        job: Hash,
-        /// How.
-        ended: Ended,
-    },
-    /// A node's reputation at that time.
-    Reputed {
-        /// Its place.
-        node: u32,
-        /// Kind of work.
-        kind: u8,
-        /// How it stood.
-        reputation: Reputation,
-    },
-    /// Slots of tasks that were free, in the order in which they are given out again, with their last epochs.
-    Free(Vec<(u32, u32)>),
-}
-
-/// A task as it stood when the log was written anew.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeptTask {
-    /// Its slot.
-    pub slot: u32,
-    /// Last epoch of the slot.
-    pub epoch: u32,
-    /// Whether it has ended.
-    pub ended: bool,
-    /// Nodes that failed it.
-    pub tried: Vec<u32>,
-    /// How often it failed.
-    pub tries: u8,
-    /// Its attempts: node and epoch.
-    pub attempts: Vec<(u32, u32)>,
-}
+pub(in crate::placement) const POOLS: u32 = 0xff00_0000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(in crate::placement) enum Phase {
     /// The slot is free.
     Free,
     /// Not in the queue and not with a node.
@@ -209,106 +40,109 @@ pub(super) enum Phase {
 }
 
 #[derive(Debug)]
-pub(super) struct Task {
-    pub(super) seq: u64,
-    pub(super) since: Millis,
-    pub(super) job: u32,
+pub(in crate::placement) struct Task {
+    pub(in crate::placement) seq: u64,
+    pub(in crate::placement) since: Millis,
+    pub(in crate::placement) job: u32,
     /// The next task of the job.
     next: u32,
-    pub(super) index: u32,
-    pub(super) input: u32,
-    pub(super) epoch: u32,
+    pub(in crate::placement) index: u32,
+    pub(in crate::placement) input: u32,
+    pub(in crate::placement) epoch: u32,
     /// First of at most two attempts.
-    pub(super) attempts: [u32; 2],
-    pub(super) phase: Phase,
-    pub(super) tries: u8,
+    pub(in crate::placement) attempts: [u32; 2],
+    pub(in crate::placement) phase: Phase,
+    pub(in crate::placement) tries: u8,
 }
 
 #[derive(Debug)]
-pub(super) struct Job {
-    pub(super) id: Hash,
-    pub(super) tenant: u32,
-    pub(super) shape: u32,
-    pub(super) deadline: Millis,
-    pub(super) priority: u8,
-    pub(super) gang: bool,
-    pub(super) spill: u32,
-    request: Box<JobRequest>,
+pub(in crate::placement) struct Job {
+    pub(in crate::placement) id: Hash,
+    pub(in crate::placement) tenant: u32,
+    pub(in crate::placement) shape: u32,
+    pub(in crate::placement) deadline: Millis,
+    pub(in crate::placement) priority: u8,
+    pub(in crate::placement) gang: bool,
+    pub(in crate::placement) spill: u32,
+    pub(in crate::placement) limit_ms: Millis,
+    pub(in crate::placement) spread: bool,
+    /// Of one whose tasks go to different nodes: nodes that have or had one.
+    pub(in crate::placement) used: Vec<u32>,
+    pub(in crate::placement) request: Box<JobRequest>,
     first: u32,
-    pub(super) left: u32,
-    pub(super) all: u32,
-    pub(super) failed: u32,
+    pub(in crate::placement) left: u32,
+    pub(in crate::placement) all: u32,
+    pub(in crate::placement) failed: u32,
 }
 
 /// What equal tasks have in common.
 #[derive(Debug)]
-pub(super) struct Shape {
-    pub(super) need: Need,
-    pub(super) selector: u32,
-    pub(super) bid: u32,
-    pub(super) reputation: u16,
-    pub(super) kind: u8,
-    pub(super) replicated: bool,
-    pub(super) tier: u8,
-    pub(super) expected_ms: u32,
-    pub(super) times: Runtimes,
+pub(in crate::placement) struct Shape {
+    pub(in crate::placement) need: Need,
+    pub(in crate::placement) selector: u32,
+    pub(in crate::placement) bid: u32,
+    pub(in crate::placement) reputation: u16,
+    pub(in crate::placement) kind: u8,
+    pub(in crate::placement) replicated: bool,
+    pub(in crate::placement) tier: u8,
+    pub(in crate::placement) expected_ms: u32,
+    /// Open jobs of it.
+    jobs: u32,
+    pub(in crate::placement) times: Runtimes,
     /// Results for each second, and since when.
-    pub(super) rate: f64,
-    pub(super) counted: u32,
-    pub(super) counted_since: Millis,
+    pub(in crate::placement) rate: f64,
+    pub(in crate::placement) counted: u32,
+    pub(in crate::placement) counted_since: Millis,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Attempt {
-    pub(super) task: u32,
-    pub(super) node: u32,
-    pub(super) epoch: u32,
-    pub(super) started: Millis,
+pub(in crate::placement) struct Attempt {
+    pub(in crate::placement) task: u32,
+    pub(in crate::placement) node: u32,
+    pub(in crate::placement) epoch: u32,
+    pub(in crate::placement) started: Millis,
     next: u32,
     previous: u32,
-    pub(super) device: u8,
-    pub(super) accepted: bool,
+    pub(in crate::placement) device: u8,
+    pub(in crate::placement) accepted: bool,
     /// It was running when the log was read and has not been heard of since.
-    pub(super) adopted: bool,
-}
-
-/// How a job ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ended {
-    /// Tasks with a result.
-    pub done: u32,
-    /// Tasks without one, or whose program failed.
-    pub failed: u32,
+    pub(in crate::placement) adopted: bool,
+    /// Its node has a result and its place free again; what remains is to believe it.
+    pub(in crate::placement) bound: bool,
+    /// It has taken longer than others.
+    pub(in crate::placement) straggles: bool,
 }
 
 #[derive(Debug)]
-pub(super) struct State {
-    pub(super) fleet: Fleet,
-    pub(super) members: Vec<Member>,
+pub(in crate::placement) struct State {
+    pub(in crate::placement) fleet: Fleet,
+    pub(in crate::placement) members: Vec<Member>,
     offers: Vec<Offer>,
-    pub(super) queue: Queue,
-    pub(super) tasks: Vec<Task>,
+    pub(in crate::placement) queue: Queue,
+    pub(in crate::placement) tasks: Vec<Task>,
     free_tasks: Vec<u32>,
-    pub(super) jobs: Vec<Job>,
+    pub(in crate::placement) jobs: Vec<Job>,
     free_jobs: Vec<u32>,
-    pub(super) job_ids: HashMap<Hash, u32>,
-    pub(super) ended: HashMap<Hash, Ended>,
+    pub(in crate::placement) job_ids: HashMap<Hash, u32>,
+    pub(in crate::placement) ended: HashMap<Hash, Ended>,
     ended_order: VecDeque<Hash>,
     remembered: usize,
-    pub(super) shapes: Vec<Shape>,
+    pub(in crate::placement) shapes: Vec<Shape>,
     shape_ids: HashMap<(Need, u32, u32, u16, u8, bool), u32>,
     /// Shapes that each class suits, with what they need.
-    pub(super) of_class: Vec<Vec<(u32, Need)>>,
-    pub(super) attempts: Vec<Attempt>,
+    pub(in crate::placement) of_class: Vec<Vec<(u32, Need)>>,
+    pub(in crate::placement) attempts: Vec<Attempt>,
     free_attempts: Vec<u32>,
-    pub(super) running: u32,
-    pub(super) clones: u32,
+    pub(in crate::placement) running: u32,
+    pub(in crate::placement) clones: u32,
     blobs: HashMap<BlobHash, u32>,
-    pub(super) holders: Vec<Vec<u32>>,
+    pub(in crate::placement) holders: Vec<Vec<u32>>,
     /// Nodes that failed a task.
-    pub(super) tried: HashMap<u32, Vec<u32>>,
-    pub(super) reputations: HashMap<u32, BTreeMap<u8, Reputation>>,
-    pub(super) pools: Vec<u32>,
+    pub(in crate::placement) tried: HashMap<u32, Vec<u32>>,
+    pub(in crate::placement) reputations: HashMap<u32, BTreeMap<u8, Reputation>>,
+    pub(in crate::placement) pools: Vec<u32>,
+    /// Tasks that each tenant has with pools.
+    pub(in crate::placement) spilled: Vec<u32>,
     seq: u64,
     burst: f64,
 }
@@ -321,12 +155,12 @@ impl Waiting for Vec<Task> {
 }
 
 /// What of the fleet's resources a need is, in the units of [`Fleet::total`].
-pub(super) const fn units(need: &Need) -> [u64; 3] {
+pub(in crate::placement) const fn units(need: &Need) -> [u64; 3] {
     [need.cpu_milli as u64, need.mem_mib as u64, need.vram_mib.div_ceil(64) as u64]
 }
 
 impl State {
-    pub(super) fn new(seed: u64, remembered: usize, burst: f64) -> Self {
+    pub(in crate::placement) fn new(seed: u64, remembered: usize, burst: f64) -> Self {
         Self {
             fleet: Fleet::new(seed),
             members: Vec::new(),
@@ -352,13 +186,14 @@ impl State {
             tried: HashMap::new(),
             reputations: HashMap::new(),
             pools: Vec::new(),
+            spilled: Vec::new(),
             seq: 0,
             burst,
         }
     }
 
     /// Carries out an event. One that does not fit the state changes nothing.
-    pub(super) fn apply(&mut self, event: &Event, now: Millis) {
+    pub(in crate::placement) fn apply(&mut self, event: &Event, now: Millis) {
         match event {
             Event::Joined { node, offer, status, at } => self.joined(*node, offer, *status, *at),
             Event::Stands { node, status } => {
@@ -368,9 +203,9 @@ impl State {
                 }
             }
             Event::Taken { job, at } => self.taken(job, *at, &[]),
-            Event::Kept { job, at, failed, spill, tasks } => {
+            Event::Kept { job, at, failed, spill, used, tasks } => {
                 self.taken(job, *at, tasks);
-                self.kept(job, *failed, *spill, tasks, now);
+                self.kept(job, *failed, (*spill, used), tasks, now);
             }
             Event::Past { job, ended } => self.note_ended(*job, *ended),
             Event::Reputed { node, kind, reputation } => {
@@ -384,7 +219,8 @@ impl State {
                 self.free_tasks = slots.iter().map(|(slot, _)| *slot).collect();
             }
             Event::Placed { task, node, epoch } => self.placed(*task, *node, *epoch, now),
-            Event::Dropped { task, epoch, fault } => self.dropped(*task, *epoch, *fault),
+            Event::Bound { task, epoch } => self.bound(*task, *epoch),
+            Event::Dropped { task, epoch, loss } => self.dropped(*task, *epoch, *loss),
             Event::Done { task, epoch, success } => {
                 if self.attempt(*task, *epoch).is_some() {
                     self.finish(*task, *success);
@@ -422,38 +258,43 @@ impl State {
             None => self.offers.push(offer.clone()),
         }
         match self.members.get_mut(node as usize) {
-            Some(member) => member.last_seen = at,
+            // One that starts again counts its heartbeats from the beginning.
+            Some(member) => (member.last_seen, member.heartbeat) = (at, 0),
             None => self.members.push(Member::new(status, at)),
         }
         self.let_in(node);
     }
 
+    pub(in crate::placement) fn offer(&self, node: u32) -> Option<&Offer> {
+        self.offers.get(node as usize)
+    }
+
     /// Opens or closes a node's row as its standing says.
-    pub(super) fn let_in(&mut self, node: u32) {
+    pub(in crate::placement) fn let_in(&mut self, node: u32) {
         let status = self.members[node as usize].status;
         self.fleet.rows[node as usize].probation = status == Status::Probation;
-        if status.is_open() { self.fleet.open(node) } else { self.fleet.close(node) }
+        let open = status.is_open() && !self.members[node as usize].cools;
+        if open { self.fleet.open(node) } else { self.fleet.close(node) }
     }
 
     /// Whether a job's tasks are like others or may be of a kind of their own: requests may not make kinds without end.
-    pub(super) fn has_room_for(&self, job: &JobRequest) -> bool {
+    pub(in crate::placement) fn has_room_for(&self, job: &JobRequest) -> bool {
         let selector = Selector { vram_mib: job.need.vram_mib, ..job.selector.clone() };
         let known = self.fleet.classes.find(&selector).is_some_and(|selector| {
             let key = (job.need, selector, job.bid, job.reputation, job.kind, job.replicated);
             self.shape_ids.contains_key(&key)
         });
-        known || self.shapes.len() < MAX_SHAPES
+        known || self.shapes.len() < MAX_SHAPES || self.shapes.iter().any(|shape| shape.jobs == 0)
     }
 
-    pub(super) fn shape(&mut self, job: &JobRequest) -> u32 {
+    pub(in crate::placement) fn shape(&mut self, job: &JobRequest) -> u32 {
         let selector = Selector { vram_mib: job.need.vram_mib, ..job.selector.clone() };
         let selector = self.fleet.selector(&selector);
         let key = (job.need, selector, job.bid, job.reputation, job.kind, job.replicated);
         if let Some(shape) = self.shape_ids.get(&key) {
             return *shape;
         }
-        let shape = self.shapes.len() as u32;
-        self.shapes.push(Shape {
+        let row = Shape {
             need: job.need,
             selector,
             bid: job.bid,
@@ -466,7 +307,24 @@ impl State {
             rate: 0.0,
             counted: 0,
             counted_since: 0,
-        });
+            jobs: 0,
+        };
+        // One that no job is of makes room.
+        let full = self.shapes.len() >= MAX_SHAPES;
+        let free = full.then(|| self.shapes.iter().position(|shape| shape.jobs == 0)).flatten();
+        let shape = match free {
+            Some(place) => {
+                let shape = place as u32;
+                self.shape_ids.retain(|_, known| *known != shape);
+                self.of_class.iter_mut().for_each(|shapes| shapes.retain(|(known, _)| *known != shape));
+                self.shapes[place] = row;
+                shape
+            }
+            None => {
+                self.shapes.push(row);
+                self.shapes.len() as u32 - 1
+            }
+        };
         self.shape_ids.insert(key, shape);
         self.of_class.resize_with(self.fleet.classes.len(), Vec::new);
         for class in self.fleet.classes.list(selector) {
@@ -475,7 +333,7 @@ impl State {
         shape
     }
 
-    pub(super) fn blob(&mut self, blob: BlobHash) -> u32 {
+    pub(in crate::placement) fn blob(&mut self, blob: BlobHash) -> u32 {
         let next = self.holders.len() as u32;
         if self.holders.len() >= MAX_BLOBS {
             // More are not told apart; their tasks go wherever there is room.
@@ -521,6 +379,9 @@ impl State {
             priority: request.priority.min(9),
             gang: request.gang,
             spill: request.spill,
+            limit_ms: request.limit_ms.into(),
+            spread: request.spread,
+            used: Vec::new(),
             request: Box::new(request.clone()),
             first: NONE,
             left: all,
@@ -556,6 +417,7 @@ impl State {
             (task, seq) = (self.tasks[task as usize].next, seq + 1);
         }
         self.seq = seq;
+        self.shapes[shape as usize].jobs += 1;
         self.job_ids.insert(request.id, slot);
         match self.jobs.get_mut(slot as usize) {
             Some(place) => *place = job,
@@ -563,10 +425,20 @@ impl State {
         }
     }
 
-    fn kept(&mut self, job: &JobRequest, failed: u32, spill: u32, tasks: &[KeptTask], now: Millis) {
+    fn kept(
+        &mut self,
+        job: &JobRequest,
+        failed: u32,
+        (spill, used): (u32, &[u32]),
+        tasks: &[KeptTask],
+        now: Millis,
+    ) {
         for task in tasks {
-            for (node, epoch) in &task.attempts {
-                self.placed(task.slot, *node, *epoch, now);
+            for attempt in &task.attempts {
+                self.placed(task.slot, attempt.node, attempt.epoch, now);
+                if attempt.bound {
+                    self.bound(task.slot, attempt.epoch);
+                }
             }
             let row = &mut self.tasks[task.slot as usize];
             (row.epoch, row.tries) = (task.epoch, task.tries);
@@ -579,51 +451,16 @@ impl State {
         }
         if let Some(job) = self.job_ids.get(&job.id).and_then(|job| self.jobs.get_mut(*job as usize)) {
             job.left -= tasks.iter().filter(|task| task.ended).count() as u32;
-            (job.failed, job.spill) = (failed, spill);
+            (job.failed, job.spill, job.used) = (failed, spill, used.to_vec());
         }
     }
 
-    /// Events that lead to this state from nothing.
-    pub(super) fn events(&self) -> Vec<Event> {
-        let mut events = Vec::new();
-        for (node, (member, offer)) in self.members.iter().zip(&self.offers).enumerate() {
-            let (offer, status, at) = (Box::new(offer.clone()), member.status, member.last_seen);
-            events.push(Event::Joined { node: self.fleet.rows[node].id, offer, status, at });
-        }
-        let mut reputations: Vec<_> = self.reputations.iter().collect();
-        reputations.sort_by_key(|(node, _)| **node);
-        for (node, all) in reputations {
-            let of_kind = |(kind, reputation): (&u8, &Reputation)| Event::Reputed {
-                node: *node,
-                kind: *kind,
-                reputation: *reputation,
-            };
-            events.extend(all.iter().map(of_kind));
-        }
-        let past = self.ended_order.iter().filter_map(|job| Some((*job, *self.ended.get(job)?)));
-        events.extend(past.map(|(job, ended)| Event::Past { job, ended }));
-        let mut jobs: Vec<&Job> = self.job_ids.values().map(|job| &self.jobs[*job as usize]).collect();
-        jobs.sort_by_key(|job| self.tasks[job.first as usize].seq);
-        for job in jobs {
-            let (mut tasks, mut slot) = (Vec::new(), job.first);
-            while slot != NONE {
-                let row = &self.tasks[slot as usize];
-                let live = row.attempts.into_iter().filter(|attempt| *attempt != NONE);
-                let attempts = live.map(|attempt| &self.attempts[attempt as usize]);
-                let mut attempts: Vec<_> = attempts.map(|attempt| (attempt.node, attempt.epoch)).collect();
-                attempts.sort_by_key(|(_, epoch)| *epoch);
-                let tried = self.tried.get(&slot).cloned().unwrap_or_default();
-                let (epoch, ended, tries) = (row.epoch, row.phase == Phase::Free, row.tries);
-                tasks.push(KeptTask { slot, epoch, ended, tried, tries, attempts });
-                slot = row.next;
-            }
-            let at = self.tasks[job.first as usize].since;
-            let (request, failed, spill) = (job.request.clone(), job.failed, job.spill);
-            events.push(Event::Kept { job: request, at, failed, spill, tasks });
-        }
-        let free = self.free_tasks.iter().map(|slot| (*slot, self.tasks[*slot as usize].epoch));
-        events.push(Event::Free(free.collect()));
-        events
+    /// Whether a task may not go to a node: it had its chance, or the node has another task of the job.
+    pub(in crate::placement) fn exclude(&self, task: u32, out: &mut Vec<u32>) {
+        out.extend(self.tried.get(&task).into_iter().flatten());
+        let job = &self.jobs[self.tasks[task as usize].job as usize];
+        out.extend(&job.used);
+        out.extend(job.request.exclude.iter().filter_map(|node| self.fleet.find(node)));
     }
 
     fn note_ended(&mut self, id: Hash, ended: Ended) {
@@ -635,7 +472,7 @@ impl State {
     }
 
     /// Tasks of a job that are not finished, in their order.
-    pub(super) fn tasks_of(&self, job: u32) -> Vec<u32> {
+    pub(in crate::placement) fn tasks_of(&self, job: u32) -> Vec<u32> {
         let mut found = Vec::new();
         let mut task = self.jobs[job as usize].first;
         while task != NONE {
@@ -649,7 +486,7 @@ impl State {
     }
 
     /// Puts a task that waits into the queue.
-    pub(super) fn enqueue(&mut self, task: u32) {
+    pub(in crate::placement) fn enqueue(&mut self, task: u32) {
         let row = &mut self.tasks[task as usize];
         if row.phase != Phase::Waiting {
             return;
@@ -661,7 +498,7 @@ impl State {
     }
 
     /// The attempt of an epoch.
-    pub(super) fn attempt(&self, task: u32, epoch: u32) -> Option<u32> {
+    pub(in crate::placement) fn attempt(&self, task: u32, epoch: u32) -> Option<u32> {
         let row = self.tasks.get(task as usize).filter(|row| row.phase == Phase::Running)?;
         let mut live = row.attempts.into_iter().filter(|attempt| *attempt != NONE);
         live.find(|attempt| self.attempts[*attempt as usize].epoch == epoch)
@@ -678,6 +515,9 @@ impl State {
         let slot = self.free_attempts.pop().unwrap_or(self.attempts.len() as u32);
         row.attempts[place] = slot;
         let job = &mut self.jobs[row.job as usize];
+        if job.spread {
+            job.used.push(node);
+        }
         let (tenant, need) = (job.tenant, self.shapes[job.shape as usize].need);
         let (mut next, mut device) = (NONE, u8::MAX);
         if let Some(pool) = node.checked_sub(POOLS) {
@@ -686,6 +526,10 @@ impl State {
             }
             self.pools[pool as usize] += 1;
             job.spill = job.spill.saturating_sub(1);
+            if self.spilled.len() <= tenant as usize {
+                self.spilled.resize(tenant as usize + 1, 0);
+            }
+            self.spilled[tenant as usize] += 1;
         } else if (node as usize) < self.fleet.rows.len() {
             device = self.fleet.take(node, &need, now);
             next = std::mem::replace(&mut self.fleet.rows[node as usize].attempts, slot);
@@ -693,8 +537,21 @@ impl State {
                 self.attempts[next as usize].previous = slot;
             }
         }
-        let (previous, started, accepted, adopted) = (NONE, now, false, false);
-        let attempt = Attempt { task, node, epoch, started, next, previous, device, accepted, adopted };
+        let (previous, started, accepted, adopted, bound) = (NONE, now, false, false, false);
+        let straggles = false;
+        let attempt = Attempt {
+            task,
+            node,
+            epoch,
+            started,
+            next,
+            previous,
+            device,
+            accepted,
+            adopted,
+            bound,
+            straggles,
+        };
         match self.attempts.get_mut(slot as usize) {
             Some(place) => *place = attempt,
             None => self.attempts.push(attempt),
@@ -720,7 +577,8 @@ impl State {
         let job = &self.jobs[row.job as usize];
         let (tenant, need) = (job.tenant, self.shapes[job.shape as usize].need);
         if let Some(pool) = attempt.node.checked_sub(POOLS) {
-            self.pools[pool as usize] -= 1;
+            self.pools[pool as usize] -= u32::from(!attempt.bound);
+            self.spilled[tenant as usize] -= u32::from(!attempt.bound);
         } else if (attempt.node as usize) < self.fleet.rows.len() {
             match attempt.previous {
                 NONE => self.fleet.rows[attempt.node as usize].attempts = attempt.next,
@@ -729,17 +587,48 @@ impl State {
             if attempt.next != NONE {
                 self.attempts[attempt.next as usize].previous = attempt.previous;
             }
-            self.fleet.release(attempt.node, &need, attempt.device);
+            if !attempt.bound {
+                self.fleet.release(attempt.node, &need, attempt.device);
+            }
         }
-        self.running -= 1;
-        let total = self.fleet.total();
-        self.queue.charge(tenant, units(&need), false, &total);
+        if !attempt.bound {
+            self.running -= 1;
+            let total = self.fleet.total();
+            self.queue.charge(tenant, units(&need), false, &total);
+        }
         self.free_attempts.push(slot);
         attempt
     }
 
+    /// An attempt's node has a result: others of its task are over, and what it took is free again.
+    fn bound(&mut self, task: u32, epoch: u32) {
+        let Some(slot) = self.attempt(task, epoch).filter(|slot| !self.attempts[*slot as usize].bound) else {
+            return;
+        };
+        for other in self.tasks[task as usize].attempts {
+            if other != NONE && other != slot {
+                self.remove(other);
+            }
+        }
+        let attempt = &mut self.attempts[slot as usize];
+        attempt.bound = true;
+        let (node, device) = (attempt.node, attempt.device);
+        let job = &self.jobs[self.tasks[task as usize].job as usize];
+        let (tenant, need) = (job.tenant, self.shapes[job.shape as usize].need);
+        self.running -= 1;
+        if let Some(pool) = node.checked_sub(POOLS) {
+            self.pools[pool as usize] -= 1;
+            self.spilled[tenant as usize] -= 1;
+        }
+        if (node as usize) < self.fleet.rows.len() {
+            self.fleet.release(node, &need, device);
+        }
+        let total = self.fleet.total();
+        self.queue.charge(tenant, units(&need), false, &total);
+    }
+
     /// Attempts of a node.
-    pub(super) fn attempts_of(&self, node: u32) -> Vec<u32> {
+    pub(in crate::placement) fn attempts_of(&self, node: u32) -> Vec<u32> {
         let mut found = Vec::new();
         let mut slot = self.fleet.rows[node as usize].attempts;
         while slot != NONE {
@@ -749,14 +638,19 @@ impl State {
         found
     }
 
-    fn dropped(&mut self, task: u32, epoch: u32, fault: bool) {
+    fn dropped(&mut self, task: u32, epoch: u32, loss: Loss) {
         let Some(slot) = self.attempt(task, epoch) else { return };
         let attempt = self.remove(slot);
-        if fault {
-            self.tried.entry(task).or_default().push(attempt.node);
-        }
         let row = &mut self.tasks[task as usize];
-        row.tries = row.tries.saturating_add(u8::from(fault));
+        if loss != Loss::Gone {
+            self.tried.entry(task).or_default().push(attempt.node);
+        } else {
+            // It may be asked again.
+            let job = &mut self.jobs[row.job as usize];
+            job.used.retain(|node| *node != attempt.node);
+            job.spill = job.spill.saturating_add(u32::from(attempt.node >= POOLS));
+        }
+        row.tries = row.tries.saturating_add(u8::from(loss == Loss::Fault));
         if row.attempts == [NONE; 2] {
             row.phase = Phase::Waiting;
         }
@@ -791,6 +685,8 @@ impl State {
             self.free_tasks.push(task);
             task = self.tasks[task as usize].next;
         }
+        let shape = row.shape;
+        self.shapes[shape as usize].jobs -= 1;
         self.free_jobs.push(job);
         self.job_ids.remove(&id);
         self.note_ended(id, ended);
