@@ -67,6 +67,9 @@ pub enum Fault {
     /// Another certificate than the parent's, near a change of validators or at the responsive pace.
     #[error("a block has to certify its parent here")]
     SetChange,
+    /// Another block than the guardians' final checkpoint of its height.
+    #[error("the final checkpoint of this height is another block")]
+    Final,
     /// Not by the proposer of its epoch.
     #[error("proposer is not the scheduled one")]
     Proposer,

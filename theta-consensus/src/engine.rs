@@ -336,7 +336,7 @@ impl Engine {
         (self.lock.block, self.lock.height)
     }
 
-    /// Hash and height of the newest checkpoint that is known to be final, since this engine started.
+    /// Hash and height of the newest checkpoint that is known to be final.
     pub const fn final_checkpoint(&self) -> Option<(Hash, u64)> {
         self.final_checkpoint
     }

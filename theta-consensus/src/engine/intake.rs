@@ -143,6 +143,9 @@ impl Engine {
         if header.height != parent.height + 1 {
             return Err(Some(Fault::Height));
         }
+        if self.final_checkpoint.is_some_and(|(block, height)| height == header.height && block != *hash) {
+            return Err(Some(Fault::Final));
+        }
         if header.epoch <= parent.epoch {
             return Err(Some(Fault::Epoch));
         }

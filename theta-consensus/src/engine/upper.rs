@@ -26,6 +26,7 @@ use crate::{
     pace::Millis,
     round::Round,
     signer::Intent,
+    wal::WalRecord,
 };
 
 /// The votes on one checkpoint.
@@ -192,6 +193,8 @@ impl Engine {
             return;
         }
         self.final_checkpoint = Some((block, header.height));
+        let record = WalRecord { checkpoint: self.final_checkpoint, ..WalRecord::default() };
+        self.append(record, out);
         out.push(Effect::Reached { finality: Finality::Final, hash: block, header });
     }
 

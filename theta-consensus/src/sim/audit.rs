@@ -33,6 +33,7 @@ pub(super) struct Audit {
     /// Starts from genesis each time; where signatures are real and validators never change.
     light: Option<LightClient>,
     settled: BTreeMap<u64, Hash>,
+    finals: BTreeMap<u64, Hash>,
     votes: BTreeMap<(usize, u64), Hash>,
     /// Epochs of all blocks that were proposed.
     epochs: BTreeMap<Hash, u64>,
@@ -47,6 +48,7 @@ impl Audit {
             validators,
             light: None,
             settled: BTreeMap::new(),
+            finals: BTreeMap::new(),
             votes: BTreeMap::new(),
             epochs: BTreeMap::new(),
             proposals: BTreeMap::new(),
@@ -72,6 +74,16 @@ impl Audit {
         let (height, hash) = (block.header.height, block.header.hash());
         if *self.settled.entry(height).or_insert(hash) != hash {
             self.broken(Violation::Conflict { height });
+        }
+    }
+
+    /// A checkpoint that a node holds for final. `settled` is the block that it has settled at that height.
+    pub(super) fn finalized(&mut self, node: usize, (hash, height): (Hash, u64), settled: Option<Hash>) {
+        if *self.finals.entry(height).or_insert(hash) != hash {
+            self.broken(Violation::FinalConflict { height });
+        }
+        if settled != Some(hash) {
+            self.broken(Violation::FinalFell { node });
         }
     }
 

@@ -3,7 +3,7 @@
 //!
 //! Everything depends on [`Scenario::seed`] alone; the environment variable `THETA_SEED` runs one seed of the tests. Each
 //! run checks what must hold whatever happens (`spec/consensus.md` 15) and reports what was violated: no two settled
-//! blocks conflict, nobody honest signs two blocks of one height or epoch, nothing falls, every settled block has a
+//! blocks conflict, no two final ones do, nobody honest signs two blocks of one height or epoch, nothing falls, every settled block has a
 //! witness, what is held stays within bounds, packets are read back as they were written.
 //!
 //! ```
@@ -64,6 +64,12 @@ pub struct Scenario {
     pub duplicate_per_mille: u64,
     /// Nodes that break the rules. What is reported is about the others.
     pub adversaries: Vec<(usize, Strategy)>,
+    /// Nodes behind the validators that validate nothing.
+    pub observers: usize,
+    /// Nodes that vote for checkpoints as guardians, with equal stakes. Their signatures are always real ones.
+    pub guardians: Vec<usize>,
+    /// Nodes that vote for checkpoints as elite edge nodes, with equal stakes.
+    pub elite: Vec<usize>,
     /// Nodes that never run.
     pub stopped: Vec<usize>,
     /// Partitions.
@@ -98,6 +104,9 @@ impl Scenario {
             loss_per_mille: 0,
             duplicate_per_mille: 0,
             adversaries: Vec::new(),
+            observers: 0,
+            guardians: Vec::new(),
+            elite: Vec::new(),
             stopped: Vec::new(),
             partitions: Vec::new(),
             crashes_per_100k: 0,
@@ -124,6 +133,16 @@ pub enum Violation {
     Conflict {
         /// The height.
         height: u64,
+    },
+    /// Two different final blocks of one height.
+    FinalConflict {
+        /// The height.
+        height: u64,
+    },
+    /// A node's final checkpoint fell, or is not a block that it has settled.
+    FinalFell {
+        /// Which node.
+        node: usize,
     },
     /// A validator signed votes for two blocks of one height, or of one epoch at the responsive pace.
     DoubleVote {
@@ -183,6 +202,10 @@ pub enum Violation {
 pub struct Report {
     /// Settled height of every node.
     pub settled: Vec<u64>,
+    /// Height of every node's final checkpoint.
+    pub finals: Vec<u64>,
+    /// Most guardians and most elite edge nodes whose votes stand in a settled header.
+    pub votes_in_headers: (usize, usize),
     /// Settled height of every node every ten seconds, from the start on.
     pub samples: Vec<Vec<u64>>,
     /// Epoch of every node.

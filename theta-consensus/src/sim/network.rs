@@ -3,13 +3,14 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use theta_core::{
-    amount::ThetaWei,
+    amount::{TFuelWei, ThetaWei},
     block::{Block, Header},
+    bls,
     codec::rlp::Encode,
     hash::{Address, Hash, keccak_parts},
     journal::MemDisk,
     sign::{SecretKey, SignError, Signature, Signer},
-    stake::{Validator, ValidatorSet},
+    stake::{EliteEdgeNode, EliteState, GuardianPool, Pools, Validator, ValidatorSet},
 };
 
 use super::{
@@ -20,7 +21,7 @@ use super::{
     node::{Node, Outcome, Packet},
     random::Random,
 };
-use crate::{message::Peer, pace::Millis, signer::Signed};
+use crate::{engine::Roles, message::Peer, pace::Millis, round::Aggregate, signer::Signed};
 
 /// 1 January 2024; where virtual time starts.
 const DAWN: Millis = 1_704_067_200_000;
@@ -45,6 +46,46 @@ impl Signer for Pretender {
     }
 }
 
+fn checkpoint_key(scenario: &Scenario, node: usize) -> Option<bls::SecretKey> {
+    let mut seed = keccak_parts(&[b"simulated guardian", &node.to_be_bytes()]);
+    // Below the group order.
+    seed.0[0] &= 0x3f;
+    let votes = scenario.guardians.contains(&node) || scenario.elite.contains(&node);
+    bls::SecretKey::from_bytes(seed.as_slice()).ok().filter(|_| votes)
+}
+
+fn roles(scenario: &Scenario, node: usize, address: Address, key: Option<&bls::SecretKey>) -> Roles {
+    let mut roles = if node < scenario.validators { Roles::validator(address) } else { Roles::observer() };
+    if let Some(key) = key.filter(|_| scenario.guardians.contains(&node)) {
+        roles = roles.with_guardian(key.public_key());
+    }
+    if scenario.elite.contains(&node) { roles.with_elite(address) } else { roles }
+}
+
+/// Who votes for checkpoints; nothing if nobody does.
+fn pools(
+    scenario: &Scenario,
+    signers: &[Arc<dyn Signer>],
+    keys: &[Option<bls::SecretKey>],
+) -> Option<Arc<Pools>> {
+    let (mut guardians, mut elite) = (GuardianPool::default(), EliteState::default());
+    for (node, (signer, key)) in signers.iter().zip(keys).enumerate() {
+        let (address, Some(key)) = (signer.address(), key) else { continue };
+        if scenario.guardians.contains(&node) {
+            guardians.deposit(address, address, ThetaWei::whole(1_000), Some(key.public_key())).ok()?;
+        }
+        if scenario.elite.contains(&node) {
+            let stake = TFuelWei::whole(100_000);
+            let mut node = EliteEdgeNode::new(address, key.public_key());
+            node.deposit(address, stake).ok()?;
+            elite.total = elite.total.checked_add(stake)?;
+            elite.nodes.insert(address, node);
+        }
+    }
+    let nobody = guardians.guardians.is_empty() && elite.nodes.is_empty();
+    (!nobody).then(|| Arc::new(Pools { guardians, elite }))
+}
+
 #[derive(Debug)]
 enum Event {
     Deliver { to: usize, from: usize, packet: Packet },
@@ -66,6 +107,7 @@ pub(super) struct Network {
     adversaries: BTreeMap<usize, Box<dyn Adversary>>,
     allies: Vec<usize>,
     keys: Vec<Arc<dyn Signer>>,
+    checkpoint_keys: Vec<Option<bls::SecretKey>>,
     audit: Audit,
     born: BTreeMap<Vec<u8>, Millis>,
     report: Report,
@@ -75,7 +117,7 @@ pub(super) struct Network {
 
 impl Network {
     pub(super) fn new(scenario: Scenario) -> Self {
-        let signers: Vec<Arc<dyn Signer>> = (0..scenario.validators)
+        let signers: Vec<Arc<dyn Signer>> = (0..scenario.validators + scenario.observers)
             .map(|index| {
                 let seed = keccak_parts(&[b"simulated validator", &index.to_be_bytes()]);
                 match SecretKey::from_bytes(seed.as_slice()) {
@@ -86,7 +128,7 @@ impl Network {
             .collect();
         let stake = ThetaWei::whole(1_000_000);
         let validators = Arc::new(ValidatorSet::new(
-            signers.iter().map(|signer| Validator { address: signer.address(), stake }),
+            signers[..scenario.validators].iter().map(|key| Validator { address: key.address(), stake }),
         ));
         let header = Header { chain: scenario.spec.chain.clone(), ..Header::zero() };
         let genesis = Arc::new(Block { header, transactions: Vec::new() });
@@ -97,21 +139,26 @@ impl Network {
             audit = audit.with_light_client(genesis.header.clone());
         }
         let keys = signers.clone();
-        let nodes = signers
-            .into_iter()
-            .map(|signer| Node {
-                spec: spec.clone(),
-                settings: scenario.settings.clone(),
-                key: signer,
-                wal: MemDisk::default(),
-                mark: MemDisk::default(),
-                ledger: Ledger::new(genesis.clone(), validators.clone()),
-                running: None,
-                life: 0,
-                real: scenario.real_signatures,
-                settled_height: 0,
-            })
-            .collect();
+        let checkpoint_keys: Vec<Option<bls::SecretKey>> =
+            (0..signers.len()).map(|node| checkpoint_key(&scenario, node)).collect();
+        let pools = pools(&scenario, &signers, &checkpoint_keys);
+        let node = |(index, key): (usize, Arc<dyn Signer>)| Node {
+            spec: spec.clone(),
+            settings: scenario.settings.clone(),
+            roles: roles(&scenario, index, key.address(), checkpoint_keys[index].as_ref()),
+            checkpoint_key: checkpoint_keys[index].clone(),
+            checkpoint_mark: MemDisk::default(),
+            key,
+            wal: MemDisk::default(),
+            mark: MemDisk::default(),
+            ledger: Ledger::new(spec.clone(), genesis.clone(), validators.clone(), pools.clone()),
+            running: None,
+            life: 0,
+            real: scenario.real_signatures,
+            settled_height: 0,
+            final_height: 0,
+        };
+        let nodes = signers.into_iter().enumerate().map(node).collect();
         Self {
             random: Random::new(scenario.seed),
             now: 0,
@@ -121,12 +168,15 @@ impl Network {
             adversaries: scenario.adversaries.iter().map(|(node, how)| (*node, how.start())).collect(),
             allies: scenario.adversaries.iter().map(|(node, _)| *node).collect(),
             keys,
+            checkpoint_keys,
             audit,
             born: BTreeMap::new(),
             #[cfg(test)]
             lose_disks_at_blackout: false,
             report: Report {
                 settled: Vec::new(),
+                finals: Vec::new(),
+                votes_in_headers: (0, 0),
                 samples: Vec::new(),
                 epochs: Vec::new(),
                 violations: Vec::new(),
@@ -160,7 +210,7 @@ impl Network {
             self.at(at, Event::Transaction(ledger::plain(at)));
         }
         for at in times(self.scenario.stake_change_every).collect::<Vec<_>>() {
-            let index = usize::try_from(self.random.below(self.nodes.len() as u64)).unwrap_or(0);
+            let index = usize::try_from(self.random.below(self.scenario.validators as u64)).unwrap_or(0);
             let stake = self.random.between((900_000, 1_100_000));
             let address = self.nodes[index].key.address();
             self.at(at, Event::Transaction(ledger::stake(at, address, stake)));
@@ -174,6 +224,7 @@ impl Network {
         }
         for node in &self.nodes {
             self.report.settled.push(node.settled_height);
+            self.report.finals.push(node.final_height);
             self.report.epochs.push(node.running.as_ref().map_or(0, |running| running.engine.epoch()));
         }
         self.report.latencies.sort_unstable();
@@ -290,6 +341,11 @@ impl Network {
             self.note(node, hash.as_slice());
             for block in blocks.iter().filter(|_| honest) {
                 self.audit.settled(block);
+                let extension = &block.header.extension;
+                let guardians = extension.guardian_votes().map_or(0, Aggregate::signers);
+                let elite = extension.elite_votes().map_or(0, Aggregate::signers);
+                let most = &mut self.report.votes_in_headers;
+                *most = (most.0.max(guardians), most.1.max(elite));
                 for transaction in &block.transactions {
                     if let Some(born) = self.born.get_mut(transaction)
                         && *born != Millis::MAX
@@ -304,6 +360,15 @@ impl Network {
                 self.audit.broken(Violation::Fell { node });
             }
             self.nodes[node].settled_height = *height;
+        }
+        for (hash, height) in &outcome.finals {
+            self.note(node, &[b"final", hash.as_slice()].concat());
+            self.nodes[node].final_height = self.nodes[node].final_height.max(*height);
+            if honest {
+                let index = usize::try_from(*height).unwrap_or(usize::MAX);
+                let settled = self.nodes[node].ledger.settled.get(index).map(|(hash, ..)| *hash);
+                self.audit.finalized(node, (*hash, *height), settled);
+            }
         }
         if honest {
             self.check(node, &outcome);
@@ -386,6 +451,10 @@ impl Network {
         Hand {
             me,
             nodes: self.nodes.len(),
+            validators: self.scenario.validators,
+            spec: &self.scenario.spec,
+            pool: self.nodes[me].ledger.guardians(),
+            checkpoint_keys: &self.checkpoint_keys,
             allies: &self.allies,
             keys: &self.keys,
             random: &mut self.random,

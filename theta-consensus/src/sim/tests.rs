@@ -3,6 +3,7 @@ use theta_core::spec::Pace;
 use super::{random::Random, *};
 
 mod adversaries;
+mod finality;
 
 /// Twenty-five seconds of loss, partitions and crashes, then calm.
 fn storm(spec: ChainSpec, seed: u64) -> Scenario {

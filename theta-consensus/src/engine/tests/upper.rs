@@ -459,3 +459,39 @@ fn a_guardian_signs_one_block_of_a_height_even_after_a_power_cut() {
     assert_eq!(signer.sign(&vote(1, 11)), Ok(first));
     assert!(signer.sign(&vote(2, 21)).is_ok());
 }
+
+#[test]
+fn a_final_checkpoint_outlives_a_restart_and_binds_what_is_built_anew() {
+    let mut bench = Bench::new(finalizing(), Roles::observer(), Vec::new());
+    let chain = grow(&mut bench, 5);
+    let voted = chain[1].0;
+    let effects = give_votes(&mut bench, final_votes(voted, 1, &[0, 1, 2]));
+    let record = effects.iter().position(|effect| matches!(effect, Effect::Append(_))).expect("logged");
+    let told = effects.iter().position(|effect| matches!(effect, Effect::Reached { .. })).expect("final");
+    assert!(record < told, "durable before anybody is told");
+    let Effect::Append(record) = effects[record].clone() else { panic!("a record") };
+    assert_eq!(bench.engine.remembered().checkpoint, Some((voted, 1)));
+    // From a copy of the chain that ends at genesis: the log alone knows.
+    let mut bench = Bench::new(finalizing(), Roles::observer(), vec![record.clone()]);
+    assert_eq!(bench.engine.final_checkpoint(), Some((voted, 1)));
+    let genesis = (bench.genesis, 0);
+    let mut rival = bench.block(genesis, genesis, 1);
+    rival.header.timestamp = 77_u32.into();
+    sign(&mut rival);
+    assert_eq!(penalty(&bench.give_block(&rival).expect("wanted").expect("signed")), Some(Fault::Final));
+    let right = bench.block(genesis, genesis, 1);
+    let executes = |effect: &Effect| matches!(effect, Effect::Execute { .. });
+    assert!(bench.give_block(&right).expect("wanted").expect("signed").iter().any(executes));
+    // From data of another branch it does not start.
+    let post = bench.post.clone();
+    let settled = [Header::zero(), rival.header]
+        .map(|header| SettledBlock { header: Arc::new(header), post: post.clone() });
+    let settled = vec![
+        SettledBlock { header: bench.engine.tree.header(&bench.genesis).expect("known").clone(), post },
+        settled[1].clone(),
+    ];
+    let start = Start { root: bench.genesis, settled, wal: vec![record] };
+    let engine =
+        Engine::recover(Arc::new(finalizing()), Settings::new(Pace::Clocked), Roles::observer(), start);
+    assert_eq!(engine.err(), Some(crate::RecoverError::NotFinal(1)));
+}

@@ -29,7 +29,7 @@ impl Equivocate {
         let mut twin = block.clone();
         let parent = self.twins.get(&block.header.parent);
         match parent.and_then(|parent| Some((parent, self.votes.get(parent)?))) {
-            Some((parent, votes)) if votes.len() * 3 > hand.nodes * 2 => {
+            Some((parent, votes)) if votes.len() * 3 > hand.validators * 2 => {
                 twin.header.parent = *parent;
                 twin.header.certificate =
                     CommitCertificate { block: *parent, votes: VoteSet::new(votes.values().cloned()) };
