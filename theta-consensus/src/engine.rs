@@ -231,10 +231,11 @@ impl Engine {
             Input::Message(Checked { from, item, .. }) => match item {
                 Message::Vote(vote) => self.on_vote(from, vote, out),
                 Message::Status(status) => self.on_status(from, status, out),
-                Message::GuardianVotes(votes) => self.on_guardian_votes(from, votes, out),
+                Message::GuardianVotes(votes) => self.on_guardian_votes(from, votes),
                 Message::EliteVote(vote) => self.on_elite_vote(from, vote),
                 Message::EliteVotes(votes) => self.on_elite_votes(from, votes),
                 Message::Evidence(evidence) => self.on_evidence(from, evidence, out),
+                Message::GuardianPart(part) => self.on_guardian_part(from, part, out),
             },
             Input::Block(Checked { from, item, upper }) => {
                 self.on_block(Arrival { from, block: Arc::new(item), upper }, out);
@@ -260,7 +261,10 @@ impl Engine {
                 let votes = status.certificate.votes.as_slice().iter();
                 votes.filter(|vote| self.takes(vote) && !self.book.holds(vote)).cloned().collect()
             }
-            Message::GuardianVotes(_) | Message::EliteVote(_) | Message::EliteVotes(_) => {
+            Message::GuardianVotes(_)
+            | Message::GuardianPart(_)
+            | Message::EliteVote(_)
+            | Message::EliteVotes(_) => {
                 pools = self.wants_upper(&message)?;
                 Vec::new()
             }

@@ -1,6 +1,6 @@
 //! Timers: when an epoch begins and ends, and when the host has to come back.
 
-use super::{Effect, Engine};
+use super::{Effect, Engine, upper};
 use crate::message::Message;
 use theta_core::spec::Pace;
 
@@ -48,7 +48,7 @@ impl Engine {
     pub(super) fn wake(&mut self, out: &mut Vec<Effect>) {
         let wants = self.wants.values().map(|want| want.next);
         let timers = [Some(self.timers.timeout), self.timers.vote, self.timers.propose];
-        let ballot = self.ballot.as_ref().map(|ballot| ballot.tick);
+        let ballot = self.ballot.as_ref().map(upper::Ballot::wakes);
         let next = timers.into_iter().flatten().chain(wants).chain(ballot).chain([self.status_at]).min();
         if next != self.wake_at {
             self.wake_at = next;

@@ -18,6 +18,7 @@
 
 mod adversary;
 mod audit;
+mod guardians;
 mod ledger;
 mod network;
 mod node;
@@ -25,8 +26,11 @@ mod random;
 
 use theta_core::{hash::Hash, spec::ChainSpec};
 
-pub use self::adversary::Strategy;
 use self::network::Network;
+pub use self::{
+    adversary::Strategy,
+    guardians::{Costs, GuardianReport, GuardianScenario},
+};
 use crate::{
     checks::Fault,
     pace::{Millis, Settings},
@@ -66,7 +70,8 @@ pub struct Scenario {
     pub adversaries: Vec<(usize, Strategy)>,
     /// Nodes behind the validators that validate nothing.
     pub observers: usize,
-    /// Nodes that vote for checkpoints as guardians, with equal stakes. Their signatures are always real ones.
+    /// Nodes that vote for checkpoints as guardians, with equal stakes. They sign with real keys, and what
+    /// they sign is checked where signatures are real.
     pub guardians: Vec<usize>,
     /// Nodes that vote for checkpoints as elite edge nodes, with equal stakes.
     pub elite: Vec<usize>,

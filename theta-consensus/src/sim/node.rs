@@ -196,13 +196,13 @@ impl Node {
 
     fn check_message(&self, running: &Running, from: Peer, message: Message) -> Option<Input> {
         let checks = running.engine.wants(from, message)?;
-        let checked = if self.real { checks.verify() } else { checks.verify_by(&pretends) };
+        let checked = if self.real { checks.verify() } else { checks.verify_by(&pretends, false) };
         Some(Input::Message(checked.ok()?))
     }
 
     fn check_block(&self, running: &Running, from: Peer, block: &Arc<Block>) -> Option<Input> {
         let checks = running.engine.wants_block(from, block.as_ref().clone())?;
-        let checked = if self.real { checks.verify() } else { checks.verify_by(&pretends) };
+        let checked = if self.real { checks.verify() } else { checks.verify_by(&pretends, false) };
         Some(Input::Block(checked.ok()?))
     }
 

@@ -5,7 +5,12 @@ use std::collections::BTreeMap;
 use theta_core::hash::Hash;
 
 use super::{Adversary, Hand, equivocate::Equivocate};
-use crate::{guardian, message::Message, sim::node::Packet};
+use crate::{
+    finality::{GuardianPart, Part},
+    guardian::SUITE,
+    message::Message,
+    sim::node::Packet,
+};
 
 #[derive(Default)]
 pub(super) struct DoubleFinal {
@@ -30,15 +35,14 @@ impl Adversary for DoubleFinal {
         }
         let checkpoint =
             crate::Checkpoint { chain: &hand.spec.chain, height, rule: rules.consensus.guardians, pool };
-        let (pool_hash, size) = (pool.hash(), pool.with_stake().count());
-        let message = checkpoint.message(&hash, &pool_hash);
+        let message = checkpoint.message(&hash, &pool.hash());
         let mut packets = Vec::new();
         for key in hand.allies.iter().filter_map(|ally| hand.checkpoint_keys[*ally].as_ref()) {
             let public = key.public_key();
             let index = pool.with_stake().position(|guardian| guardian.key == public);
             let Some(index) = index else { continue };
-            let votes = guardian::sign(key, &message, (hash, pool_hash), index, size);
-            packets.push(Packet::Message(Message::GuardianVotes(votes)));
+            let part = Part::single(index, key.sign(SUITE, &message));
+            packets.push(Packet::Message(Message::GuardianPart(GuardianPart::new(hash, part))));
         }
         for packet in packets {
             for to in hand.others() {

@@ -64,7 +64,7 @@ fn forked(seed: u64, strategy: Strategy) -> Scenario {
         adversaries: vec![(0, strategy), (1, strategy)],
         observers: 5,
         guardians: (0..9).collect(),
-        until: 120_000,
+        until: 60_000,
         ..Scenario::honest(ChainSpec::devnet(), 4, seed)
     }
 }
@@ -72,7 +72,7 @@ fn forked(seed: u64, strategy: Strategy) -> Scenario {
 #[test]
 fn where_validators_fork_the_final_checkpoint_stands() {
     let (mut forks, mut finals) = (0, 0);
-    for seed in 0..6 {
+    for seed in 0..4 {
         let report = forked(seed, Strategy::Equivocate).run();
         forks +=
             usize::from(report.violations.iter().any(|found| matches!(found, Violation::Conflict { .. })));
@@ -90,4 +90,12 @@ fn a_third_of_the_guardians_that_vote_twice_is_noticed() {
         report.violations.iter().any(|found| matches!(found, Violation::FinalConflict { .. }))
     });
     assert!(caught);
+}
+
+#[test]
+fn real_signatures_of_both_levels_are_right() {
+    let quiet = Scenario { until: 16_000, ..guarded(3) };
+    let report = Scenario { real_signatures: true, ..quiet }.run();
+    assert_eq!(report.violations, []);
+    assert!(report.finals.iter().all(|height| *height >= 11), "{:?}", report.finals);
 }
