@@ -83,6 +83,8 @@ pub enum Fault {
 pub struct Checks<T> {
     pub(crate) from: Peer,
     pub(crate) item: T,
+    /// Of a block; zero for a message.
+    pub(crate) hash: Hash,
     /// Votes inside it that nobody has checked yet.
     pub(crate) votes: Vec<Vote>,
     pub(crate) low_s: bool,
@@ -120,6 +122,7 @@ impl VotedCheckpoint {
 pub struct Checked<T> {
     pub(crate) from: Peer,
     pub(crate) item: T,
+    pub(crate) hash: Hash,
     /// Whether its guardian and elite edge votes have been checked too.
     pub(crate) upper: bool,
 }
@@ -198,7 +201,7 @@ impl Checks<Message> {
             (Message::Evidence(evidence), ..) => evidence.verify_by(&self.spec, rule)?,
             _ => {}
         }
-        Ok(Checked { from: self.from, item: self.item, upper: true })
+        Ok(Checked { from: self.from, item: self.item, hash: self.hash, upper: true })
     }
 }
 
@@ -223,7 +226,7 @@ impl Checks<Block> {
         }
         self.votes_right(rule)?;
         let upper = !upper || verify_upper(header, &self.pools)?;
-        Ok(Checked { from: self.from, item: self.item, upper })
+        Ok(Checked { from: self.from, item: self.item, hash: self.hash, upper })
     }
 }
 

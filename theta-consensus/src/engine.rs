@@ -237,8 +237,8 @@ impl Engine {
                 Message::Evidence(evidence) => self.on_evidence(from, evidence, out),
                 Message::GuardianPart(part) => self.on_guardian_part(from, part, out),
             },
-            Input::Block(Checked { from, item, upper }) => {
-                self.on_block(Arrival { from, block: Arc::new(item), upper }, out);
+            Input::Block(Checked { from, item, hash, upper }) => {
+                self.on_block(hash, Arrival { from, block: Arc::new(item), upper }, out);
             }
             Input::Built { parent, epoch, body } => self.on_built(parent, epoch, body, out),
             Input::Executed { hash, post } => self.on_executed(hash, post, out),
@@ -272,7 +272,7 @@ impl Engine {
             Message::Evidence(_) => return None,
         };
         let low_s = self.spec.rules(self.tree.head_height() + 1).tx.low_s;
-        Some(Checks { from, item: message, votes, low_s, spec: self.spec.clone(), pools })
+        Some(Checks { from, item: message, hash: Hash::ZERO, votes, low_s, spec: self.spec.clone(), pools })
     }
 
     /// Whether a block is of use, and what has to be checked before it may enter. Cheap, but for its hash.
@@ -292,7 +292,7 @@ impl Engine {
         };
         let low_s = self.spec.rules(header.height).tx.low_s;
         let pools = self.voted_pools(header);
-        Some(Checks { from, item: block, votes, low_s, spec: self.spec.clone(), pools })
+        Some(Checks { from, item: block, hash, votes, low_s, spec: self.spec.clone(), pools })
     }
 
     /// Where this node stands, for a peer that has just connected.

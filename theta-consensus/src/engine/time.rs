@@ -41,6 +41,12 @@ impl Engine {
         self.run_ballot(out);
         if self.now >= self.status_at {
             self.status_at = self.now + self.settings.status_interval.max(1);
+            // While epochs pass without a certificate, patience is long and a vote that got lost would be missing as long:
+            // who has voted says so again. So a network that has healed goes on at once.
+            let has_voted = self.last_vote.is_some_and(|last| last.epoch == self.epoch);
+            if has_voted && self.timers.failures > 0 && self.pace() == Pace::Responsive {
+                self.cast_vote(true, out);
+            }
             out.push(Effect::Broadcast(Message::Status(self.status())));
         }
     }

@@ -151,7 +151,8 @@ impl Audit {
     pub(super) fn held(&mut self, node: usize, held: &Held, validators: usize) {
         let within = held.blocks <= 512 + 1
             && held.orphans <= 256
-            && held.wanted <= 32
+            // Four for each voter and for each peer.
+            && held.wanted <= 8 * validators
             && held.refused <= 1_024
             // One for each voter and block, and a few for each voter on blocks that are not known.
             && held.votes <= (held.blocks + 2_100) * validators + validators * 8;
@@ -164,7 +165,7 @@ impl Audit {
     pub(super) fn encoding(&mut self, node: usize, packet: &Packet) {
         let same = match packet {
             Packet::Message(message) => {
-                Message::from_rlp(&message.to_rlp(), MAX_MESSAGE_BYTES).as_ref() == Ok(message)
+                Message::from_rlp(&message.to_rlp(), MAX_MESSAGE_BYTES).as_ref() == Ok(message.as_ref())
             }
             Packet::Block(block) => {
                 let bytes = block.to_rlp();

@@ -23,6 +23,7 @@ mod ledger;
 mod network;
 mod node;
 mod random;
+mod schedules;
 
 use theta_core::{hash::Hash, spec::ChainSpec};
 
@@ -83,6 +84,8 @@ pub struct Scenario {
     pub crashes_per_100k: u64,
     /// From then on nothing is lost and nobody crashes.
     pub calm_from: Millis,
+    /// Ends a second after every honest node has settled something in the calm.
+    pub ends_healed: bool,
     /// All nodes crash at these times.
     pub blackouts: Vec<Millis>,
     /// A transaction comes up at all nodes so often; 0 for never.
@@ -116,6 +119,7 @@ impl Scenario {
             partitions: Vec::new(),
             crashes_per_100k: 0,
             calm_from: Millis::MAX,
+            ends_healed: false,
             blackouts: Vec::new(),
             transaction_every: 1_000,
             stake_change_every: 0,
@@ -211,6 +215,10 @@ pub struct Report {
     pub finals: Vec<u64>,
     /// Most guardians and most elite edge nodes whose votes stand in a settled header.
     pub votes_in_headers: (usize, usize),
+    /// Settled height of every node when the calm began.
+    pub before_calm: Vec<u64>,
+    /// When, after the calm began, the honest node that was last had settled a block more; none while one has not.
+    pub healed_after: Option<Millis>,
     /// Settled height of every node every ten seconds, from the start on.
     pub samples: Vec<Vec<u64>>,
     /// Epoch of every node.

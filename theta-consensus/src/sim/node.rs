@@ -28,10 +28,26 @@ const ANSWER: usize = 32;
 
 #[derive(Clone, Debug)]
 pub(super) enum Packet {
-    Message(Message),
+    Message(Arc<Message>),
     Block(Arc<Block>),
     Fetch { block: Hash, above: u64 },
     Blocks(Vec<Arc<Block>>),
+}
+
+impl From<Message> for Packet {
+    fn from(message: Message) -> Self {
+        Self::Message(Arc::new(message))
+    }
+}
+
+impl Packet {
+    /// The message in it, if it is one.
+    pub(super) fn message(&self) -> Option<&Message> {
+        match self {
+            Self::Message(message) => Some(message),
+            _ => None,
+        }
+    }
 }
 
 /// What a turn of a node does to the world.
@@ -151,7 +167,7 @@ impl Node {
         let Some(running) = &self.running else { return Outcome::default() };
         match packet {
             Packet::Message(message) => {
-                let input = self.check_message(running, from, message);
+                let input = self.check_message(running, from, Arc::unwrap_or_clone(message));
                 self.drive(now, input.into_iter().collect(), dice)
             }
             Packet::Block(block) => {
@@ -258,7 +274,7 @@ impl Node {
             Effect::Relay { .. } => {
                 // Everybody is everybody's neighbour here.
             }
-            Effect::Broadcast(message) => outcome.packets.push((None, Packet::Message(message))),
+            Effect::Broadcast(message) => outcome.packets.push((None, Packet::from(message))),
             Effect::Fetch { block, above, from } => {
                 outcome.requests.push((from, Packet::Fetch { block, above }));
             }
@@ -283,14 +299,14 @@ impl Node {
         let Some(running) = &self.running else { return };
         match signed {
             Signed::Message(message) => {
-                outcome.packets.push((None, Packet::Message(message.clone())));
+                outcome.packets.push((None, Packet::from(message.clone())));
                 inputs.extend(self.check_message(running, Peer::Own, message));
             }
             Signed::Proposal(proposal) => {
                 let block = Arc::new(proposal.block);
                 outcome.packets.push((None, Packet::Block(block.clone())));
                 for vote in proposal.votes.as_slice() {
-                    outcome.packets.push((None, Packet::Message(Message::Vote(vote.clone()))));
+                    outcome.packets.push((None, Packet::from(Message::Vote(vote.clone()))));
                 }
                 inputs.extend(self.check_block(running, Peer::Own, &block));
             }

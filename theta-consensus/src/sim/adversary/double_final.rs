@@ -42,7 +42,7 @@ impl Adversary for DoubleFinal {
             let index = pool.with_stake().position(|guardian| guardian.key == public);
             let Some(index) = index else { continue };
             let part = Part::single(index, key.sign(SUITE, &message));
-            packets.push(Packet::Message(Message::GuardianPart(GuardianPart::new(hash, part))));
+            packets.push(Packet::from(Message::GuardianPart(GuardianPart::new(hash, part))));
         }
         for packet in packets {
             for to in hand.others() {

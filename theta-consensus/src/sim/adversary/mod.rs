@@ -149,7 +149,7 @@ impl Hand<'_> {
     }
 
     fn vote_packet(&self, ally: usize, block: Hash, height: u64, epoch: u64) -> Packet {
-        Packet::Message(Message::Vote(self.vote(ally, block, height, epoch)))
+        Packet::from(Message::Vote(self.vote(ally, block, height, epoch)))
     }
 
     /// Signs a block anew after a change.
