@@ -45,7 +45,7 @@ fn main() {
     let numbers: Vec<usize> = std::env::args().skip(1).filter_map(|number| number.parse().ok()).collect();
     let sizes = if numbers.is_empty() { vec![1_000, 4_000, 10_000] } else { numbers };
     for guardians in sizes {
-        for degree in [8, 20] {
+        for degree in [20, 8] {
             for byzantine_percent in [0, 10, 20, 30] {
                 let scenario = GuardianScenario {
                     degree,

@@ -44,12 +44,20 @@ enum Event<S> {
     Tick,
 }
 
+/// What waits to be checked.
+struct Queued<S> {
+    from: usize,
+    /// Of its part.
+    first: usize,
+    message: Arc<Message<S>>,
+}
+
 struct Guardian<S> {
     honest: bool,
     tally: Option<Tally<S>>,
     links: Vec<usize>,
     ignored: Vec<usize>,
-    queue: VecDeque<(usize, Arc<Message<S>>)>,
+    queue: VecDeque<Queued<S>>,
     busy: bool,
     /// When it wakes next to tell its group's votes.
     turn: Micros,
@@ -152,7 +160,8 @@ impl<'a, T: Scheme> Gossip<'a, T> {
             Event::Arrived { from, message } => {
                 let guardian = &mut self.guardians[me];
                 if guardian.honest && !guardian.ignored.contains(&from) {
-                    guardian.queue.push_back((from, message));
+                    let first = message.part.first;
+                    guardian.queue.push_back(Queued { from, first, message });
                     self.next(me);
                 }
             }
@@ -207,7 +216,7 @@ impl<'a, T: Scheme> Gossip<'a, T> {
         if guardian.busy {
             return;
         }
-        while let Some((from, message)) = guardian.queue.pop_front() {
+        while let Some(Queued { from, message, .. }) = guardian.queue.pop_front() {
             if !tally.wants(&message.part) || guardian.ignored.contains(&from) {
                 continue;
             }
@@ -269,11 +278,13 @@ impl<'a, T: Scheme> Gossip<'a, T> {
     /// To all neighbours that may want it: single votes to those of the group. Whoever has sent the same has it.
     fn send(&mut self, me: usize, from: Option<usize>, message: &Arc<Message<T::Signature>>, later: Micros) {
         let single = message.part.bits.len() == 1;
+        let queue = self.guardians[me].queue.iter();
+        let same = queue.filter(|queued| queued.first == message.part.first && queued.message.is_same(message));
+        let has: Vec<usize> = same.map(|queued| queued.from).chain(from).collect();
         for link in 0..self.guardians[me].links.len() {
             let to = self.guardians[me].links[link];
-            let has = |(peer, other): &(usize, Arc<Message<_>>)| *peer == to && other.is_same(message);
             let elsewhere = single && self.groups.group_of(to) != self.groups.group_of(message.part.first);
-            if Some(to) == from || elsewhere || self.guardians[me].queue.iter().any(has) {
+            if elsewhere || has.contains(&to) {
                 continue;
             }
             self.guardians[me].bytes += message.bytes();
