@@ -22,6 +22,7 @@ mod guardians;
 mod ledger;
 mod network;
 mod node;
+mod plot;
 mod random;
 mod schedules;
 
@@ -31,6 +32,7 @@ use self::network::Network;
 pub use self::{
     adversary::Strategy,
     guardians::{Costs, GuardianReport, GuardianScenario},
+    plot::Plot,
 };
 use crate::{
     checks::Fault,
@@ -88,6 +90,8 @@ pub struct Scenario {
     pub ends_healed: bool,
     /// All nodes crash at these times.
     pub blackouts: Vec<Millis>,
+    /// In a blackout the write-ahead logs get lost; the signers' marks stay.
+    pub loses_logs: bool,
     /// A transaction comes up at all nodes so often; 0 for never.
     pub transaction_every: Millis,
     /// A stake changes so often; 0 for never.
@@ -121,6 +125,7 @@ impl Scenario {
             calm_from: Millis::MAX,
             ends_healed: false,
             blackouts: Vec::new(),
+            loses_logs: false,
             transaction_every: 1_000,
             stake_change_every: 0,
             execution: 0,
@@ -171,6 +176,18 @@ pub enum Violation {
     Fell {
         /// Which node.
         node: usize,
+    },
+    /// A validator voted for a block that certifies less than what it is locked on.
+    BelowLock {
+        /// Which.
+        validator: usize,
+        /// The height of the block.
+        height: u64,
+    },
+    /// A final checkpoint for which not more than two thirds of the guardians have voted.
+    NotVoted {
+        /// The height.
+        height: u64,
     },
     /// A settled block without a certified child that settles it.
     NoWitness {

@@ -164,6 +164,8 @@ impl Network {
             real: scenario.real_signatures,
             settled_height: 0,
             final_height: 0,
+            locked: 0,
+            has_lost_log: false,
         };
         let nodes = signers.into_iter().enumerate().map(node).collect();
         Self {
@@ -283,8 +285,14 @@ impl Network {
                     if self.nodes[node].running.is_some() {
                         self.crash(node);
                     }
+                    if self.scenario.loses_logs {
+                        self.nodes[node].wal = MemDisk::default();
+                        self.nodes[node].locked = 0;
+                        self.nodes[node].has_lost_log = true;
+                    }
                     #[cfg(test)]
                     if self.lose_disks_at_blackout {
+                        self.nodes[node].locked = 0;
                         self.nodes[node].wal = MemDisk::default();
                         self.nodes[node].mark = MemDisk::default();
                     }
@@ -364,7 +372,8 @@ impl Network {
                 }
             }
             if honest {
-                self.audit.signed(node, signed);
+                let locked = self.nodes[node].locked;
+                self.audit.signed(node, signed, locked);
             }
         }
         for (hash, height, blocks) in &outcome.settled {
@@ -398,11 +407,19 @@ impl Network {
             if honest {
                 let index = usize::try_from(*height).unwrap_or(usize::MAX);
                 let settled = self.nodes[node].ledger.settled.get(index).map(|(hash, ..)| *hash);
-                self.audit.finalized(node, (*hash, *height), settled);
+                let faulty = |one: &&usize| self.allies.contains(one);
+                let guardians = &self.scenario.guardians;
+                let count = (guardians.len(), guardians.iter().filter(faulty).count());
+                self.audit.finalized(node, (*hash, *height), settled, count);
             }
         }
         if honest {
             self.check(node, &outcome);
+        }
+        if let Some(running) = &self.nodes[node].running
+            && !outcome.crashed
+        {
+            self.nodes[node].locked = running.engine.lock_rank();
         }
         let life = self.nodes[node].life;
         if let Some(at) = outcome.wake_at {

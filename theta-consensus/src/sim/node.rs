@@ -95,6 +95,10 @@ pub(super) struct Node {
     pub(super) life: u64,
     pub(super) real: bool,
     pub(super) settled_height: u64,
+    /// Rank of the lock after the last turn that no crash ended.
+    pub(super) locked: u64,
+    /// Its signer knows of votes that it does not, and refuses what contradicts them.
+    pub(super) has_lost_log: bool,
     /// Of the newest final checkpoint, ever.
     pub(super) final_height: u64,
 }
@@ -122,7 +126,7 @@ impl Node {
             return stuck;
         };
         let final_height = engine.final_checkpoint().map_or(0, |(_, height)| height);
-        if final_height < self.final_height {
+        if final_height < self.final_height && !self.has_lost_log || engine.lock_rank() < self.locked {
             return Outcome { fell: true, ..stuck };
         }
         let seen = (engine.settled().1, engine.lock_rank(), engine.epoch());
@@ -292,7 +296,7 @@ impl Node {
     fn sign(&mut self, intent: &Intent, inputs: &mut VecDeque<Input>, outcome: &mut Outcome) {
         let Some(running) = &mut self.running else { return };
         let Ok(signed) = running.signer.sign(intent) else {
-            outcome.stuck = true;
+            outcome.stuck |= !self.has_lost_log;
             return;
         };
         outcome.signed.push(signed.clone());

@@ -47,4 +47,28 @@ impl Scenario {
             ..Self::honest(spec, validators, seed)
         }
     }
+
+    /// Thirty seconds of messages that take a hundred milliseconds each, nothing lost, with a transaction every 1.7 seconds;
+    /// so many of a hundred validators, spread over the set, never run.
+    pub fn settling(spec: ChainSpec, validators: usize, stopped_percent: usize, seed: u64) -> Self {
+        let stopped = validators * stopped_percent / 100;
+        Self {
+            delay: (100, 100),
+            until: 30_000,
+            transaction_every: 1_700,
+            stopped: (0..stopped).map(|index| index * validators / stopped).collect(),
+            ..Self::honest(spec, validators, seed)
+        }
+    }
+
+    /// A minute of four validators and nine guardians, of whom five only look on; two validators fork, one more than
+    /// agreement stands.
+    pub fn forked(spec: ChainSpec, seed: u64) -> Self {
+        Self {
+            adversaries: vec![(0, Strategy::Equivocate), (1, Strategy::Equivocate)],
+            observers: 5,
+            guardians: (0..9).collect(),
+            ..Self::honest(spec, 4, seed)
+        }
+    }
 }

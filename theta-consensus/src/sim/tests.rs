@@ -243,3 +243,28 @@ fn a_network_that_lost_its_logs_and_marks_goes_on_from_what_is_settled() {
     assert!(!report.violations.iter().any(lost), "{:?}", report.violations);
     assert!(growth(&report.samples[3], &report.settled) > 10, "{:?}", report.samples);
 }
+
+/// The logs are gone, the signers' marks are not: they are all that keeps a validator from voting twice.
+#[test]
+fn marks_alone_keep_validators_from_voting_twice() {
+    for seed in 0..10 {
+        let stormy = storm(ChainSpec::devnet(), seed);
+        let blackouts = vec![4_000, 8_000, 12_000, 16_000, 20_000];
+        let scenario = Scenario { blackouts, loses_logs: true, crashes_per_100k: 0, ..stormy };
+        let report = scenario.run();
+        let twice = |violation: &&Violation| {
+            matches!(violation, Violation::DoubleVote { .. } | Violation::DoubleProposal { .. })
+        };
+        assert_eq!(report.violations.iter().find(twice), None, "seed {seed}");
+        assert!(report.settled.iter().all(|height| *height > 3), "seed {seed}: {:?}", report.settled);
+    }
+}
+
+#[test]
+fn schedules_break_no_rule_and_heal() {
+    for seed in 0..12 {
+        let report = Scenario::schedule(ChainSpec::devnet(), seed).run();
+        assert_eq!(report.violations, [], "seed {seed}");
+        assert!(report.healed_after.is_some_and(|after| after <= 8_500), "seed {seed}: {report:?}");
+    }
+}

@@ -279,7 +279,8 @@ impl<'a, T: Scheme> Gossip<'a, T> {
     fn send(&mut self, me: usize, from: Option<usize>, message: &Arc<Message<T::Signature>>, later: Micros) {
         let single = message.part.bits.len() == 1;
         let queue = self.guardians[me].queue.iter();
-        let same = queue.filter(|queued| queued.first == message.part.first && queued.message.is_same(message));
+        let same =
+            queue.filter(|queued| queued.first == message.part.first && queued.message.is_same(message));
         let has: Vec<usize> = same.map(|queued| queued.from).chain(from).collect();
         for link in 0..self.guardians[me].links.len() {
             let to = self.guardians[me].links[link];

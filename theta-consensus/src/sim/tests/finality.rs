@@ -58,22 +58,11 @@ fn storms_leave_what_is_final() {
     assert!(restarts > 60, "{restarts}");
 }
 
-/// Two of four validators fork, which is one more than agreement stands.
-fn forked(seed: u64, strategy: Strategy) -> Scenario {
-    Scenario {
-        adversaries: vec![(0, strategy), (1, strategy)],
-        observers: 5,
-        guardians: (0..9).collect(),
-        until: 60_000,
-        ..Scenario::honest(ChainSpec::devnet(), 4, seed)
-    }
-}
-
 #[test]
 fn where_validators_fork_the_final_checkpoint_stands() {
     let (mut forks, mut finals) = (0, 0);
     for seed in 0..4 {
-        let report = forked(seed, Strategy::Equivocate).run();
+        let report = Scenario::forked(ChainSpec::devnet(), seed).run();
         forks +=
             usize::from(report.violations.iter().any(|found| matches!(found, Violation::Conflict { .. })));
         finals += report.finals.iter().copied().max().unwrap_or(0);
@@ -85,8 +74,9 @@ fn where_validators_fork_the_final_checkpoint_stands() {
 #[test]
 fn a_third_of_the_guardians_that_vote_twice_is_noticed() {
     let caught = (0..20).any(|seed| {
-        let guardians = vec![0, 1, 2, 3];
-        let report = Scenario { guardians, ..forked(seed, Strategy::DoubleFinal) }.run();
+        let twice = vec![(0, Strategy::DoubleFinal), (1, Strategy::DoubleFinal)];
+        let forked = Scenario::forked(ChainSpec::devnet(), seed);
+        let report = Scenario { guardians: (0..4).collect(), adversaries: twice, ..forked }.run();
         report.violations.iter().any(|found| matches!(found, Violation::FinalConflict { .. }))
     });
     assert!(caught);
