@@ -26,6 +26,9 @@ impl Scenario {
             faulty.map(|node| (node, Strategy::ALL[pick(&mut random, Strategy::ALL.len())])).collect();
         let from = random.below(STORM * 6 / 10);
         let guarded = random.below(10) == 0;
+        // Everybody at once loses power, and in half of these cases the logs.
+        let blackout = random.below(8) == 0;
+        let (dark, loses_logs) = (random.below(STORM), blackout && random.below(2) == 0);
         Self {
             until: STORM + PATIENCE,
             calm_from: STORM,
@@ -34,6 +37,8 @@ impl Scenario {
             loss_per_mille: random.below(150),
             duplicate_per_mille: random.below(100),
             crashes_per_100k: random.below(300),
+            blackouts: if blackout { vec![dark] } else { Vec::new() },
+            loses_logs,
             partitions: vec![Partition {
                 from,
                 until: from + random.below(STORM * 4 / 10),
