@@ -90,8 +90,9 @@ pub struct Scenario {
     pub ends_healed: bool,
     /// All nodes crash at these times.
     pub blackouts: Vec<Millis>,
-    /// In a blackout the write-ahead logs get lost; the signers' marks stay.
-    pub loses_logs: bool,
+    /// Nodes whose write-ahead logs get lost in a blackout; the signers' marks stay. If more than a third lose theirs there
+    /// may be nobody left with the blocks that the marks speak of, and nothing settles any more.
+    pub loses_logs: Vec<usize>,
     /// A transaction comes up at all nodes so often; 0 for never.
     pub transaction_every: Millis,
     /// A stake changes so often; 0 for never.
@@ -125,7 +126,7 @@ impl Scenario {
             calm_from: Millis::MAX,
             ends_healed: false,
             blackouts: Vec::new(),
-            loses_logs: false,
+            loses_logs: Vec::new(),
             transaction_every: 1_000,
             stake_change_every: 0,
             execution: 0,

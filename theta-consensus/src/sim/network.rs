@@ -285,7 +285,7 @@ impl Network {
                     if self.nodes[node].running.is_some() {
                         self.crash(node);
                     }
-                    if self.scenario.loses_logs {
+                    if self.scenario.loses_logs.contains(&node) {
                         self.nodes[node].wal = MemDisk::default();
                         self.nodes[node].locked = 0;
                         self.nodes[node].has_lost_log = true;
@@ -372,7 +372,8 @@ impl Network {
                 }
             }
             if honest {
-                let locked = self.nodes[node].locked;
+                // Whoever has lost its log may vote first for what is certified already; its mark keeps it from more.
+                let locked = if self.nodes[node].has_lost_log { 0 } else { self.nodes[node].locked };
                 self.audit.signed(node, signed, locked);
             }
         }

@@ -26,9 +26,9 @@ impl Scenario {
             faulty.map(|node| (node, Strategy::ALL[pick(&mut random, Strategy::ALL.len())])).collect();
         let from = random.below(STORM * 6 / 10);
         let guarded = random.below(10) == 0;
-        // Everybody at once loses power, and in half of these cases the logs.
+        // Everybody at once loses power, and one its log.
         let blackout = random.below(8) == 0;
-        let (dark, loses_logs) = (random.below(STORM), blackout && random.below(2) == 0);
+        let (dark, unlucky) = (random.below(STORM), pick(&mut random, validators));
         Self {
             until: STORM + PATIENCE,
             calm_from: STORM,
@@ -38,7 +38,7 @@ impl Scenario {
             duplicate_per_mille: random.below(100),
             crashes_per_100k: random.below(300),
             blackouts: if blackout { vec![dark] } else { Vec::new() },
-            loses_logs,
+            loses_logs: vec![unlucky],
             partitions: vec![Partition {
                 from,
                 until: from + random.below(STORM * 4 / 10),

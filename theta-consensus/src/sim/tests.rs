@@ -244,19 +244,19 @@ fn a_network_that_lost_its_logs_and_marks_goes_on_from_what_is_settled() {
     assert!(growth(&report.samples[3], &report.settled) > 10, "{:?}", report.samples);
 }
 
-/// The logs are gone, the signers' marks are not: they are all that keeps a validator from voting twice.
+/// A log is gone, the signer's mark is not: it is all that keeps the validator from voting twice.
 #[test]
 fn marks_alone_keep_validators_from_voting_twice() {
     for seed in 0..10 {
         let stormy = storm(ChainSpec::devnet(), seed);
-        let blackouts = vec![4_000, 8_000, 12_000, 16_000, 20_000];
-        let scenario = Scenario { blackouts, loses_logs: true, crashes_per_100k: 0, ..stormy };
+        let blackouts = (2..16).map(|n| n * 1_500).collect();
+        let scenario = Scenario { blackouts, loses_logs: vec![1], crashes_per_100k: 0, ..stormy };
         let report = scenario.run();
         let twice = |violation: &&Violation| {
             matches!(violation, Violation::DoubleVote { .. } | Violation::DoubleProposal { .. })
         };
         assert_eq!(report.violations.iter().find(twice), None, "seed {seed}");
-        assert!(report.settled.iter().all(|height| *height > 3), "seed {seed}: {:?}", report.settled);
+        assert!(report.settled.iter().all(|height| *height > 10), "seed {seed}: {:?}", report.settled);
     }
 }
 
