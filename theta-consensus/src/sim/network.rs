@@ -21,7 +21,13 @@ use super::{
     node::{Node, Outcome, Packet},
     random::Random,
 };
-use crate::{engine::Roles, message::Peer, pace::Millis, round::Aggregate, signer::Signed};
+use crate::{
+    engine::Roles,
+    message::{Message, Peer},
+    pace::Millis,
+    round::Aggregate,
+    signer::Signed,
+};
 
 /// 1 January 2024; where virtual time starts.
 const DAWN: Millis = 1_704_067_200_000;
@@ -372,8 +378,14 @@ impl Network {
                 }
             }
             if honest {
-                // Whoever has lost its log may vote first for what is certified already; its mark keeps it from more.
-                let locked = if self.nodes[node].has_lost_log { 0 } else { self.nodes[node].locked };
+                // A first vote may go to what is certified already.
+                let node_now = &self.nodes[node];
+                let lock = node_now.running.as_ref().map(|running| running.engine.certified().0);
+                let on_lock = matches!(
+                    signed,
+                    Signed::Message(Message::Vote(vote)) if Some(vote.block) == lock
+                );
+                let locked = if on_lock { 0 } else { node_now.locked };
                 self.audit.signed(node, signed, locked);
             }
         }
