@@ -231,13 +231,14 @@ impl Engine {
             Input::Message(Checked { from, item, .. }) => match item {
                 Message::Vote(vote) => self.on_vote(from, vote, out),
                 Message::Status(status) => self.on_status(from, status, out),
-                Message::GuardianVotes(votes) => self.on_guardian_votes(from, votes, out),
+                Message::GuardianVotes(votes) => self.on_guardian_votes(from, votes),
                 Message::EliteVote(vote) => self.on_elite_vote(from, vote),
                 Message::EliteVotes(votes) => self.on_elite_votes(from, votes),
                 Message::Evidence(evidence) => self.on_evidence(from, evidence, out),
+                Message::GuardianPart(part) => self.on_guardian_part(from, part, out),
             },
-            Input::Block(Checked { from, item, upper }) => {
-                self.on_block(Arrival { from, block: Arc::new(item), upper }, out);
+            Input::Block(Checked { from, item, hash, upper }) => {
+                self.on_block(hash, Arrival { from, block: Arc::new(item), upper }, out);
             }
             Input::Built { parent, epoch, body } => self.on_built(parent, epoch, body, out),
             Input::Executed { hash, post } => self.on_executed(hash, post, out),
@@ -260,7 +261,10 @@ impl Engine {
                 let votes = status.certificate.votes.as_slice().iter();
                 votes.filter(|vote| self.takes(vote) && !self.book.holds(vote)).cloned().collect()
             }
-            Message::GuardianVotes(_) | Message::EliteVote(_) | Message::EliteVotes(_) => {
+            Message::GuardianVotes(_)
+            | Message::GuardianPart(_)
+            | Message::EliteVote(_)
+            | Message::EliteVotes(_) => {
                 pools = self.wants_upper(&message)?;
                 Vec::new()
             }
@@ -268,7 +272,7 @@ impl Engine {
             Message::Evidence(_) => return None,
         };
         let low_s = self.spec.rules(self.tree.head_height() + 1).tx.low_s;
-        Some(Checks { from, item: message, votes, low_s, spec: self.spec.clone(), pools })
+        Some(Checks { from, item: message, hash: Hash::ZERO, votes, low_s, spec: self.spec.clone(), pools })
     }
 
     /// Whether a block is of use, and what has to be checked before it may enter. Cheap, but for its hash.
@@ -288,7 +292,7 @@ impl Engine {
         };
         let low_s = self.spec.rules(header.height).tx.low_s;
         let pools = self.voted_pools(header);
-        Some(Checks { from, item: block, votes, low_s, spec: self.spec.clone(), pools })
+        Some(Checks { from, item: block, hash, votes, low_s, spec: self.spec.clone(), pools })
     }
 
     /// Where this node stands, for a peer that has just connected.
@@ -336,7 +340,7 @@ impl Engine {
         (self.lock.block, self.lock.height)
     }
 
-    /// Hash and height of the newest checkpoint that is known to be final, since this engine started.
+    /// Hash and height of the newest checkpoint that is known to be final.
     pub const fn final_checkpoint(&self) -> Option<(Hash, u64)> {
         self.final_checkpoint
     }

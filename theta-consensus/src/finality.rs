@@ -8,11 +8,13 @@
 //! third of the guardians' stake at fault no two blocks of one height get a certificate, even if more than a third of the
 //! validators' stake is at fault and different nodes have settled different blocks.
 
-use std::collections::BTreeMap;
+mod bits;
+mod part;
+mod tally;
 
 use theta_core::{
     amount::ThetaWei,
-    bls::{self, aggregate_public_keys, aggregate_signatures, verify as verify_bls},
+    bls::{aggregate_public_keys, verify as verify_bls},
     codec::rlp::{Encode, encode_list},
     hash::{Hash, U256},
     spec::GuardianRule,
@@ -25,8 +27,12 @@ use crate::{
     round::Aggregate,
 };
 
-/// Aggregates of several guardians that are kept beside single votes.
-const PARTS: usize = 16;
+pub use self::part::GuardianPart;
+pub(crate) use self::{
+    bits::Bits,
+    part::Part,
+    tally::{Groups, Sum, Tally},
+};
 
 /// A checkpoint that guardians vote on.
 #[derive(Clone, Copy, Debug)]
@@ -69,9 +75,35 @@ impl Checkpoint<'_> {
         Ok(verify_bls(SUITE, &key, &self.message(&votes.block, &votes.pool), &votes.signature)?)
     }
 
+    /// Whether a part is signed by the guardians it names. Costs an addition for each of them and two pairings.
+    pub(crate) fn verify_part(&self, votes: &GuardianPart, pool: &Hash) -> Result<(), AggregateError> {
+        let part = votes.part();
+        if part.bits.count() == 0 {
+            return Err(AggregateError::Empty);
+        }
+        let mut named = part.bits.ones().map(|index| part.first.saturating_add(index)).peekable();
+        let mut keys = Vec::with_capacity(part.bits.count());
+        for (index, guardian) in self.pool.with_stake().enumerate() {
+            if named.next_if_eq(&index).is_some() {
+                keys.push((&guardian.key, 1));
+            }
+        }
+        if named.next().is_some() {
+            return Err(AggregateError::Length);
+        }
+        let key = aggregate_public_keys(SUITE, keys)?;
+        Ok(verify_bls(SUITE, &key, &self.message(&votes.block, pool), &part.signature)?)
+    }
+
+    /// Whether the guardians of a bitmap over the whole pool make the checkpoint final.
+    pub(crate) fn is_quorum(&self, cover: &Bits) -> bool {
+        self.rule == GuardianRule::Finalize && is_quorum(self.pool, |index| cover.get(index))
+    }
+
     /// Whether an aggregate that verifies makes the checkpoint final.
     pub fn is_final(&self, votes: &GuardianVotes) -> bool {
-        self.rule == GuardianRule::Finalize && is_quorum(self.pool, &votes.multipliers)
+        self.rule == GuardianRule::Finalize
+            && is_quorum(self.pool, |index| votes.multipliers.get(index).is_some_and(|times| *times > 0))
     }
 
     /// Whether an aggregate is a certificate: verifies, and makes the checkpoint final.
@@ -98,114 +130,15 @@ pub(crate) fn message(rule: GuardianRule, chain: &str, height: u64, block: &Hash
 }
 
 /// Whether the guardians named hold more than two thirds of the stake of all.
-fn is_quorum(pool: &GuardianPool, multipliers: &[u32]) -> bool {
+fn is_quorum(pool: &GuardianPool, has_voted: impl Fn(usize) -> bool) -> bool {
     fn sum(mut stakes: impl Iterator<Item = ThetaWei>) -> Option<U256> {
         stakes.try_fold(U256::ZERO, |sum, stake| sum.checked_add(stake.get()))
     }
     let stakes = || pool.with_stake().map(|guardian| guardian.stakes.total());
-    let voted = sum(stakes().zip(multipliers).filter(|(_, times)| **times > 0).map(|(stake, _)| stake));
+    let voted = sum(stakes().enumerate().filter(|(index, _)| has_voted(*index)).map(|(_, stake)| stake));
     let three = voted.and_then(|sum| sum.checked_mul(U256::from(3)));
     let two = sum(stakes()).and_then(|sum| sum.checked_mul(U256::from(2)));
     matches!((three, two), (Some(three), Some(two)) if three > two)
-}
-
-/// Votes gathered as disjoint bitmaps: one single vote for each guardian, and some aggregates.
-#[derive(Clone, Debug)]
-pub(crate) struct Tally {
-    block: Hash,
-    pool: Hash,
-    size: usize,
-    singles: BTreeMap<usize, bls::Signature>,
-    parts: Vec<GuardianVotes>,
-    /// Whom the fullest aggregate holds.
-    cover: Vec<u32>,
-}
-
-impl Tally {
-    pub(crate) fn new(block: Hash, pool: Hash, size: usize) -> Self {
-        let cover = vec![0; size];
-        Self { block, pool, size, singles: BTreeMap::new(), parts: Vec::new(), cover }
-    }
-
-    /// Whom the fullest aggregate holds.
-    pub(crate) fn cover(&self) -> &[u32] {
-        &self.cover
-    }
-
-    /// Whether an aggregate is worth being verified: it has a signer that the best one lacks, or it is a single vote that is
-    /// not here yet, which is what aggregates that overlap are made from.
-    pub(crate) fn wants(&self, votes: &GuardianVotes) -> bool {
-        let is_bitmap =
-            votes.multipliers.len() == self.size && votes.multipliers.iter().all(|times| *times <= 1);
-        let single = single(votes).is_some_and(|index| !self.singles.contains_key(&index));
-        is_bitmap
-            && votes.signers() > 0
-            && (single || self.cover.iter().zip(&votes.multipliers).any(|(here, there)| *here < *there))
-    }
-
-    /// Takes a verified aggregate in; says whether it was new.
-    pub(crate) fn add(&mut self, votes: GuardianVotes) -> bool {
-        if !self.wants(&votes) {
-            return false;
-        }
-        match single(&votes) {
-            Some(index) => {
-                self.singles.insert(index, votes.signature);
-            }
-            None => {
-                // What a newer one holds as a whole is of no more use.
-                self.parts.retain(|part| {
-                    votes.multipliers.iter().zip(&part.multipliers).any(|(new, old)| old > new)
-                });
-                if self.parts.len() >= PARTS {
-                    let fewest = (0..self.parts.len()).min_by_key(|index| self.parts[*index].signers());
-                    fewest.map(|index| self.parts.swap_remove(index));
-                }
-                self.parts.push(votes);
-            }
-        }
-        self.cover = self.join().0;
-        true
-    }
-
-    /// The fullest aggregate that can be made. Costs an addition for each part of it.
-    pub(crate) fn best(&self) -> Option<GuardianVotes> {
-        let (multipliers, signatures) = self.join();
-        if signatures.is_empty() {
-            return None;
-        }
-        // All of them have been verified, so they are points.
-        let signatures = signatures.into_iter().map(|signature| (signature, 1));
-        let signature = aggregate_signatures(SUITE, signatures).ok()?;
-        Some(GuardianVotes { block: self.block, pool: self.pool, multipliers, signature })
-    }
-
-    /// The fullest part first, then whatever is disjoint from it, then single votes.
-    fn join(&self) -> (Vec<u32>, Vec<&bls::Signature>) {
-        let mut parts: Vec<&GuardianVotes> = self.parts.iter().collect();
-        parts.sort_by_key(|part| std::cmp::Reverse(part.signers()));
-        let mut multipliers = vec![0_u32; self.size];
-        let mut signatures = Vec::new();
-        for part in parts {
-            if multipliers.iter().zip(&part.multipliers).all(|(here, there)| here + there <= 1) {
-                multipliers.iter_mut().zip(&part.multipliers).for_each(|(here, there)| *here += there);
-                signatures.push(&part.signature);
-            }
-        }
-        for (index, signature) in &self.singles {
-            if multipliers[*index] == 0 {
-                multipliers[*index] = 1;
-                signatures.push(signature);
-            }
-        }
-        (multipliers, signatures)
-    }
-}
-
-/// The one guardian of a single vote.
-pub(crate) fn single(votes: &GuardianVotes) -> Option<usize> {
-    let mut signers = (0..votes.multipliers.len()).filter(|index| votes.multipliers[*index] > 0);
-    signers.next().filter(|_| signers.next().is_none())
 }
 
 #[cfg(test)]

@@ -1,15 +1,26 @@
 //! The generator of Go's `math/rand` (version 1), which draws the reference's proposers.
 //!
 //! An additive lagged Fibonacci generator with lags 607 and 273 (`math/rand/rng.go` of Go, BSD licence;
-//! written out in `spec/consensus.md` 3.1). Each seed is used for one draw.
+//! written out in `spec/consensus.md` 3.1). Each seed is used for one draw, which takes two words of the 607: seeding is a
+//! linear congruence, so those two are computed alone.
 
 const LENGTH: usize = 607;
 const TAP: usize = 273;
 const SEED_MODULUS: i64 = (1 << 31) - 1;
+const MULTIPLIER: u64 = 48_271;
 
 /// A freshly seeded generator.
 #[derive(Clone, Debug)]
 pub struct GoRand {
+    /// Between 1 and 2^31 - 2.
+    seed: u64,
+    drawn: usize,
+    /// All words, once a draw needs one that an earlier draw has changed.
+    register: Option<Register>,
+}
+
+#[derive(Clone, Debug)]
+struct Register {
     words: Vec<u64>,
     tap: usize,
     feed: usize,
@@ -18,32 +29,42 @@ pub struct GoRand {
 impl GoRand {
     /// As `rand.NewSource(seed)`; only the seed modulo 2^31 - 1 counts.
     pub fn new(seed: i64) -> Self {
-        let mut x = seed.rem_euclid(SEED_MODULUS);
-        if x == 0 {
-            x = 89_482_311;
-        }
-        let mut next = || {
-            x = 48_271 * (x % 44_488) - 3_399 * (x / 44_488);
-            if x < 0 {
-                x += SEED_MODULUS;
-            }
-            // Between 1 and 2^31 - 2 here.
-            x.unsigned_abs()
+        let seed = match seed.rem_euclid(SEED_MODULUS) {
+            0 => 89_482_311,
+            seed => seed,
         };
-        for _ in 0..20 {
-            next();
-        }
-        let words = COOKED.iter().map(|word| (next() << 40) ^ (next() << 20) ^ next() ^ word).collect();
-        Self { words, tap: 0, feed: LENGTH - TAP }
+        Self { seed: seed.unsigned_abs(), drawn: 0, register: None }
+    }
+
+    /// A word as seeded: 20 steps, then three for each word.
+    fn word(&self, index: usize) -> u64 {
+        let mut x = times(self.seed, power(21 + 3 * index));
+        let mut next = || {
+            let word = x;
+            x = times(x, MULTIPLIER);
+            word
+        };
+        (next() << 40) ^ (next() << 20) ^ next() ^ COOKED[index]
     }
 
     /// The next 63 random bits.
     pub fn int63(&mut self) -> u64 {
-        self.tap = self.tap.checked_sub(1).unwrap_or(LENGTH - 1);
-        self.feed = self.feed.checked_sub(1).unwrap_or(LENGTH - 1);
-        let word = self.words[self.feed].wrapping_add(self.words[self.tap]);
-        self.words[self.feed] = word;
-        word & MAX
+        let (tap, feed) = (LENGTH - 1, LENGTH - TAP - 1);
+        if self.drawn < TAP {
+            let word = self.word(feed - self.drawn).wrapping_add(self.word(tap - self.drawn));
+            self.drawn += 1;
+            return word & MAX;
+        }
+        let register = self.register.take();
+        let mut register = register.unwrap_or_else(|| {
+            let words = (0..LENGTH).map(|index| self.word(index)).collect();
+            let mut register = Register { words, tap: 0, feed: LENGTH - TAP };
+            (0..self.drawn).for_each(|_| _ = register.next());
+            register
+        });
+        let word = register.next();
+        self.register = Some(register);
+        word
     }
 
     /// A number below `bound`, as `Int63n`; `None` where Go panics: the bound is zero or above 2^63 - 1.
@@ -62,6 +83,34 @@ impl GoRand {
             }
         }
     }
+}
+
+impl Register {
+    fn next(&mut self) -> u64 {
+        self.tap = self.tap.checked_sub(1).unwrap_or(LENGTH - 1);
+        self.feed = self.feed.checked_sub(1).unwrap_or(LENGTH - 1);
+        let word = self.words[self.feed].wrapping_add(self.words[self.tap]);
+        self.words[self.feed] = word;
+        word & MAX
+    }
+}
+
+/// Of two numbers below 2^31.
+const fn times(a: u64, b: u64) -> u64 {
+    a * b % SEED_MODULUS.unsigned_abs()
+}
+
+/// The multiplier so many times.
+fn power(mut exponent: usize) -> u64 {
+    let (mut base, mut power) = (MULTIPLIER, 1);
+    while exponent > 0 {
+        if exponent % 2 == 1 {
+            power = times(power, base);
+        }
+        base = times(base, base);
+        exponent /= 2;
+    }
+    power
 }
 
 /// The largest value of Go's `int64`.
@@ -239,6 +288,16 @@ mod tests {
                 let expected = number(&case, &format!("first_Int63n_{bound}"));
                 assert_eq!(GoRand::new(seed).int63n(bound), Some(expected));
             }
+        }
+    }
+
+    #[test]
+    fn words_that_earlier_draws_have_changed_are_taken_as_changed() {
+        for seed in [-3, 0, 1, 77, i64::MAX] {
+            let mut lazy = GoRand::new(seed);
+            let words = (0..LENGTH).map(|index| lazy.word(index)).collect();
+            let mut whole = Register { words, tap: 0, feed: LENGTH - TAP };
+            assert!((0..2_000).all(|_| lazy.int63() == whole.next()));
         }
     }
 

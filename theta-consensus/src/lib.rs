@@ -64,7 +64,7 @@ pub use checks::{Checked, Checks, Fault};
 pub use elite::{EliteVote, merge_elite_votes, verify_elite_votes};
 pub use engine::{Effect, Engine, Held, Input, RecoverError, Roles, Start};
 pub use evidence::{Evidence, EvidenceError};
-pub use finality::Checkpoint;
+pub use finality::{Checkpoint, GuardianPart};
 pub use go_rand::GoRand;
 pub use guardian::{AggregateError, merge_guardian_votes, verify_guardian_votes};
 pub use message::{MAX_MESSAGE_BYTES, Message, Peer, Proposal, Status};

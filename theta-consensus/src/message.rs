@@ -8,7 +8,7 @@ use theta_core::{
     vote::{EliteVotes, GuardianVotes, Vote, VoteSet},
 };
 
-use crate::{elite::EliteVote, evidence::Evidence};
+use crate::{elite::EliteVote, evidence::Evidence, finality::GuardianPart};
 
 /// A [`Message`] is never larger: a certificate of 31 votes has less than 6 KiB, votes of 10,000 guardians 50 KiB, those of
 /// all elite edge nodes that a checkpoint samples 40 KiB.
@@ -31,7 +31,7 @@ pub enum Message {
     Vote(Vote),
     /// Where a node stands, so that others see what they miss.
     Status(Status),
-    /// Guardians' votes for a checkpoint.
+    /// Guardians' votes for a checkpoint, where they decide on rewards alone.
     GuardianVotes(GuardianVotes),
     /// An elite edge node's vote for a checkpoint, from itself.
     EliteVote(EliteVote),
@@ -39,6 +39,8 @@ pub enum Message {
     EliteVotes(EliteVotes),
     /// Proof that a validator contradicted itself.
     Evidence(Evidence),
+    /// Guardians' votes for a checkpoint, where they finalize it.
+    GuardianPart(GuardianPart),
 }
 
 /// Where a node stands. Nothing in it is believed but the votes of the certificate.
@@ -88,6 +90,10 @@ impl Encode for Message {
                 5_u8.encode(out);
                 evidence.encode(out);
             }
+            Self::GuardianPart(part) => {
+                6_u8.encode(out);
+                part.encode(out);
+            }
         });
     }
 }
@@ -103,6 +109,7 @@ impl Decode for Message {
             3 => Self::EliteVote(list.read()?),
             4 => Self::EliteVotes(list.read()?),
             5 => Self::Evidence(list.read()?),
+            6 => Self::GuardianPart(list.read()?),
             _ => return Err(unknown),
         };
         list.finish()?;

@@ -20,7 +20,8 @@ use theta_core::{
 
 use crate::{
     elite::EliteVote,
-    finality, guardian,
+    finality::{self, GuardianPart, Part},
+    guardian,
     message::{Message, Proposal},
 };
 
@@ -261,8 +262,17 @@ impl RoleSigner for LocalSigner {
                 let Some(guardian) = &mut self.checkpoints else { return refused(NO_CHECKPOINT_KEY) };
                 guardian.remember(*height, *block)?;
                 let message = finality::message(*rule, chain, *height, block, pool);
-                let votes = guardian::sign(&guardian.key, &message, (*block, *pool), *index, *size);
-                Ok(Signed::Message(Message::GuardianVotes(votes)))
+                let key = &guardian.key;
+                Ok(Signed::Message(match rule {
+                    GuardianRule::RewardOnly => {
+                        let votes = guardian::sign(key, &message, (*block, *pool), *index, *size);
+                        Message::GuardianVotes(votes)
+                    }
+                    GuardianRule::Finalize => {
+                        let part = Part::single(*index, key.sign(guardian::SUITE, &message));
+                        Message::GuardianPart(GuardianPart::new(*block, part))
+                    }
+                }))
             }
             Intent::Elite { block, height, address, timestamp } => {
                 let Some(elite) = &self.checkpoints else { return refused(NO_CHECKPOINT_KEY) };

@@ -109,6 +109,11 @@ impl Tree {
         self.header(&self.head()).map_or(0, |header| header.height)
     }
 
+    /// Of the lowest settled block that is remembered.
+    pub(crate) fn lowest_height(&self) -> u64 {
+        self.settled.front().and_then(|hash| self.header(hash)).map_or(0, |header| header.height)
+    }
+
     pub(crate) fn node(&self, hash: &Hash) -> Option<&Node> {
         self.nodes.get(hash)
     }

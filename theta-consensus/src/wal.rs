@@ -25,10 +25,13 @@ pub struct WalRecord {
     /// The last proposal, as yet unsigned.
     #[serde(with = "option_as_rlp")]
     pub proposal: Option<Block>,
+    /// The newest final checkpoint: hash and height. The chain never leaves it, not even if its data are restored from a
+    /// copy made before.
+    pub checkpoint: Option<(Hash, u64)>,
 }
 
 impl Record for WalRecord {
-    const VERSION: u8 = 1;
+    const VERSION: u8 = 2;
 }
 
 /// A vote as the log remembers it.
@@ -133,6 +136,7 @@ mod tests {
             lock: Some(CommitCertificate { votes: VoteSet::new([vote]), block: Hash::repeat_byte(1) }),
             vote: Some(WalVote { block: Hash::repeat_byte(1), height: 3, epoch: 4 }),
             proposal: Some(block),
+            checkpoint: Some((Hash::repeat_byte(5), 11)),
         };
         let disk = MemDisk::default();
         let (mut journal, _) = Journal::open(disk.clone()).expect("empty");

@@ -2,13 +2,18 @@
 
 use std::sync::Arc;
 
-use theta_core::{block::Block, hash::Hash};
+use theta_core::{
+    block::Block,
+    hash::{Address, Hash},
+};
 
 use super::{Effect, Engine};
 use crate::{message::Peer, pace::Millis};
 
-/// Blocks being looked for at once, and how often each is asked for without progress.
-const WANTS: usize = 32;
+/// Blocks being looked for at once, of all and on one's behalf, and how often each is asked for without progress. A validator
+/// that votes for what nobody has must not keep a node from looking for what the others vote for.
+const WANTS: usize = 512;
+const WANTS_FOR_ONE: usize = 4;
 const WANT_ATTEMPTS: u32 = 6;
 /// Hashes of blocks that are not to be fetched again.
 const REFUSED: usize = 1_024;
@@ -22,8 +27,18 @@ pub(super) struct Arrival {
     pub(super) upper: bool,
 }
 
+/// On whose behalf a block is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// Votes for it, whoever passed the vote on.
+    Voter(Address),
+    /// Sent a block above it, or says to have it.
+    Peer(Peer),
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct Want {
+    reason: Reason,
     pub(super) from: Peer,
     pub(super) next: Millis,
     pub(super) attempts: u32,
@@ -32,13 +47,17 @@ pub(super) struct Want {
 }
 
 impl Engine {
-    pub(super) fn want(&mut self, block: Hash, from: Peer, delay: Millis) {
-        if self.wants.len() < WANTS && block != Hash::ZERO {
-            let next = self.now + delay;
-            let want = self.wants.entry(block).or_insert(Want { from, next, attempts: 0, seen: 0 });
+    pub(super) fn want(&mut self, block: Hash, from: Peer, reason: Reason, delay: Millis) {
+        let next = self.now + delay;
+        if let Some(want) = self.wants.get_mut(&block) {
             if want.attempts == 0 {
                 want.next = want.next.min(next);
             }
+            return;
+        }
+        let for_one = self.wants.values().filter(|want| want.reason == reason).count();
+        if for_one < WANTS_FOR_ONE && self.wants.len() < WANTS && block != Hash::ZERO {
+            self.wants.insert(block, Want { reason, from, next, attempts: 0, seen: 0 });
         }
     }
 

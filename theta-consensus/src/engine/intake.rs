@@ -7,7 +7,10 @@ use theta_core::{
     spec::Pace,
 };
 
-use super::{Effect, Engine, fetching::Arrival};
+use super::{
+    Effect, Engine,
+    fetching::{Arrival, Reason},
+};
 use crate::{
     certificate::check_form, checks::Fault, message::Peer, proposer::proposer, set_change, tree::Progress,
 };
@@ -52,9 +55,9 @@ impl Engine {
             .is_none_or(|set| proposer(set, header.epoch) == Some(header.proposer))
     }
 
-    pub(super) fn on_block(&mut self, arrival: Arrival, out: &mut Vec<Effect>) {
+    pub(super) fn on_block(&mut self, hash: Hash, arrival: Arrival, out: &mut Vec<Effect>) {
         let (from, header) = (arrival.from, &arrival.block.header);
-        let (hash, parent) = (header.hash(), header.parent);
+        let parent = header.parent;
         if !self.has_room(from, &hash, header) {
             return;
         }
@@ -66,7 +69,7 @@ impl Engine {
             self.admit(hash, arrival, out);
         } else if self.is_lost(&parent) {
             self.orphans.insert(hash, arrival);
-            self.want(parent, from, 0);
+            self.want(parent, from, Reason::Peer(from), 0);
         } else if self.orphans.contains_key(&parent) {
             self.orphans.insert(hash, arrival);
         }
@@ -142,6 +145,9 @@ impl Engine {
         let certified = &header.certificate.block;
         if header.height != parent.height + 1 {
             return Err(Some(Fault::Height));
+        }
+        if self.final_checkpoint.is_some_and(|(block, height)| height == header.height && block != *hash) {
+            return Err(Some(Fault::Final));
         }
         if header.epoch <= parent.epoch {
             return Err(Some(Fault::Epoch));

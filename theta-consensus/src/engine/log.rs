@@ -47,6 +47,7 @@ impl Engine {
                 epoch: last.epoch,
             }),
             proposal: self.proposal.clone(),
+            checkpoint: self.final_checkpoint,
         }
     }
 

@@ -43,6 +43,10 @@ pub enum RecoverError {
     /// The certified blocks below the newest one are missing, so its validators are unknown.
     #[error("settled blocks do not reach down to the ones that name the validators")]
     ShortTail,
+    /// The log names a final checkpoint of this height, and another block is settled there: the chain's data are of
+    /// another branch than the guardians'. They have to be fetched again from nodes that hold the final one.
+    #[error("the settled block of height {0} is not the final checkpoint")]
+    NotFinal(u64),
 }
 
 impl Engine {
@@ -58,7 +62,7 @@ impl Engine {
         if tree.validators(&head).is_none() || tree.next_validators(&head).is_none() {
             return Err(RecoverError::ShortTail);
         }
-        let (mut certificate, mut last_vote, mut proposal) = (None, None, None);
+        let (mut certificate, mut last_vote, mut proposal, mut checkpoint) = (None, None, None, None);
         let mut blocks = BTreeMap::new();
         let wal_records = u32::try_from(start.wal.len()).unwrap_or(u32::MAX);
         for record in start.wal {
@@ -68,6 +72,13 @@ impl Engine {
             certificate = record.lock.or(certificate);
             last_vote = record.vote.or(last_vote);
             proposal = record.proposal.or(proposal);
+            checkpoint = record.checkpoint.or(checkpoint);
+        }
+        if let Some((hash, height)) = checkpoint
+            && (tree.lowest_height()..=tree.head_height()).contains(&height)
+            && !tree.is_settled(&hash)
+        {
+            return Err(RecoverError::NotFinal(height));
         }
         // Ascending, so parents come first; what does not descend from the settled head is left out.
         for ((_, hash), block) in blocks {
@@ -120,7 +131,7 @@ impl Engine {
             started: false,
             members: Vec::new(),
             ballot: None,
-            final_checkpoint: None,
+            final_checkpoint: checkpoint,
             reported: BTreeSet::new(),
         };
         engine.gather_members();

@@ -1,6 +1,6 @@
 //! Timers: when an epoch begins and ends, and when the host has to come back.
 
-use super::{Effect, Engine};
+use super::{Effect, Engine, upper};
 use crate::message::Message;
 use theta_core::spec::Pace;
 
@@ -41,6 +41,12 @@ impl Engine {
         self.run_ballot(out);
         if self.now >= self.status_at {
             self.status_at = self.now + self.settings.status_interval.max(1);
+            // While epochs pass without a certificate, patience is long and a vote that got lost would be missing as long:
+            // who has voted says so again. So a network that has healed goes on at once.
+            let has_voted = self.last_vote.is_some_and(|last| last.epoch == self.epoch);
+            if has_voted && self.timers.failures > 0 && self.pace() == Pace::Responsive {
+                self.cast_vote(true, out);
+            }
             out.push(Effect::Broadcast(Message::Status(self.status())));
         }
     }
@@ -48,7 +54,7 @@ impl Engine {
     pub(super) fn wake(&mut self, out: &mut Vec<Effect>) {
         let wants = self.wants.values().map(|want| want.next);
         let timers = [Some(self.timers.timeout), self.timers.vote, self.timers.propose];
-        let ballot = self.ballot.as_ref().map(|ballot| ballot.tick);
+        let ballot = self.ballot.as_ref().map(upper::Ballot::wakes);
         let next = timers.into_iter().flatten().chain(wants).chain(ballot).chain([self.status_at]).min();
         if next != self.wake_at {
             self.wake_at = next;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use theta_core::{
     BigUint,
     block::Header,
+    bls,
     context::Finality,
     hash::{Address, Hash},
     spec::GuardianRule,
@@ -20,13 +21,17 @@ use super::{Effect, Engine};
 use crate::{
     checks::{Fault, VotedCheckpoint, VotedPools, verify_upper},
     elite::{self, EliteVote},
-    finality::{self, Tally},
+    finality::{Groups, GuardianPart, Tally},
     guardian::{self, AggregateError},
     message::{Message, Peer},
     pace::Millis,
     round::Round,
     signer::Intent,
+    wal::WalRecord,
 };
+
+/// A guardian whose turn comes first waits this part of a round for the votes of its group.
+const TURNS: Millis = 8;
 
 /// The votes on one checkpoint.
 #[derive(Debug)]
@@ -40,61 +45,46 @@ pub(super) struct Ballot {
     size: usize,
     guardians: Gathered,
     elite: Round<EliteVotes>,
-    pub(super) tick: Millis,
+    tick: Millis,
 }
 
 /// Guardians' votes, in the form of the chain's rule.
 #[derive(Debug)]
 enum Gathered {
     Rounds(Box<Round<GuardianVotes>>),
-    Bitmaps(Tally),
-}
-
-impl Gathered {
-    fn wants(&self, votes: &GuardianVotes) -> bool {
-        match self {
-            Self::Rounds(round) => round.wants(votes),
-            Self::Bitmaps(tally) => tally.wants(votes),
-        }
-    }
-
-    fn add(&mut self, from: Peer, votes: GuardianVotes) -> bool {
-        match self {
-            Self::Rounds(round) if from == Peer::Own => round.add_own(votes),
-            Self::Rounds(round) => round.add(votes),
-            Self::Bitmaps(tally) => tally.add(votes),
-        }
-    }
-
-    fn tick(&mut self) -> Option<GuardianVotes> {
-        match self {
-            Self::Rounds(round) => round.tick(),
-            Self::Bitmaps(tally) => tally.best(),
-        }
-    }
-
-    fn best(&self) -> Option<GuardianVotes> {
-        match self {
-            Self::Rounds(round) => round.best().cloned(),
-            Self::Bitmaps(tally) => tally.best(),
-        }
-    }
+    Bitmaps(Box<Tally<bls::Signature>>),
 }
 
 /// Guardian and elite edge votes for a header.
 pub(super) type UpperVotes = (Option<GuardianVotes>, Option<EliteVotes>);
 
 impl Ballot {
+    /// When something is to be sent.
+    pub(super) fn wakes(&self) -> Millis {
+        match &self.guardians {
+            Gathered::Bitmaps(tally) => tally.turn().map_or(self.tick, |turn| turn.min(self.tick)),
+            Gathered::Rounds(_) => self.tick,
+        }
+    }
+
+    /// All that was gathered, in the form that headers have.
+    fn best(&self) -> Option<GuardianVotes> {
+        match &self.guardians {
+            Gathered::Rounds(round) => round.best().cloned(),
+            Gathered::Bitmaps(tally) => {
+                let part = GuardianPart::new(self.block, tally.best()?);
+                Some(part.into_votes(self.pool, self.size))
+            }
+        }
+    }
+
     fn pools(&self) -> VotedPools {
         VotedPools { guardians: Some(self.checkpoint()), elite: Some(self.pools.clone()) }
     }
 
     fn checkpoint(&self) -> VotedCheckpoint {
-        VotedCheckpoint { height: self.height, rule: self.rule, pools: self.pools.clone() }
-    }
-
-    fn position(&self, key: &theta_core::bls::PublicKey) -> Option<usize> {
-        self.pools.guardians.with_stake().position(|guardian| guardian.key == *key)
+        let pool = Some(self.pool);
+        VotedCheckpoint { height: self.height, rule: self.rule, pools: self.pools.clone(), pool }
     }
 
     fn samples(&self, address: Address) -> bool {
@@ -114,6 +104,8 @@ impl Engine {
         }
         let rule = self.spec.rules(header.height).consensus.guardians;
         let (pool, size) = (pools.guardians.hash(), pools.guardians.with_stake().count());
+        let own = self.roles.guardian.as_ref();
+        let index = own.and_then(|key| pools.guardians.with_stake().position(|one| one.key == *key));
         let ballot = Ballot {
             block,
             height: header.height,
@@ -123,12 +115,17 @@ impl Engine {
             pools,
             guardians: match rule {
                 GuardianRule::RewardOnly => Gathered::Rounds(Box::new(Round::new(guardian::ROUNDS))),
-                GuardianRule::Finalize => Gathered::Bitmaps(Tally::new(block, pool, size)),
+                GuardianRule::Finalize => {
+                    let step = self.settings.upper_round / TURNS;
+                    let draw = u64::from_be_bytes(std::array::from_fn(|byte| block[byte]));
+                    let tally = Tally::new(Groups::new(size), index, draw, self.now, step);
+                    Gathered::Bitmaps(Box::new(tally))
+                }
             },
             elite: Round::new(elite::ROUNDS),
             tick: self.now + self.settings.upper_round.max(1),
         };
-        if let Some(index) = self.roles.guardian.as_ref().and_then(|key| ballot.position(key)) {
+        if let Some(index) = index {
             let (height, chain) = (header.height, self.spec.chain.clone());
             out.push(Effect::Sign(Intent::Guardian { block, height, chain, rule, pool, index, size }));
         }
@@ -147,7 +144,12 @@ impl Engine {
                 votes.block == ballot.block
                     && votes.pool == ballot.pool
                     && votes.multipliers.len() == ballot.size
-                    && ballot.guardians.wants(votes)
+                    && matches!(&ballot.guardians, Gathered::Rounds(round) if round.wants(votes))
+            }
+            Message::GuardianPart(part) => {
+                let wants = |tally: &Tally<bls::Signature>| tally.wants(&part.part());
+                part.block == ballot.block
+                    && matches!(&ballot.guardians, Gathered::Bitmaps(tally) if wants(tally))
             }
             Message::EliteVote(vote) => {
                 // The cheap part first: most strangers are in no pool.
@@ -166,20 +168,34 @@ impl Engine {
         wanted.then(|| ballot.pools())
     }
 
-    pub(super) fn on_guardian_votes(&mut self, from: Peer, votes: GuardianVotes, out: &mut Vec<Effect>) {
+    pub(super) fn on_guardian_votes(&mut self, from: Peer, votes: GuardianVotes) {
         let Some(ballot) = self.ballot.as_mut().filter(|ballot| ballot.block == votes.block) else { return };
-        let is_single = finality::single(&votes).is_some();
-        if !ballot.guardians.add(from, votes.clone()) {
+        let Gathered::Rounds(round) = &mut ballot.guardians else { return };
+        if from == Peer::Own {
+            round.add_own(votes)
+        } else {
+            round.add(votes)
+        };
+    }
+
+    pub(super) fn on_guardian_part(&mut self, from: Peer, part: GuardianPart, out: &mut Vec<Effect>) {
+        let Some(ballot) = self.ballot.as_mut().filter(|ballot| ballot.block == part.block) else { return };
+        let Gathered::Bitmaps(tally) = &mut ballot.guardians else { return };
+        if !tally.add(part.part()) {
             return;
         }
-        let Gathered::Bitmaps(tally) = &ballot.guardians else { return };
-        let cover = GuardianVotes { multipliers: tally.cover().to_vec(), ..votes.clone() };
-        if is_single && from != Peer::Own {
-            // Overlapping aggregates cannot be added up; with all single votes at hand nobody depends on that.
-            out.push(Effect::Relay { message: Message::GuardianVotes(votes), from });
+        let is_final = self.final_checkpoint.is_some_and(|(block, _)| block == ballot.block);
+        let cover = (!is_final).then(|| tally.cover());
+        // What somebody gathered from all groups is for a neighbour that missed it, and spreads no further.
+        let is_whole =
+            part.first_to_last(ballot.size) && !part.is_single() && Groups::new(ballot.size).count() > 1;
+        if from != Peer::Own && !is_whole {
+            out.push(Effect::Relay { message: Message::GuardianPart(part), from });
         }
-        if ballot.checkpoint().on(&self.spec.chain).is_final(&cover) {
-            self.finalize(cover.block, out);
+        let checkpoint = ballot.checkpoint();
+        if cover.is_some_and(|cover| checkpoint.on(&self.spec.chain).is_quorum(&cover)) {
+            let block = ballot.block;
+            self.finalize(block, out);
         }
     }
 
@@ -192,6 +208,8 @@ impl Engine {
             return;
         }
         self.final_checkpoint = Some((block, header.height));
+        let record = WalRecord { checkpoint: self.final_checkpoint, ..WalRecord::default() };
+        self.append(record, out);
         out.push(Effect::Reached { finality: Finality::Final, hash: block, header });
     }
 
@@ -208,7 +226,7 @@ impl Engine {
     /// The guardians' certificate of the newest settled checkpoint, once they have made one.
     pub fn finality_certificate(&self) -> Option<GuardianVotes> {
         let ballot = self.ballot.as_ref()?;
-        ballot.guardians.best().filter(|votes| ballot.checkpoint().on(&self.spec.chain).is_final(votes))
+        ballot.best().filter(|votes| ballot.checkpoint().on(&self.spec.chain).is_final(votes))
     }
 
     /// Blocks between checkpoints.
@@ -232,9 +250,22 @@ impl Engine {
 
     /// Ends a round of the ballot when its time has come.
     pub(super) fn run_ballot(&mut self, out: &mut Vec<Effect>) {
-        let Some(ballot) = self.ballot.as_mut().filter(|ballot| self.now >= ballot.tick) else { return };
+        let Some(ballot) = self.ballot.as_mut() else { return };
+        let block = ballot.block;
+        let message = |part| Effect::Broadcast(Message::GuardianPart(GuardianPart::new(block, part)));
+        if let Gathered::Bitmaps(tally) = &mut ballot.guardians {
+            out.extend(tally.tell(self.now).map(message));
+        }
+        if self.now < ballot.tick {
+            return;
+        }
         ballot.tick = self.now + self.settings.upper_round.max(1);
-        out.extend(ballot.guardians.tick().map(|votes| Effect::Broadcast(Message::GuardianVotes(votes))));
+        match &mut ballot.guardians {
+            Gathered::Rounds(round) => {
+                out.extend(round.tick().map(|votes| Effect::Broadcast(Message::GuardianVotes(votes))));
+            }
+            Gathered::Bitmaps(tally) => out.extend(tally.best().map(message)),
+        }
         out.extend(ballot.elite.tick().map(|votes| Effect::Broadcast(Message::EliteVotes(votes))));
     }
 
@@ -242,7 +273,7 @@ impl Engine {
     pub(super) fn votes_for(&self, height: u64) -> UpperVotes {
         match &self.ballot {
             Some(ballot) if self.spec.rules(height).is_checkpoint(height) && height > ballot.height => {
-                (ballot.guardians.best(), ballot.elite.best().cloned())
+                (ballot.best(), ballot.elite.best().cloned())
             }
             _ => (None, None),
         }
@@ -266,7 +297,7 @@ impl Engine {
             guardians: header.extension.guardian_votes().and_then(|votes| {
                 let height = self.tree.header(&votes.block)?.height;
                 let rule = self.spec.rules(height).consensus.guardians;
-                Some(VotedCheckpoint { height, rule, pools: self.pools_at(&votes.block)? })
+                Some(VotedCheckpoint { height, rule, pools: self.pools_at(&votes.block)?, pool: None })
             }),
             elite: header.extension.elite_votes().and_then(|votes| self.pools_at(&votes.block)),
         }

@@ -10,7 +10,7 @@ use theta_core::{
     vote::Vote,
 };
 
-use super::{Effect, Engine};
+use super::{Effect, Engine, fetching::Reason};
 use crate::{
     certificate::is_quorum,
     message::{Message, Peer, Status},
@@ -65,7 +65,7 @@ impl Engine {
             out.push(Effect::Relay { message: Message::Vote(vote), from });
         }
         if self.is_lost(&block) {
-            self.want(block, from, self.settings.fetch_delay);
+            self.want(block, from, Reason::Voter(voter), self.settings.fetch_delay);
         }
         self.watch_vote(&block, voter, out);
         self.certify(block, out);
@@ -93,7 +93,7 @@ impl Engine {
             }
         }
         if self.is_lost(&block) {
-            self.want(block, from, 0);
+            self.want(block, from, Reason::Peer(from), 0);
         }
         self.certify(block, out);
         self.try_advance(out);

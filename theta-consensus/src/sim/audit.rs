@@ -1,6 +1,9 @@
 //! What must hold whatever happens, checked by a reading of the rules that shares no code with the engine.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use theta_core::{
     block::{Block, CommitCertificate, Header},
@@ -33,9 +36,12 @@ pub(super) struct Audit {
     /// Starts from genesis each time; where signatures are real and validators never change.
     light: Option<LightClient>,
     settled: BTreeMap<u64, Hash>,
+    finals: BTreeMap<u64, Hash>,
     votes: BTreeMap<(usize, u64), Hash>,
-    /// Epochs of all blocks that were proposed.
-    epochs: BTreeMap<Hash, u64>,
+    /// Headers of all blocks that were sent.
+    headers: BTreeMap<Hash, Arc<Header>>,
+    /// Guardians that have voted for a checkpoint.
+    guardians: BTreeMap<Hash, BTreeSet<usize>>,
     proposals: BTreeMap<(usize, u64), Hash>,
     pub(super) violations: Vec<Violation>,
 }
@@ -47,8 +53,10 @@ impl Audit {
             validators,
             light: None,
             settled: BTreeMap::new(),
+            finals: BTreeMap::new(),
             votes: BTreeMap::new(),
-            epochs: BTreeMap::new(),
+            headers: BTreeMap::new(),
+            guardians: BTreeMap::new(),
             proposals: BTreeMap::new(),
             violations: Vec::new(),
         }
@@ -75,18 +83,54 @@ impl Audit {
         }
     }
 
-    /// A block that anybody has sent.
-    pub(super) fn seen(&mut self, block: &Block) {
-        self.epochs.insert(block.header.hash(), block.header.epoch);
+    /// A checkpoint that a node holds for final. `settled` is the block that it has settled at that height.
+    /// `guardians` is how many there are, and how many of them break the rules.
+    pub(super) fn finalized(
+        &mut self,
+        node: usize,
+        (hash, height): (Hash, u64),
+        settled: Option<Hash>,
+        (guardians, faulty): (usize, usize),
+    ) {
+        let voted = self.guardians.get(&hash).map_or(0, BTreeSet::len);
+        if (voted + faulty) * 3 <= guardians * 2 {
+            self.broken(Violation::NotVoted { height });
+        }
+        if *self.finals.entry(height).or_insert(hash) != hash {
+            self.broken(Violation::FinalConflict { height });
+        }
+        if settled != Some(hash) {
+            self.broken(Violation::FinalFell { node });
+        }
     }
 
-    pub(super) fn signed(&mut self, node: usize, signed: &Signed) {
+    /// A block that anybody has sent.
+    pub(super) fn seen(&mut self, block: &Block) {
+        self.headers.entry(block.header.hash()).or_insert_with(|| Arc::new(block.header.clone()));
+    }
+
+    fn rank(&self, block: &Hash) -> Option<u64> {
+        let header = self.headers.get(block)?;
+        Some(match self.spec.rules(header.height).consensus.pace {
+            Pace::Clocked => header.height,
+            Pace::Responsive => header.epoch,
+        })
+    }
+
+    /// `locked` is the rank of what the node was locked on before.
+    pub(super) fn signed(&mut self, node: usize, signed: &Signed, locked: u64) {
         match signed {
             Signed::Message(Message::Vote(vote)) => {
-                let rank = match self.spec.rules(vote.height).consensus.pace {
-                    Pace::Clocked => vote.height,
-                    Pace::Responsive => self.epochs.get(&vote.block).copied().unwrap_or(0),
-                };
+                let rank = self.rank(&vote.block).unwrap_or(0);
+                // Later than in the block's epoch a vote may be one that a crash kept from being signed after it was decided on.
+                let header = self.headers.get(&vote.block).filter(|header| header.epoch == vote.epoch);
+                let certified = header.map(|header| header.certificate.block);
+                let certified = certified.and_then(|certified| self.rank(&certified));
+                // Saying a vote again is no vote; a block at the root certifies nothing that was sent.
+                let is_first = !self.votes.contains_key(&(node, rank));
+                if is_first && certified.is_some_and(|certified| certified < locked) {
+                    self.broken(Violation::BelowLock { validator: node, height: vote.height });
+                }
                 if *self.votes.entry((node, rank)).or_insert(vote.block) != vote.block {
                     self.broken(Violation::DoubleVote { validator: node, rank });
                 }
@@ -96,6 +140,9 @@ impl Audit {
                 if *self.proposals.entry((node, epoch)).or_insert(digest) != digest {
                     self.broken(Violation::DoubleProposal { validator: node, epoch });
                 }
+            }
+            Signed::Message(Message::GuardianPart(part)) => {
+                self.guardians.entry(part.block).or_default().insert(node);
             }
             Signed::Message(_) => {}
         }
@@ -139,7 +186,8 @@ impl Audit {
     pub(super) fn held(&mut self, node: usize, held: &Held, validators: usize) {
         let within = held.blocks <= 512 + 1
             && held.orphans <= 256
-            && held.wanted <= 32
+            // Four for each voter and for each peer.
+            && held.wanted <= 8 * validators
             && held.refused <= 1_024
             // One for each voter and block, and a few for each voter on blocks that are not known.
             && held.votes <= (held.blocks + 2_100) * validators + validators * 8;
@@ -152,7 +200,7 @@ impl Audit {
     pub(super) fn encoding(&mut self, node: usize, packet: &Packet) {
         let same = match packet {
             Packet::Message(message) => {
-                Message::from_rlp(&message.to_rlp(), MAX_MESSAGE_BYTES).as_ref() == Ok(message)
+                Message::from_rlp(&message.to_rlp(), MAX_MESSAGE_BYTES).as_ref() == Ok(message.as_ref())
             }
             Packet::Block(block) => {
                 let bytes = block.to_rlp();

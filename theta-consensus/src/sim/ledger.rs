@@ -10,7 +10,8 @@ use theta_core::{
     block::{Block, Bloom},
     context::{BlockContext, Body, PostState},
     hash::{Address, EMPTY_ROOT, Hash, keccak_parts},
-    stake::{Validator, ValidatorSet},
+    spec::{ChainSpec, HeaderRules},
+    stake::{GuardianPool, Pools, Validator, ValidatorSet},
 };
 
 use crate::tree::SettledBlock;
@@ -31,6 +32,9 @@ pub(super) fn stake(number: u64, validator: Address, stake: u64) -> Vec<u8> {
 
 #[derive(Debug)]
 pub(super) struct Ledger {
+    spec: Arc<ChainSpec>,
+    /// Guardians and elite edge nodes; they never change.
+    pools: Option<Arc<Pools>>,
     /// On disk: settled blocks from genesis on.
     pub(super) settled: Vec<(Hash, Arc<Block>, PostState)>,
     /// In memory: blocks executed above.
@@ -40,13 +44,25 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    pub(super) fn new(genesis: Arc<Block>, validators: Arc<ValidatorSet>) -> Self {
+    pub(super) fn new(
+        spec: Arc<ChainSpec>,
+        genesis: Arc<Block>,
+        validators: Arc<ValidatorSet>,
+        pools: Option<Arc<Pools>>,
+    ) -> Self {
         let post = PostState::new(genesis.header.state_root, validators);
         Self {
+            spec,
+            pools,
             settled: vec![(genesis.header.hash(), genesis, post)],
             executed: BTreeMap::new(),
             pool: BTreeSet::new(),
         }
+    }
+
+    /// The guardians, if there are any.
+    pub(super) fn guardians(&self) -> Option<&GuardianPool> {
+        self.pools.as_ref().map(|pools| &pools.guardians)
     }
 
     /// What a crash leaves.
@@ -117,9 +133,14 @@ impl Ledger {
 
     pub(super) fn execute(&mut self, hash: Hash, block: &Arc<Block>) -> Option<PostState> {
         let parent = self.post(&block.header.parent)?;
-        let post = Self::apply(parent, &block.transactions);
+        let mut post = Self::apply(parent, &block.transactions);
         if post.root != block.header.state_root {
             return None;
+        }
+        let height = block.header.height;
+        let rules = self.spec.rules(height);
+        if rules.is_checkpoint(height) && rules.header != HeaderRules::Twelve {
+            post.pools.clone_from(&self.pools);
         }
         self.executed.insert(hash, (block.clone(), post.clone()));
         Some(post)

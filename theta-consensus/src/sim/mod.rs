@@ -3,7 +3,7 @@
 //!
 //! Everything depends on [`Scenario::seed`] alone; the environment variable `THETA_SEED` runs one seed of the tests. Each
 //! run checks what must hold whatever happens (`spec/consensus.md` 15) and reports what was violated: no two settled
-//! blocks conflict, nobody honest signs two blocks of one height or epoch, nothing falls, every settled block has a
+//! blocks conflict, no two final ones do, nobody honest signs two blocks of one height or epoch, nothing falls, every settled block has a
 //! witness, what is held stays within bounds, packets are read back as they were written.
 //!
 //! ```
@@ -18,15 +18,22 @@
 
 mod adversary;
 mod audit;
+mod guardians;
 mod ledger;
 mod network;
 mod node;
+mod plot;
 mod random;
+mod schedules;
 
 use theta_core::{hash::Hash, spec::ChainSpec};
 
-pub use self::adversary::Strategy;
 use self::network::Network;
+pub use self::{
+    adversary::Strategy,
+    guardians::{Costs, GuardianReport, GuardianScenario},
+    plot::Plot,
+};
 use crate::{
     checks::Fault,
     pace::{Millis, Settings},
@@ -64,6 +71,13 @@ pub struct Scenario {
     pub duplicate_per_mille: u64,
     /// Nodes that break the rules. What is reported is about the others.
     pub adversaries: Vec<(usize, Strategy)>,
+    /// Nodes behind the validators that validate nothing.
+    pub observers: usize,
+    /// Nodes that vote for checkpoints as guardians, with equal stakes. They sign with real keys, and what
+    /// they sign is checked where signatures are real.
+    pub guardians: Vec<usize>,
+    /// Nodes that vote for checkpoints as elite edge nodes, with equal stakes.
+    pub elite: Vec<usize>,
     /// Nodes that never run.
     pub stopped: Vec<usize>,
     /// Partitions.
@@ -72,8 +86,13 @@ pub struct Scenario {
     pub crashes_per_100k: u64,
     /// From then on nothing is lost and nobody crashes.
     pub calm_from: Millis,
+    /// Ends a second after every honest node has settled something in the calm.
+    pub ends_healed: bool,
     /// All nodes crash at these times.
     pub blackouts: Vec<Millis>,
+    /// Nodes whose write-ahead logs get lost in a blackout; the signers' marks stay. If more than a third lose theirs there
+    /// may be nobody left with the blocks that the marks speak of, and nothing settles any more.
+    pub loses_logs: Vec<usize>,
     /// A transaction comes up at all nodes so often; 0 for never.
     pub transaction_every: Millis,
     /// A stake changes so often; 0 for never.
@@ -98,11 +117,16 @@ impl Scenario {
             loss_per_mille: 0,
             duplicate_per_mille: 0,
             adversaries: Vec::new(),
+            observers: 0,
+            guardians: Vec::new(),
+            elite: Vec::new(),
             stopped: Vec::new(),
             partitions: Vec::new(),
             crashes_per_100k: 0,
             calm_from: Millis::MAX,
+            ends_healed: false,
             blackouts: Vec::new(),
+            loses_logs: Vec::new(),
             transaction_every: 1_000,
             stake_change_every: 0,
             execution: 0,
@@ -125,6 +149,16 @@ pub enum Violation {
         /// The height.
         height: u64,
     },
+    /// Two different final blocks of one height.
+    FinalConflict {
+        /// The height.
+        height: u64,
+    },
+    /// A node's final checkpoint fell, or is not a block that it has settled.
+    FinalFell {
+        /// Which node.
+        node: usize,
+    },
     /// A validator signed votes for two blocks of one height, or of one epoch at the responsive pace.
     DoubleVote {
         /// Which.
@@ -143,6 +177,18 @@ pub enum Violation {
     Fell {
         /// Which node.
         node: usize,
+    },
+    /// A validator voted for a block that certifies less than what it is locked on.
+    BelowLock {
+        /// Which.
+        validator: usize,
+        /// The height of the block.
+        height: u64,
+    },
+    /// A final checkpoint for which not more than two thirds of the guardians have voted.
+    NotVoted {
+        /// The height.
+        height: u64,
     },
     /// A settled block without a certified child that settles it.
     NoWitness {
@@ -183,6 +229,14 @@ pub enum Violation {
 pub struct Report {
     /// Settled height of every node.
     pub settled: Vec<u64>,
+    /// Height of every node's final checkpoint.
+    pub finals: Vec<u64>,
+    /// Most guardians and most elite edge nodes whose votes stand in a settled header.
+    pub votes_in_headers: (usize, usize),
+    /// Settled height of every node when the calm began.
+    pub before_calm: Vec<u64>,
+    /// When, after the calm began, the honest node that was last had settled a block more; none while one has not.
+    pub healed_after: Option<Millis>,
     /// Settled height of every node every ten seconds, from the start on.
     pub samples: Vec<Vec<u64>>,
     /// Epoch of every node.

@@ -3,13 +3,14 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use theta_core::{
-    amount::ThetaWei,
+    amount::{TFuelWei, ThetaWei},
     block::{Block, Header},
+    bls,
     codec::rlp::Encode,
     hash::{Address, Hash, keccak_parts},
     journal::MemDisk,
     sign::{SecretKey, SignError, Signature, Signer},
-    stake::{Validator, ValidatorSet},
+    stake::{EliteEdgeNode, EliteState, GuardianPool, Pools, Validator, ValidatorSet},
 };
 
 use super::{
@@ -20,10 +21,24 @@ use super::{
     node::{Node, Outcome, Packet},
     random::Random,
 };
-use crate::{message::Peer, pace::Millis, signer::Signed};
+use crate::{
+    engine::Roles,
+    message::{Message, Peer},
+    pace::Millis,
+    round::Aggregate,
+    signer::Signed,
+};
 
 /// 1 January 2024; where virtual time starts.
 const DAWN: Millis = 1_704_067_200_000;
+
+/// Address and digest side by side, and the low half of a signature all zeros: nothing that has to be computed.
+fn make_believe(address: Address, digest: &Hash) -> [u8; 65] {
+    let mut bytes = [0; 65];
+    bytes[..20].copy_from_slice(address.as_slice());
+    bytes[20..32].copy_from_slice(&digest[..12]);
+    bytes
+}
 
 /// A signer whose signatures only look like some.
 #[derive(Debug)]
@@ -31,8 +46,7 @@ struct Pretender(Address);
 
 /// Whether a make-believe signature is an address's.
 pub(super) fn pretends(signature: &Signature, digest: &Hash, address: Address) -> bool {
-    let first = keccak_parts(&[address.as_slice(), digest.as_slice()]);
-    signature.as_bytes().len() == 65 && signature.as_bytes().starts_with(first.as_slice())
+    signature.as_bytes() == make_believe(address, digest).as_slice()
 }
 
 impl Signer for Pretender {
@@ -40,9 +54,48 @@ impl Signer for Pretender {
         self.0
     }
     fn sign(&self, digest: &Hash) -> Result<Signature, SignError> {
-        let first = keccak_parts(&[self.0.as_slice(), digest.as_slice()]);
-        Ok(Signature::from_bytes([first.as_slice(), &[0; 33]].concat()))
+        Ok(Signature::from_bytes(make_believe(self.0, digest).to_vec()))
     }
+}
+
+fn checkpoint_key(scenario: &Scenario, node: usize) -> Option<bls::SecretKey> {
+    let mut seed = keccak_parts(&[b"simulated guardian", &node.to_be_bytes()]);
+    // Below the group order.
+    seed.0[0] &= 0x3f;
+    let votes = scenario.guardians.contains(&node) || scenario.elite.contains(&node);
+    bls::SecretKey::from_bytes(seed.as_slice()).ok().filter(|_| votes)
+}
+
+fn roles(scenario: &Scenario, node: usize, address: Address, key: Option<&bls::SecretKey>) -> Roles {
+    let mut roles = if node < scenario.validators { Roles::validator(address) } else { Roles::observer() };
+    if let Some(key) = key.filter(|_| scenario.guardians.contains(&node)) {
+        roles = roles.with_guardian(key.public_key());
+    }
+    if scenario.elite.contains(&node) { roles.with_elite(address) } else { roles }
+}
+
+/// Who votes for checkpoints; nothing if nobody does.
+fn pools(
+    scenario: &Scenario,
+    signers: &[Arc<dyn Signer>],
+    keys: &[Option<bls::SecretKey>],
+) -> Option<Arc<Pools>> {
+    let (mut guardians, mut elite) = (GuardianPool::default(), EliteState::default());
+    for (node, (signer, key)) in signers.iter().zip(keys).enumerate() {
+        let (address, Some(key)) = (signer.address(), key) else { continue };
+        if scenario.guardians.contains(&node) {
+            guardians.deposit(address, address, ThetaWei::whole(1_000), Some(key.public_key())).ok()?;
+        }
+        if scenario.elite.contains(&node) {
+            let stake = TFuelWei::whole(100_000);
+            let mut node = EliteEdgeNode::new(address, key.public_key());
+            node.deposit(address, stake).ok()?;
+            elite.total = elite.total.checked_add(stake)?;
+            elite.nodes.insert(address, node);
+        }
+    }
+    let nobody = guardians.guardians.is_empty() && elite.nodes.is_empty();
+    (!nobody).then(|| Arc::new(Pools { guardians, elite }))
 }
 
 #[derive(Debug)]
@@ -53,6 +106,7 @@ enum Event {
     Restart { node: usize },
     Blackout,
     Sample,
+    Calm,
     Transaction(Vec<u8>),
 }
 
@@ -66,6 +120,7 @@ pub(super) struct Network {
     adversaries: BTreeMap<usize, Box<dyn Adversary>>,
     allies: Vec<usize>,
     keys: Vec<Arc<dyn Signer>>,
+    checkpoint_keys: Vec<Option<bls::SecretKey>>,
     audit: Audit,
     born: BTreeMap<Vec<u8>, Millis>,
     report: Report,
@@ -75,7 +130,7 @@ pub(super) struct Network {
 
 impl Network {
     pub(super) fn new(scenario: Scenario) -> Self {
-        let signers: Vec<Arc<dyn Signer>> = (0..scenario.validators)
+        let signers: Vec<Arc<dyn Signer>> = (0..scenario.validators + scenario.observers)
             .map(|index| {
                 let seed = keccak_parts(&[b"simulated validator", &index.to_be_bytes()]);
                 match SecretKey::from_bytes(seed.as_slice()) {
@@ -86,7 +141,7 @@ impl Network {
             .collect();
         let stake = ThetaWei::whole(1_000_000);
         let validators = Arc::new(ValidatorSet::new(
-            signers.iter().map(|signer| Validator { address: signer.address(), stake }),
+            signers[..scenario.validators].iter().map(|key| Validator { address: key.address(), stake }),
         ));
         let header = Header { chain: scenario.spec.chain.clone(), ..Header::zero() };
         let genesis = Arc::new(Block { header, transactions: Vec::new() });
@@ -97,21 +152,28 @@ impl Network {
             audit = audit.with_light_client(genesis.header.clone());
         }
         let keys = signers.clone();
-        let nodes = signers
-            .into_iter()
-            .map(|signer| Node {
-                spec: spec.clone(),
-                settings: scenario.settings.clone(),
-                key: signer,
-                wal: MemDisk::default(),
-                mark: MemDisk::default(),
-                ledger: Ledger::new(genesis.clone(), validators.clone()),
-                running: None,
-                life: 0,
-                real: scenario.real_signatures,
-                settled_height: 0,
-            })
-            .collect();
+        let checkpoint_keys: Vec<Option<bls::SecretKey>> =
+            (0..signers.len()).map(|node| checkpoint_key(&scenario, node)).collect();
+        let pools = pools(&scenario, &signers, &checkpoint_keys);
+        let node = |(index, key): (usize, Arc<dyn Signer>)| Node {
+            spec: spec.clone(),
+            settings: scenario.settings.clone(),
+            roles: roles(&scenario, index, key.address(), checkpoint_keys[index].as_ref()),
+            checkpoint_key: checkpoint_keys[index].clone(),
+            checkpoint_mark: MemDisk::default(),
+            key,
+            wal: MemDisk::default(),
+            mark: MemDisk::default(),
+            ledger: Ledger::new(spec.clone(), genesis.clone(), validators.clone(), pools.clone()),
+            running: None,
+            life: 0,
+            real: scenario.real_signatures,
+            settled_height: 0,
+            final_height: 0,
+            locked: 0,
+            has_lost_log: false,
+        };
+        let nodes = signers.into_iter().enumerate().map(node).collect();
         Self {
             random: Random::new(scenario.seed),
             now: 0,
@@ -121,12 +183,17 @@ impl Network {
             adversaries: scenario.adversaries.iter().map(|(node, how)| (*node, how.start())).collect(),
             allies: scenario.adversaries.iter().map(|(node, _)| *node).collect(),
             keys,
+            checkpoint_keys,
             audit,
             born: BTreeMap::new(),
             #[cfg(test)]
             lose_disks_at_blackout: false,
             report: Report {
                 settled: Vec::new(),
+                finals: Vec::new(),
+                votes_in_headers: (0, 0),
+                before_calm: Vec::new(),
+                healed_after: None,
                 samples: Vec::new(),
                 epochs: Vec::new(),
                 violations: Vec::new(),
@@ -151,6 +218,9 @@ impl Network {
             self.at(at, Event::Blackout);
         }
         let until = self.scenario.until;
+        if self.scenario.calm_from < until {
+            self.at(self.scenario.calm_from, Event::Calm);
+        }
         for at in (0..until).step_by(10_000) {
             self.at(at, Event::Sample);
         }
@@ -160,13 +230,14 @@ impl Network {
             self.at(at, Event::Transaction(ledger::plain(at)));
         }
         for at in times(self.scenario.stake_change_every).collect::<Vec<_>>() {
-            let index = usize::try_from(self.random.below(self.nodes.len() as u64)).unwrap_or(0);
+            let index = usize::try_from(self.random.below(self.scenario.validators as u64)).unwrap_or(0);
             let stake = self.random.between((900_000, 1_100_000));
             let address = self.nodes[index].key.address();
             self.at(at, Event::Transaction(ledger::stake(at, address, stake)));
         }
         while let Some(((at, _), event)) = self.queue.pop_first() {
-            if at > until {
+            let healed = self.report.healed_after.filter(|_| self.scenario.ends_healed);
+            if at > until || healed.is_some_and(|after| at > self.scenario.calm_from + after + 1_000) {
                 break;
             }
             self.now = at;
@@ -174,6 +245,7 @@ impl Network {
         }
         for node in &self.nodes {
             self.report.settled.push(node.settled_height);
+            self.report.finals.push(node.final_height);
             self.report.epochs.push(node.running.as_ref().map_or(0, |running| running.engine.epoch()));
         }
         self.report.latencies.sort_unstable();
@@ -184,6 +256,20 @@ impl Network {
     fn at(&mut self, at: Millis, event: Event) {
         self.sequence += 1;
         self.queue.insert((at, self.sequence), event);
+    }
+
+    /// Notes when every honest node has settled something since the calm began.
+    fn heal(&mut self) {
+        let before = &self.report.before_calm;
+        if before.is_empty() || self.report.healed_after.is_some() {
+            return;
+        }
+        let stopped = &self.scenario.stopped;
+        let mut honest =
+            (0..self.nodes.len()).filter(|node| !self.allies.contains(node) && !stopped.contains(node));
+        if honest.all(|node| self.nodes[node].settled_height > before[node]) {
+            self.report.healed_after = Some(self.now - self.scenario.calm_from);
+        }
     }
 
     fn is_calm(&self) -> bool {
@@ -205,12 +291,21 @@ impl Network {
                     if self.nodes[node].running.is_some() {
                         self.crash(node);
                     }
+                    if self.scenario.loses_logs.contains(&node) {
+                        self.nodes[node].wal = MemDisk::default();
+                        self.nodes[node].locked = 0;
+                        self.nodes[node].has_lost_log = true;
+                    }
                     #[cfg(test)]
                     if self.lose_disks_at_blackout {
+                        self.nodes[node].locked = 0;
                         self.nodes[node].wal = MemDisk::default();
                         self.nodes[node].mark = MemDisk::default();
                     }
                 }
+            }
+            Event::Calm => {
+                self.report.before_calm = self.nodes.iter().map(|node| node.settled_height).collect();
             }
             Event::Sample => {
                 self.report.samples.push(self.nodes.iter().map(|node| node.settled_height).collect());
@@ -283,13 +378,26 @@ impl Network {
                 }
             }
             if honest {
-                self.audit.signed(node, signed);
+                // A first vote may go to what is certified already.
+                let node_now = &self.nodes[node];
+                let lock = node_now.running.as_ref().map(|running| running.engine.certified().0);
+                let on_lock = matches!(
+                    signed,
+                    Signed::Message(Message::Vote(vote)) if Some(vote.block) == lock
+                );
+                let locked = if on_lock { 0 } else { node_now.locked };
+                self.audit.signed(node, signed, locked);
             }
         }
         for (hash, height, blocks) in &outcome.settled {
             self.note(node, hash.as_slice());
             for block in blocks.iter().filter(|_| honest) {
                 self.audit.settled(block);
+                let extension = &block.header.extension;
+                let guardians = extension.guardian_votes().map_or(0, Aggregate::signers);
+                let elite = extension.elite_votes().map_or(0, Aggregate::signers);
+                let most = &mut self.report.votes_in_headers;
+                *most = (most.0.max(guardians), most.1.max(elite));
                 for transaction in &block.transactions {
                     if let Some(born) = self.born.get_mut(transaction)
                         && *born != Millis::MAX
@@ -304,9 +412,27 @@ impl Network {
                 self.audit.broken(Violation::Fell { node });
             }
             self.nodes[node].settled_height = *height;
+            self.heal();
+        }
+        for (hash, height) in &outcome.finals {
+            self.note(node, &[b"final", hash.as_slice()].concat());
+            self.nodes[node].final_height = self.nodes[node].final_height.max(*height);
+            if honest {
+                let index = usize::try_from(*height).unwrap_or(usize::MAX);
+                let settled = self.nodes[node].ledger.settled.get(index).map(|(hash, ..)| *hash);
+                let faulty = |one: &&usize| self.allies.contains(one);
+                let guardians = &self.scenario.guardians;
+                let count = (guardians.len(), guardians.iter().filter(faulty).count());
+                self.audit.finalized(node, (*hash, *height), settled, count);
+            }
         }
         if honest {
             self.check(node, &outcome);
+        }
+        if let Some(running) = &self.nodes[node].running
+            && !outcome.crashed
+        {
+            self.nodes[node].locked = running.engine.lock_rank();
         }
         let life = self.nodes[node].life;
         if let Some(at) = outcome.wake_at {
@@ -378,7 +504,9 @@ impl Network {
             self.audit.encoding(node, packet);
         }
         if let Some(running) = &self.nodes[node].running {
-            self.audit.held(node, &running.engine.held(), self.keys.len());
+            if self.sequence.is_multiple_of(8) {
+                self.audit.held(node, &running.engine.held(), self.keys.len());
+            }
         }
     }
 
@@ -386,6 +514,10 @@ impl Network {
         Hand {
             me,
             nodes: self.nodes.len(),
+            validators: self.scenario.validators,
+            spec: &self.scenario.spec,
+            pool: self.nodes[me].ledger.guardians(),
+            checkpoint_keys: &self.checkpoint_keys,
             allies: &self.allies,
             keys: &self.keys,
             random: &mut self.random,

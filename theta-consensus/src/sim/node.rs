@@ -4,6 +4,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use theta_core::{
     block::{Block, CommitCertificate},
+    bls,
     context::Finality,
     hash::Hash,
     journal::{Disk, Journal, MemDisk},
@@ -27,10 +28,26 @@ const ANSWER: usize = 32;
 
 #[derive(Clone, Debug)]
 pub(super) enum Packet {
-    Message(Message),
+    Message(Arc<Message>),
     Block(Arc<Block>),
     Fetch { block: Hash, above: u64 },
     Blocks(Vec<Arc<Block>>),
+}
+
+impl From<Message> for Packet {
+    fn from(message: Message) -> Self {
+        Self::Message(Arc::new(message))
+    }
+}
+
+impl Packet {
+    /// The message in it, if it is one.
+    pub(super) fn message(&self) -> Option<&Message> {
+        match self {
+            Self::Message(message) => Some(message),
+            _ => None,
+        }
+    }
 }
 
 /// What a turn of a node does to the world.
@@ -42,6 +59,7 @@ pub(super) struct Outcome {
     pub(super) requests: Vec<(Option<Peer>, Packet)>,
     pub(super) signed: Vec<Signed>,
     pub(super) settled: Vec<(Hash, u64, Vec<Arc<Block>>)>,
+    pub(super) finals: Vec<(Hash, u64)>,
     pub(super) execute: Vec<Hash>,
     pub(super) wake_at: Option<Millis>,
     pub(super) crashed: bool,
@@ -59,12 +77,16 @@ pub(super) struct Running {
     signer: LocalSigner,
     executing: Vec<(Hash, Arc<Block>)>,
     seen: (u64, u64, u64),
+    pub(super) final_height: u64,
 }
 
 pub(super) struct Node {
     pub(super) spec: Arc<ChainSpec>,
     pub(super) settings: Settings,
     pub(super) key: Arc<dyn Signer>,
+    pub(super) roles: Roles,
+    pub(super) checkpoint_key: Option<bls::SecretKey>,
+    pub(super) checkpoint_mark: MemDisk,
     pub(super) wal: MemDisk,
     pub(super) mark: MemDisk,
     pub(super) ledger: Ledger,
@@ -73,6 +95,12 @@ pub(super) struct Node {
     pub(super) life: u64,
     pub(super) real: bool,
     pub(super) settled_height: u64,
+    /// Rank of the lock after the last turn that no crash ended.
+    pub(super) locked: u64,
+    /// Its signer knows of votes that it does not, and refuses what contradicts them.
+    pub(super) has_lost_log: bool,
+    /// Of the newest final checkpoint, ever.
+    pub(super) final_height: u64,
 }
 
 type Dice<'a> = &'a mut dyn FnMut() -> bool;
@@ -86,20 +114,29 @@ impl Node {
         else {
             return stuck;
         };
+        let signer = match &self.checkpoint_key {
+            Some(key) => signer.with_checkpoint_key(key.clone(), self.checkpoint_mark.clone()),
+            None => Ok(signer),
+        };
+        let Ok(signer) = signer else { return stuck };
         let Some((genesis, ..)) = self.ledger.settled.first() else { return stuck };
         let start = Start { root: *genesis, settled: self.ledger.tail(200), wal: records };
-        let roles = Roles::validator(self.key.address());
+        let roles = self.roles.clone();
         let Ok(engine) = Engine::recover(self.spec.clone(), self.settings.clone(), roles, start) else {
             return stuck;
         };
+        let final_height = engine.final_checkpoint().map_or(0, |(_, height)| height);
+        if final_height < self.final_height && !self.has_lost_log || engine.lock_rank() < self.locked {
+            return Outcome { fell: true, ..stuck };
+        }
         let seen = (engine.settled().1, engine.lock_rank(), engine.epoch());
-        self.running = Some(Running { engine, wal, signer, executing: Vec::new(), seen });
+        self.running = Some(Running { engine, wal, signer, executing: Vec::new(), seen, final_height });
         self.drive(now, vec![Input::Tick, Input::Work], &mut || false)
     }
 
     /// Loses everything but the disks, and of those what was being written but for some bytes.
     pub(super) fn crash(&mut self, torn: usize) {
-        for disk in [&mut self.wal, &mut self.mark] {
+        for disk in [&mut self.wal, &mut self.mark, &mut self.checkpoint_mark] {
             // A write that never got synced; memory cannot fail.
             let _ = disk.append(&vec![0x5a; torn]);
             disk.crash(torn);
@@ -134,7 +171,7 @@ impl Node {
         let Some(running) = &self.running else { return Outcome::default() };
         match packet {
             Packet::Message(message) => {
-                let input = self.check_message(running, from, message);
+                let input = self.check_message(running, from, Arc::unwrap_or_clone(message));
                 self.drive(now, input.into_iter().collect(), dice)
             }
             Packet::Block(block) => {
@@ -179,13 +216,13 @@ impl Node {
 
     fn check_message(&self, running: &Running, from: Peer, message: Message) -> Option<Input> {
         let checks = running.engine.wants(from, message)?;
-        let checked = if self.real { checks.verify() } else { checks.verify_by(&pretends) };
+        let checked = if self.real { checks.verify() } else { checks.verify_by(&pretends, false) };
         Some(Input::Message(checked.ok()?))
     }
 
     fn check_block(&self, running: &Running, from: Peer, block: &Arc<Block>) -> Option<Input> {
         let checks = running.engine.wants_block(from, block.as_ref().clone())?;
-        let checked = if self.real { checks.verify() } else { checks.verify_by(&pretends) };
+        let checked = if self.real { checks.verify() } else { checks.verify_by(&pretends, false) };
         Some(Input::Block(checked.ok()?))
     }
 
@@ -241,7 +278,7 @@ impl Node {
             Effect::Relay { .. } => {
                 // Everybody is everybody's neighbour here.
             }
-            Effect::Broadcast(message) => outcome.packets.push((None, Packet::Message(message))),
+            Effect::Broadcast(message) => outcome.packets.push((None, Packet::from(message))),
             Effect::Fetch { block, above, from } => {
                 outcome.requests.push((from, Packet::Fetch { block, above }));
             }
@@ -249,7 +286,7 @@ impl Node {
                 let blocks = self.ledger.settle(&hash);
                 outcome.settled.push((hash, header.height, blocks));
             }
-            Effect::Reached { .. } => {}
+            Effect::Reached { hash, header, .. } => outcome.finals.push((hash, header.height)),
             Effect::WakeAt(at) => outcome.wake_at = Some(at),
             Effect::Report(evidence) => outcome.reported.push(evidence),
             Effect::Penalize { peer, fault } => outcome.blamed.push((peer, fault)),
@@ -259,21 +296,21 @@ impl Node {
     fn sign(&mut self, intent: &Intent, inputs: &mut VecDeque<Input>, outcome: &mut Outcome) {
         let Some(running) = &mut self.running else { return };
         let Ok(signed) = running.signer.sign(intent) else {
-            outcome.stuck = true;
+            outcome.stuck |= !self.has_lost_log;
             return;
         };
         outcome.signed.push(signed.clone());
         let Some(running) = &self.running else { return };
         match signed {
             Signed::Message(message) => {
-                outcome.packets.push((None, Packet::Message(message.clone())));
+                outcome.packets.push((None, Packet::from(message.clone())));
                 inputs.extend(self.check_message(running, Peer::Own, message));
             }
             Signed::Proposal(proposal) => {
                 let block = Arc::new(proposal.block);
                 outcome.packets.push((None, Packet::Block(block.clone())));
                 for vote in proposal.votes.as_slice() {
-                    outcome.packets.push((None, Packet::Message(Message::Vote(vote.clone()))));
+                    outcome.packets.push((None, Packet::from(Message::Vote(vote.clone()))));
                 }
                 inputs.extend(self.check_block(running, Peer::Own, &block));
             }
@@ -286,6 +323,9 @@ impl Node {
         let engine = &running.engine;
         let ((settled, settled_height), (lock, _)) = (engine.settled(), engine.certified());
         let now = (settled_height, engine.lock_rank(), engine.epoch());
+        let final_height = engine.final_checkpoint().map_or(0, |(_, height)| height);
+        outcome.fell |= final_height < running.final_height;
+        running.final_height = final_height;
         let before = running.seen;
         outcome.fell |= now.0 < before.0 || now.1 < before.1 || now.2 < before.2;
         let branch = engine.branch(&lock);
@@ -311,6 +351,7 @@ impl Outcome {
         self.requests.extend(next.requests);
         self.signed.extend(next.signed);
         self.settled.extend(next.settled);
+        self.finals.extend(next.finals);
         self.execute.extend(next.execute);
         self.wake_at = next.wake_at.or(self.wake_at);
         self.crashed |= next.crashed;

@@ -3,6 +3,7 @@ use theta_core::spec::Pace;
 use super::{random::Random, *};
 
 mod adversaries;
+mod finality;
 
 /// Twenty-five seconds of loss, partitions and crashes, then calm.
 fn storm(spec: ChainSpec, seed: u64) -> Scenario {
@@ -241,4 +242,29 @@ fn a_network_that_lost_its_logs_and_marks_goes_on_from_what_is_settled() {
     };
     assert!(!report.violations.iter().any(lost), "{:?}", report.violations);
     assert!(growth(&report.samples[3], &report.settled) > 10, "{:?}", report.samples);
+}
+
+/// A log is gone, the signer's mark is not: it is all that keeps the validator from voting twice.
+#[test]
+fn marks_alone_keep_validators_from_voting_twice() {
+    for seed in 0..10 {
+        let stormy = storm(ChainSpec::devnet(), seed);
+        let blackouts = (2..16).map(|n| n * 1_500).collect();
+        let scenario = Scenario { blackouts, loses_logs: vec![1], crashes_per_100k: 0, ..stormy };
+        let report = scenario.run();
+        let twice = |violation: &&Violation| {
+            matches!(violation, Violation::DoubleVote { .. } | Violation::DoubleProposal { .. })
+        };
+        assert_eq!(report.violations.iter().find(twice), None, "seed {seed}");
+        assert!(report.settled.iter().all(|height| *height > 10), "seed {seed}: {:?}", report.settled);
+    }
+}
+
+#[test]
+fn schedules_break_no_rule_and_heal() {
+    for seed in 0..12 {
+        let report = Scenario::schedule(ChainSpec::devnet(), seed).run();
+        assert_eq!(report.violations, [], "seed {seed}");
+        assert!(report.healed_after.is_some_and(|after| after <= 8_500), "seed {seed}: {report:?}");
+    }
 }

@@ -20,6 +20,7 @@ mod input;
 mod job;
 mod load;
 mod replay;
+mod sim;
 mod snapshot;
 mod spec;
 mod start;
@@ -105,6 +106,9 @@ enum Command {
         after_help = "Example:\n  theta statetest tests/GeneralStateTests\n  theta statetest --rules theta legacytests/Constantinople/GeneralStateTests --json"
     )]
     Statetest(statetest::Args),
+    /// Simulated networks: what they break, how fast they settle, how long guardians take.
+    #[command(subcommand)]
+    Sim(sim::Command),
 }
 
 /// Runs the program with the process's arguments.
@@ -137,6 +141,7 @@ pub fn main() -> ExitCode {
             Command::Load(args) => load::run(args).await,
             Command::Spec(command) => spec::run(command),
             Command::Statetest(args) => statetest::run(args).await,
+            Command::Sim(command) => sim::run(command).await,
         }
     });
     match result {

@@ -10,7 +10,12 @@ use theta_core::{
 };
 
 use super::*;
-use crate::{elite::EliteVote, guardian::AggregateError, round::Aggregate};
+use crate::{
+    elite::EliteVote,
+    finality::{Bits, GuardianPart, Part},
+    guardian::AggregateError,
+    round::Aggregate,
+};
 
 const GUARDIANS: u8 = 4;
 
@@ -374,8 +379,22 @@ fn finals(effects: &[Effect]) -> Vec<u64> {
     reached.collect()
 }
 
-fn give_votes(bench: &mut Bench, votes: GuardianVotes) -> Vec<Effect> {
-    let checks = bench.engine.wants(Peer::Remote(1), Message::GuardianVotes(votes)).expect("new");
+/// The same as it travels.
+fn final_part(block: Hash, height: u64, signers: &[u8]) -> GuardianPart {
+    let signature = final_votes(block, height, signers).signature;
+    let part = match signers {
+        [index] => Part::single(usize::from(*index), signature),
+        _ => {
+            let mut bits = Bits::new(usize::from(GUARDIANS));
+            signers.iter().for_each(|index| bits.set(usize::from(*index)));
+            Part { first: 0, bits, signature }
+        }
+    };
+    GuardianPart::new(block, part)
+}
+
+fn give_votes(bench: &mut Bench, votes: GuardianPart) -> Vec<Effect> {
+    let checks = bench.engine.wants(Peer::Remote(1), Message::GuardianPart(votes)).expect("new");
     bench.step(Input::Message(checks.verify().expect("right")))
 }
 
@@ -384,18 +403,19 @@ fn more_than_two_thirds_of_the_guardians_make_a_settled_checkpoint_final() {
     let mut bench = Bench::new(finalizing(), Roles::observer(), Vec::new());
     let chain = grow(&mut bench, 5);
     let voted = chain[1].0;
-    assert_eq!(finals(&give_votes(&mut bench, final_votes(voted, 1, &[0, 1]))), [0; 0]);
+    assert_eq!(finals(&give_votes(&mut bench, final_part(voted, 1, &[0, 1]))), [0; 0]);
     // An aggregate that overlaps adds nothing by itself; single votes do.
-    assert_eq!(finals(&give_votes(&mut bench, final_votes(voted, 1, &[1, 2]))), [0; 0]);
+    let overlapping = Message::GuardianPart(final_part(voted, 1, &[1, 2]));
+    assert!(bench.engine.wants(Peer::Remote(1), overlapping).is_none());
     assert_eq!(bench.engine.finality_certificate(), None);
-    let effects = give_votes(&mut bench, final_votes(voted, 1, &[2]));
+    let effects = give_votes(&mut bench, final_part(voted, 1, &[2]));
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Relay { .. })));
     assert_eq!(finals(&effects), [1]);
     assert_eq!(bench.engine.final_checkpoint(), Some((voted, 1)));
     let certificate = bench.engine.finality_certificate().expect("three of four");
     assert_eq!(certificate.multipliers, [1, 1, 1, 0]);
     // The fourth changes nothing about it.
-    assert_eq!(finals(&give_votes(&mut bench, final_votes(voted, 1, &[3]))), [0; 0]);
+    assert_eq!(finals(&give_votes(&mut bench, final_part(voted, 1, &[3]))), [0; 0]);
 }
 
 #[test]
@@ -422,16 +442,17 @@ fn where_guardians_finalize_nobody_is_counted_twice_and_no_vote_is_good_elsewher
     let mut bench = Bench::new(finalizing(), Roles::observer(), Vec::new());
     let chain = grow(&mut bench, 10);
     let voted = chain[1].0;
-    let wants = |bench: &Bench, votes| bench.engine.wants(Peer::Remote(1), Message::GuardianVotes(votes));
+    let wants = |bench: &Bench, part| bench.engine.wants(Peer::Remote(1), Message::GuardianPart(part));
     let twice = final_votes(voted, 1, &[0]).merged(&final_votes(voted, 1, &[0, 1])).expect("fits");
-    assert!(wants(&bench, twice.clone()).is_none());
+    assert!(bench.engine.wants(Peer::Remote(1), Message::GuardianVotes(twice.clone())).is_none());
     let block = with_votes(&bench, &chain, Some(twice), None);
     let fault = bench.give_block(&block).expect("wanted").err();
     assert_eq!(fault, Some(Fault::Guardians(AggregateError::Repeated)));
     let mismatch = Some(Fault::Guardians(AggregateError::Signature(bls::BlsError::Mismatch)));
     // Of another height, and in the form that names neither chain nor height.
-    for votes in [final_votes(voted, 11, &[0]), guardian_votes(voted, 0..1)] {
-        assert_eq!(wants(&bench, votes).expect("new").verify().err(), mismatch);
+    let elsewhere = guardian_votes(voted, 0..1).signature;
+    for part in [final_part(voted, 11, &[0]), GuardianPart::new(voted, Part::single(0, elsewhere))] {
+        assert_eq!(wants(&bench, part).expect("new").verify().err(), mismatch);
     }
 }
 
@@ -458,4 +479,71 @@ fn a_guardian_signs_one_block_of_a_height_even_after_a_power_cut() {
     assert!(signer.sign(&vote(2, 1)).is_err());
     assert_eq!(signer.sign(&vote(1, 11)), Ok(first));
     assert!(signer.sign(&vote(2, 21)).is_ok());
+}
+
+#[test]
+fn a_final_checkpoint_outlives_a_restart_and_binds_what_is_built_anew() {
+    let mut bench = Bench::new(finalizing(), Roles::observer(), Vec::new());
+    let chain = grow(&mut bench, 5);
+    let voted = chain[1].0;
+    let effects = give_votes(&mut bench, final_part(voted, 1, &[0, 1, 2]));
+    let record = effects.iter().position(|effect| matches!(effect, Effect::Append(_))).expect("logged");
+    let told = effects.iter().position(|effect| matches!(effect, Effect::Reached { .. })).expect("final");
+    assert!(record < told, "durable before anybody is told");
+    let Effect::Append(record) = effects[record].clone() else { panic!("a record") };
+    assert_eq!(bench.engine.remembered().checkpoint, Some((voted, 1)));
+    // From a copy of the chain that ends at genesis: the log alone knows.
+    let mut bench = Bench::new(finalizing(), Roles::observer(), vec![record.clone()]);
+    assert_eq!(bench.engine.final_checkpoint(), Some((voted, 1)));
+    let genesis = (bench.genesis, 0);
+    let mut rival = bench.block(genesis, genesis, 1);
+    rival.header.timestamp = 77_u32.into();
+    sign(&mut rival);
+    assert_eq!(penalty(&bench.give_block(&rival).expect("wanted").expect("signed")), Some(Fault::Final));
+    let right = bench.block(genesis, genesis, 1);
+    let executes = |effect: &Effect| matches!(effect, Effect::Execute { .. });
+    assert!(bench.give_block(&right).expect("wanted").expect("signed").iter().any(executes));
+    // From data of another branch it does not start.
+    let post = bench.post.clone();
+    let settled = [Header::zero(), rival.header]
+        .map(|header| SettledBlock { header: Arc::new(header), post: post.clone() });
+    let settled = vec![
+        SettledBlock { header: bench.engine.tree.header(&bench.genesis).expect("known").clone(), post },
+        settled[1].clone(),
+    ];
+    let start = Start { root: bench.genesis, settled, wal: vec![record] };
+    let engine =
+        Engine::recover(Arc::new(finalizing()), Settings::new(Pace::Clocked), Roles::observer(), start);
+    assert_eq!(engine.err(), Some(crate::RecoverError::NotFinal(1)));
+}
+
+/// A round's eighth after the checkpoint is settled, a guardian whose turn comes first tells what it has.
+#[test]
+fn a_guardian_tells_what_its_group_has_voted() {
+    let roles = Roles::observer().with_guardian(bls_key(0).public_key());
+    let mut bench = Bench::new(finalizing(), roles, Vec::new());
+    let chain = grow(&mut bench, 5);
+    let voted = chain[1].0;
+    for index in [0, 2] {
+        give_votes(&mut bench, final_part(voted, 1, &[index]));
+    }
+    let round = Settings::new(Pace::Responsive).upper_round;
+    let mut told = Vec::new();
+    for eighth in 1..=4 {
+        let mut out = Vec::new();
+        bench.engine.step(NOW + round * eighth / 8, Input::Tick, &mut out);
+        told.extend(out.into_iter().filter_map(|effect| match effect {
+            Effect::Broadcast(Message::GuardianPart(part)) => Some(part.signers()),
+            _ => None,
+        }));
+    }
+    assert_eq!(told, [2], "once");
+    // The fourth vote completes the group, and is told at once or on its turn; at the round's end all is sent again.
+    for index in [1, 3] {
+        give_votes(&mut bench, final_part(voted, 1, &[index]));
+    }
+    let mut out = Vec::new();
+    bench.engine.step(NOW + round, Input::Tick, &mut out);
+    let all = |effect: &&Effect| matches!(effect, Effect::Broadcast(Message::GuardianPart(part)) if part.signers() == 4);
+    assert!(out.iter().filter(all).count() >= 1, "{out:?}");
 }

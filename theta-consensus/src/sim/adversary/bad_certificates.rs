@@ -18,11 +18,11 @@ impl Adversary for BadCertificates {
             let certificate = &mut bad.header.certificate;
             let mut votes = certificate.votes.as_slice().to_vec();
             match hand.random.below(5) {
-                0 => votes.truncate(hand.nodes * 2 / 3),
+                0 => votes.truncate(hand.validators * 2 / 3),
                 1 => votes.clear(),
                 // One voter counted for several epochs.
                 2 => {
-                    let own = (0..hand.nodes as u64).map(|n| {
+                    let own = (0..hand.validators as u64).map(|n| {
                         hand.vote(hand.me, certificate.block, bad.header.height - 1, bad.header.epoch + n)
                     });
                     votes = own.collect();

@@ -29,7 +29,7 @@ impl Equivocate {
         let mut twin = block.clone();
         let parent = self.twins.get(&block.header.parent);
         match parent.and_then(|parent| Some((parent, self.votes.get(parent)?))) {
-            Some((parent, votes)) if votes.len() * 3 > hand.nodes * 2 => {
+            Some((parent, votes)) if votes.len() * 3 > hand.validators * 2 => {
                 twin.header.parent = *parent;
                 twin.header.certificate =
                     CommitCertificate { block: *parent, votes: VoteSet::new(votes.values().cloned()) };
@@ -60,21 +60,23 @@ impl Adversary for Equivocate {
                 let vote = hand.vote(*ally, hash, block.header.height, block.header.epoch);
                 self.note(&vote);
                 for to in hand.others().filter(|to| to % 2 == half) {
-                    hand.send(to, Packet::Message(Message::Vote(vote.clone())));
+                    hand.send(to, Packet::from(Message::Vote(vote.clone())));
                 }
             }
         }
     }
 
     fn incoming(&mut self, hand: &mut Hand<'_>, packet: &Packet) {
+        if let Some(Message::Vote(vote)) = packet.message() {
+            self.note(vote);
+        }
         match packet {
-            Packet::Message(Message::Vote(vote)) => self.note(vote),
             Packet::Block(block) => {
                 let header = &block.header;
                 for ally in hand.allies {
                     let vote = hand.vote(*ally, header.hash(), header.height, header.epoch);
                     self.note(&vote);
-                    hand.send_to(None, &Packet::Message(Message::Vote(vote)));
+                    hand.send_to(None, &Packet::from(Message::Vote(vote)));
                 }
             }
             _ => {}

@@ -13,7 +13,7 @@ pub(super) struct Flood;
 impl Adversary for Flood {
     fn outgoing(&mut self, hand: &mut Hand<'_>, to: Option<usize>, packet: Packet) {
         hand.send_to(to, &packet);
-        if let Packet::Message(Message::Vote(vote)) = &packet {
+        if let Some(Message::Vote(vote)) = packet.message() {
             for ahead in 0..20 {
                 // Epochs stay near: a vote far ahead is a vote the engine may forget others for.
                 let (block, to) = (hand.hash(), hand.pick());
@@ -21,14 +21,14 @@ impl Adversary for Flood {
                 hand.send(to, vote);
             }
         }
-        if let Packet::Message(Message::Status(status)) = &packet {
+        if let Some(Message::Status(status)) = packet.message() {
             let lie = Status {
                 certified_height: u64::MAX,
                 certified_epoch: u64::MAX,
                 epoch: u64::MAX,
                 ..status.clone()
             };
-            hand.send_to(None, &Packet::Message(Message::Status(lie)));
+            hand.send_to(None, &Packet::from(Message::Status(lie)));
         }
         if let Packet::Block(block) = &packet
             && hand.is_mine(block)

@@ -5,6 +5,7 @@
 
 mod bad_certificates;
 mod delay;
+mod double_final;
 mod equivocate;
 mod flood;
 mod long_range;
@@ -16,8 +17,11 @@ use std::sync::Arc;
 
 use theta_core::{
     block::Block,
+    bls,
     hash::Hash,
     sign::{Signature, Signer},
+    spec::ChainSpec,
+    stake::GuardianPool,
     vote::Vote,
 };
 
@@ -42,12 +46,14 @@ pub enum Strategy {
     Replay,
     /// Builds on blocks that the others have left behind.
     LongRange,
+    /// As a guardian, votes for every checkpoint of a height; as a validator does what [`Self::Equivocate`] does.
+    DoubleFinal,
     /// Sends whatever costs room: votes for unknown blocks, blocks without parents, lies about where it stands.
     Flood,
 }
 
 impl Strategy {
-    /// All of them.
+    /// All that validators do.
     pub const ALL: [Self; 8] = [
         Self::Equivocate,
         Self::Withhold,
@@ -68,6 +74,7 @@ impl Strategy {
             Self::BadCertificates => Box::new(bad_certificates::BadCertificates),
             Self::Replay => Box::new(replay::Replay::default()),
             Self::LongRange => Box::new(long_range::LongRange::default()),
+            Self::DoubleFinal => Box::new(double_final::DoubleFinal::default()),
             Self::Flood => Box::new(flood::Flood),
         }
     }
@@ -85,6 +92,12 @@ pub(super) trait Adversary {
 pub(super) struct Hand<'a> {
     pub(super) me: usize,
     pub(super) nodes: usize,
+    /// The first nodes; those behind them only look on.
+    pub(super) validators: usize,
+    pub(super) spec: &'a ChainSpec,
+    /// Who votes on checkpoints.
+    pub(super) pool: Option<&'a GuardianPool>,
+    pub(super) checkpoint_keys: &'a [Option<bls::SecretKey>],
     /// Everybody of the conspiracy, this node among them.
     pub(super) allies: &'a [usize],
     pub(super) keys: &'a [Arc<dyn Signer>],
@@ -136,7 +149,7 @@ impl Hand<'_> {
     }
 
     fn vote_packet(&self, ally: usize, block: Hash, height: u64, epoch: u64) -> Packet {
-        Packet::Message(Message::Vote(self.vote(ally, block, height, epoch)))
+        Packet::from(Message::Vote(self.vote(ally, block, height, epoch)))
     }
 
     /// Signs a block anew after a change.

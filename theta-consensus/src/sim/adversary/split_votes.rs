@@ -12,7 +12,7 @@ pub(super) struct SplitVotes {
 
 impl Adversary for SplitVotes {
     fn outgoing(&mut self, hand: &mut Hand<'_>, to: Option<usize>, packet: Packet) {
-        let Packet::Message(Message::Vote(vote)) = &packet else { return hand.send_to(to, &packet) };
+        let Some(Message::Vote(vote)) = packet.message() else { return hand.send_to(to, &packet) };
         let (block, height) = self.last.unwrap_or((vote.block, vote.height));
         for to in hand.others() {
             let ahead = hand.random.below(3);
