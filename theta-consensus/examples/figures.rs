@@ -18,7 +18,8 @@ fn settling() -> Plot {
         let report = Scenario::settling(ChainSpec::devnet(), validators, stopped, 1).run();
         // A message takes a hundred milliseconds.
         let delays: Vec<f64> = report.latencies.iter().map(|latency| *latency as f64 / 100.0).collect();
-        let at = |percent: usize| delays.get((delays.len() * percent).div_ceil(100).saturating_sub(1)).copied();
+        let at =
+            |percent: usize| delays.get((delays.len() * percent).div_ceil(100).saturating_sub(1)).copied();
         println!(
             "{validators} validators, {stopped} % stopped: half {:?}, 99 % {:?}, {} of {} settled",
             at(50),

@@ -172,6 +172,7 @@ impl Network {
             final_height: 0,
             locked: 0,
             has_lost_log: false,
+            has_restarted: true,
         };
         let nodes = signers.into_iter().enumerate().map(node).collect();
         Self {
@@ -280,6 +281,7 @@ impl Network {
         match event {
             Event::Restart { node } => {
                 self.report.restarts += 1;
+                self.nodes[node].has_restarted = true;
                 for (transaction, _) in self.born.iter().filter(|(_, born)| **born != Millis::MAX) {
                     self.nodes[node].offer(transaction);
                 }
@@ -378,14 +380,16 @@ impl Network {
                 }
             }
             if honest {
-                // A first vote may go to what is certified already.
-                let node_now = &self.nodes[node];
+                // A first vote may go to what is certified already, and the first after a crash may have been decided on before
+                // it, on the lock of then.
+                let node_now = &mut self.nodes[node];
                 let lock = node_now.running.as_ref().map(|running| running.engine.certified().0);
-                let on_lock = matches!(
-                    signed,
-                    Signed::Message(Message::Vote(vote)) if Some(vote.block) == lock
-                );
-                let locked = if on_lock { 0 } else { node_now.locked };
+                let voted = match signed {
+                    Signed::Message(Message::Vote(vote)) => Some(vote.block),
+                    _ => None,
+                };
+                let is_first = voted.is_some() && std::mem::take(&mut node_now.has_restarted);
+                let locked = if is_first || voted == lock { 0 } else { node_now.locked };
                 self.audit.signed(node, signed, locked);
             }
         }
