@@ -12,7 +12,7 @@ use theta_core::{
     spec::ChainSpec,
 };
 
-use super::{audit::Witness, ledger::Ledger, network::pretends};
+use super::{audit::Witness, ledger::Ledger, setup::pretends};
 use crate::{
     checks::Fault,
     engine::{Effect, Engine, Input, Roles, Start},
