@@ -89,7 +89,8 @@ impl Decode for Bits {
         for (index, byte) in bytes.iter().enumerate() {
             bits.words[index / 8] |= u64::from(*byte) << (index % 8 * 8);
         }
-        let surplus = bits.words.last().is_some_and(|last| length % 64 != 0 && last >> (length % 64) != 0);
+        let surplus =
+            bits.words.last().is_some_and(|last| !length.is_multiple_of(64) && last >> (length % 64) != 0);
         if surplus { Err(wrong) } else { Ok(bits) }
     }
 }

@@ -122,9 +122,7 @@ impl Audit {
         match signed {
             Signed::Message(Message::Vote(vote)) => {
                 let rank = self.rank(&vote.block).unwrap_or(0);
-                // Later than in the block's epoch a vote may be one that a crash kept from being signed after it was decided on.
-                let header = self.headers.get(&vote.block).filter(|header| header.epoch == vote.epoch);
-                let certified = header.map(|header| header.certificate.block);
+                let certified = self.headers.get(&vote.block).map(|header| header.certificate.block);
                 let certified = certified.and_then(|certified| self.rank(&certified));
                 // Saying a vote again is no vote; a block at the root certifies nothing that was sent.
                 let is_first = !self.votes.contains_key(&(node, rank));

@@ -25,6 +25,7 @@ mod node;
 mod plot;
 mod random;
 mod schedules;
+mod setup;
 
 use theta_core::{hash::Hash, spec::ChainSpec};
 

@@ -3,14 +3,14 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use theta_core::{
-    amount::{TFuelWei, ThetaWei},
+    amount::ThetaWei,
     block::{Block, Header},
     bls,
     codec::rlp::Encode,
     hash::{Address, Hash, keccak_parts},
     journal::MemDisk,
-    sign::{SecretKey, SignError, Signature, Signer},
-    stake::{EliteEdgeNode, EliteState, GuardianPool, Pools, Validator, ValidatorSet},
+    sign::{SecretKey, Signer},
+    stake::{Validator, ValidatorSet},
 };
 
 use super::{
@@ -20,9 +20,9 @@ use super::{
     ledger::{self, Ledger},
     node::{Node, Outcome, Packet},
     random::Random,
+    setup::{Pretender, checkpoint_key, pools, pretends, roles},
 };
 use crate::{
-    engine::Roles,
     message::{Message, Peer},
     pace::Millis,
     round::Aggregate,
@@ -31,72 +31,6 @@ use crate::{
 
 /// 1 January 2024; where virtual time starts.
 const DAWN: Millis = 1_704_067_200_000;
-
-/// Address and digest side by side, and the low half of a signature all zeros: nothing that has to be computed.
-fn make_believe(address: Address, digest: &Hash) -> [u8; 65] {
-    let mut bytes = [0; 65];
-    bytes[..20].copy_from_slice(address.as_slice());
-    bytes[20..32].copy_from_slice(&digest[..12]);
-    bytes
-}
-
-/// A signer whose signatures only look like some.
-#[derive(Debug)]
-struct Pretender(Address);
-
-/// Whether a make-believe signature is an address's.
-pub(super) fn pretends(signature: &Signature, digest: &Hash, address: Address) -> bool {
-    signature.as_bytes() == make_believe(address, digest).as_slice()
-}
-
-impl Signer for Pretender {
-    fn address(&self) -> Address {
-        self.0
-    }
-    fn sign(&self, digest: &Hash) -> Result<Signature, SignError> {
-        Ok(Signature::from_bytes(make_believe(self.0, digest).to_vec()))
-    }
-}
-
-fn checkpoint_key(scenario: &Scenario, node: usize) -> Option<bls::SecretKey> {
-    let mut seed = keccak_parts(&[b"simulated guardian", &node.to_be_bytes()]);
-    // Below the group order.
-    seed.0[0] &= 0x3f;
-    let votes = scenario.guardians.contains(&node) || scenario.elite.contains(&node);
-    bls::SecretKey::from_bytes(seed.as_slice()).ok().filter(|_| votes)
-}
-
-fn roles(scenario: &Scenario, node: usize, address: Address, key: Option<&bls::SecretKey>) -> Roles {
-    let mut roles = if node < scenario.validators { Roles::validator(address) } else { Roles::observer() };
-    if let Some(key) = key.filter(|_| scenario.guardians.contains(&node)) {
-        roles = roles.with_guardian(key.public_key());
-    }
-    if scenario.elite.contains(&node) { roles.with_elite(address) } else { roles }
-}
-
-/// Who votes for checkpoints; nothing if nobody does.
-fn pools(
-    scenario: &Scenario,
-    signers: &[Arc<dyn Signer>],
-    keys: &[Option<bls::SecretKey>],
-) -> Option<Arc<Pools>> {
-    let (mut guardians, mut elite) = (GuardianPool::default(), EliteState::default());
-    for (node, (signer, key)) in signers.iter().zip(keys).enumerate() {
-        let (address, Some(key)) = (signer.address(), key) else { continue };
-        if scenario.guardians.contains(&node) {
-            guardians.deposit(address, address, ThetaWei::whole(1_000), Some(key.public_key())).ok()?;
-        }
-        if scenario.elite.contains(&node) {
-            let stake = TFuelWei::whole(100_000);
-            let mut node = EliteEdgeNode::new(address, key.public_key());
-            node.deposit(address, stake).ok()?;
-            elite.total = elite.total.checked_add(stake)?;
-            elite.nodes.insert(address, node);
-        }
-    }
-    let nobody = guardians.guardians.is_empty() && elite.nodes.is_empty();
-    (!nobody).then(|| Arc::new(Pools { guardians, elite }))
-}
 
 #[derive(Debug)]
 enum Event {
@@ -172,6 +106,7 @@ impl Network {
             final_height: 0,
             locked: 0,
             has_lost_log: false,
+            has_restarted: true,
         };
         let nodes = signers.into_iter().enumerate().map(node).collect();
         Self {
@@ -280,6 +215,7 @@ impl Network {
         match event {
             Event::Restart { node } => {
                 self.report.restarts += 1;
+                self.nodes[node].has_restarted = true;
                 for (transaction, _) in self.born.iter().filter(|(_, born)| **born != Millis::MAX) {
                     self.nodes[node].offer(transaction);
                 }
@@ -378,14 +314,16 @@ impl Network {
                 }
             }
             if honest {
-                // A first vote may go to what is certified already.
-                let node_now = &self.nodes[node];
+                // A first vote may go to what is certified already, and the first after a crash may have been decided on before
+                // it, on the lock of then.
+                let node_now = &mut self.nodes[node];
                 let lock = node_now.running.as_ref().map(|running| running.engine.certified().0);
-                let on_lock = matches!(
-                    signed,
-                    Signed::Message(Message::Vote(vote)) if Some(vote.block) == lock
-                );
-                let locked = if on_lock { 0 } else { node_now.locked };
+                let voted = match signed {
+                    Signed::Message(Message::Vote(vote)) => Some(vote.block),
+                    _ => None,
+                };
+                let is_first = voted.is_some() && std::mem::take(&mut node_now.has_restarted);
+                let locked = if is_first || voted == lock { 0 } else { node_now.locked };
                 self.audit.signed(node, signed, locked);
             }
         }
@@ -503,10 +441,10 @@ impl Network {
         if let Some((_, packet)) = outcome.packets.first().filter(|_| self.sequence.is_multiple_of(16)) {
             self.audit.encoding(node, packet);
         }
-        if let Some(running) = &self.nodes[node].running {
-            if self.sequence.is_multiple_of(8) {
-                self.audit.held(node, &running.engine.held(), self.keys.len());
-            }
+        if let Some(running) = &self.nodes[node].running
+            && self.sequence.is_multiple_of(8)
+        {
+            self.audit.held(node, &running.engine.held(), self.keys.len());
         }
     }
 

@@ -12,7 +12,7 @@ use theta_core::{
     spec::ChainSpec,
 };
 
-use super::{audit::Witness, ledger::Ledger, network::pretends};
+use super::{audit::Witness, ledger::Ledger, setup::pretends};
 use crate::{
     checks::Fault,
     engine::{Effect, Engine, Input, Roles, Start},
@@ -97,6 +97,8 @@ pub(super) struct Node {
     pub(super) settled_height: u64,
     /// Rank of the lock after the last turn that no crash ended.
     pub(super) locked: u64,
+    /// It has not voted since it started.
+    pub(super) has_restarted: bool,
     /// Its signer knows of votes that it does not, and refuses what contradicts them.
     pub(super) has_lost_log: bool,
     /// Of the newest final checkpoint, ever.

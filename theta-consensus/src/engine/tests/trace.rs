@@ -97,13 +97,14 @@ fn the_engine_does_what_a_validator_of_the_reference_did() {
                 let height = blocks.get(&block).map_or(root.height, |header| header.height);
                 let vote = Vote { block, height, epoch, voter, signature: Signature::EMPTY };
                 let item = Message::Vote(vote);
-                node.step(Input::Message(Checked { from, item, upper: true }));
+                node.step(Input::Message(Checked { from, item, hash: Hash::ZERO, upper: true }));
             }
             ("in", "block") => {
-                let (hash, header) = (hash(&row[2]), blocks[&hash(&row[2])].clone());
+                let header = blocks[&hash(&row[2])].clone();
                 let root = header.state_root;
                 let item = Block { header, transactions: Vec::new() };
-                node.step(Input::Block(Checked { from: Peer::Remote(1), item, upper: true }));
+                let hash = item.header.hash();
+                node.step(Input::Block(Checked { from: Peer::Remote(1), item, hash, upper: true }));
                 let executed = node.take(|effect| matches!(effect, Effect::Execute { .. }));
                 assert!(executed.is_some(), "{at}: {:?}", node.pending);
                 let post = PostState::new(root, node.validators.clone());

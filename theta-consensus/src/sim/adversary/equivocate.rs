@@ -70,16 +70,13 @@ impl Adversary for Equivocate {
         if let Some(Message::Vote(vote)) = packet.message() {
             self.note(vote);
         }
-        match packet {
-            Packet::Block(block) => {
-                let header = &block.header;
-                for ally in hand.allies {
-                    let vote = hand.vote(*ally, header.hash(), header.height, header.epoch);
-                    self.note(&vote);
-                    hand.send_to(None, &Packet::from(Message::Vote(vote)));
-                }
+        if let Packet::Block(block) = packet {
+            let header = &block.header;
+            for ally in hand.allies {
+                let vote = hand.vote(*ally, header.hash(), header.height, header.epoch);
+                self.note(&vote);
+                hand.send_to(None, &Packet::from(Message::Vote(vote)));
             }
-            _ => {}
         }
         while self.votes.len() > 500 {
             self.votes.pop_first();
