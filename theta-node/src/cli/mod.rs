@@ -19,6 +19,7 @@ mod input;
 mod job;
 mod load;
 mod replay;
+mod sim;
 mod snapshot;
 mod spec;
 mod start;
@@ -88,6 +89,9 @@ enum Command {
         after_help = "Example:\n  theta load --spawn 4 --rate 1000 --seconds 60\n  theta load --spawn 4 --rate closed:4000 --json\n  theta load --eth-rpc http://127.0.0.1:8545 --rate 500      any Ethereum node"
     )]
     Load(load::Args),
+    /// Fleets and markets in virtual time, by the code that runs in earnest.
+    #[command(subcommand)]
+    Sim(sim::Command),
     /// The rules of chains.
     #[command(subcommand)]
     Spec(spec::Command),
@@ -125,6 +129,7 @@ pub fn main() -> ExitCode {
             Command::Edge(command) => edge::run(command).await,
             Command::Job(command) => job::run(command).await,
             Command::Load(args) => load::run(args).await,
+            Command::Sim(command) => sim::run(command),
             Command::Spec(command) => spec::run(command),
             Command::Statetest(args) => statetest::run(args).await,
         }

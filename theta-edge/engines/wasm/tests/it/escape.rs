@@ -221,7 +221,11 @@ impl Answer {
             (Self::Trap(want), Ending::Trap(got)) => got.contains(want),
             (Self::Bounded, ending) => matches!(
                 ending,
-                Ending::Exit(0) | Ending::InvalidModule(_) | Ending::TimeLimit | Ending::OutOfMemory | Ending::Trap(_)
+                Ending::Exit(0)
+                    | Ending::InvalidModule(_)
+                    | Ending::TimeLimit
+                    | Ending::OutOfMemory
+                    | Ending::Trap(_)
             ),
             _ => false,
         }
@@ -271,7 +275,11 @@ async fn no_attempt_leaves_the_sandbox_and_an_honest_job_is_as_quick_afterwards(
             let at = body.rfind("(local $").map_or(0, |at| at + body[at..].find(')').unwrap_or(0) + 1);
             let (locals, rest) = if body.starts_with("(local") { body.split_at(at) } else { ("", *body) };
             let (first, last) = split_last(rest);
-            (*name, module("../../../etc/pwd", &format!("{locals} {first} (call $exit {last})")).into_bytes(), answer)
+            (
+                *name,
+                module("../../../etc/pwd", &format!("{locals} {first} (call $exit {last})")).into_bytes(),
+                answer,
+            )
         })
         .collect();
     let modules = modules();
