@@ -18,6 +18,7 @@ mod node;
 mod nodes;
 mod presence;
 mod requester;
+mod rules;
 mod wire;
 
 use std::{fs::File, path::Path, time::Duration};
