@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use theta_edge::chain::ChainError;
+use theta_edge::chain::{Chain as _, ChainError};
 use theta_ledger::state::account::SplitRule;
 use theta_sdk::client::Client;
 
