@@ -86,6 +86,16 @@ impl MapSpec {
         Hash::from(*hasher.finalize().as_bytes())
     }
 
+    /// Every blob that its jobs read, but for what they give each other.
+    pub fn blobs(&self) -> Vec<BlobRef> {
+        let work = Work::Wasm(WasmWork { stdin: None, ..self.work.clone() });
+        let reducer = match &self.merge {
+            Merge::Concat => None,
+            Merge::Reduce { module, .. } => Some(*module),
+        };
+        work.blobs().into_iter().chain(reducer).chain(self.chunks.iter().copied()).collect()
+    }
+
     /// How many jobs it takes at most: the mappers, and the reducers over them.
     pub fn jobs(&self) -> u64 {
         let mut jobs = self.chunks.len() as u64;

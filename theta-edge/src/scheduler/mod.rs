@@ -28,6 +28,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use theta_core::hash::Hash;
 
 use crate::Millis;
+use crate::blob::BlobRef;
 use crate::identity::NodeId;
 use crate::job::JobSpec;
 use crate::message::Message;
@@ -189,6 +190,11 @@ impl Scheduler {
     pub fn jobs(&self) -> impl Iterator<Item = (Hash, State)> + '_ {
         let open = self.jobs.iter().map(|(id, job)| (*id, job.state()));
         open.chain(self.finished.iter().map(|(id, report)| (*id, report.state)))
+    }
+
+    /// Blobs that open jobs read.
+    pub fn inputs(&self) -> impl Iterator<Item = BlobRef> + '_ {
+        self.jobs.values().flat_map(|job| job.spec().work.blobs())
     }
 
     /// The fund that an open job is paid from.

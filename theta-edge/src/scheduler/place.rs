@@ -137,6 +137,10 @@ impl Scheduler {
         out: &mut Vec<Effect>,
     ) {
         self.flush(out);
+        if self.places.contains_key(&attempt) {
+            // Made while the log was read, and taken up again with the others.
+            return;
+        }
         let Some(id) = self.requests.get(&request).copied() else { return };
         if let Some(message) = self.with_job(&id, |job| job.offer(node, attempt, pool)) {
             self.places.insert(attempt, (id, node));

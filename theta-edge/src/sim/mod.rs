@@ -1,10 +1,13 @@
 //! Whole fleets and markets in virtual time (edge.md 12), by the same code that runs in earnest.
 //!
 //! A scenario and a seed give one trace: equal ones have equal hashes, on any machine. Nothing sleeps and nothing is
-//! random but by the seed. [`fleet`] is S1, [`cheaters`] S2, [`payers`] S6.
+//! random but by the seed. [`fleet`] is S1, [`cheaters`] S2, [`payers`] S6,
+//! [`gpu`] a class of GPUs; [`mod@edge`] is all of them, each figure beside its target.
 
 pub mod cheaters;
+pub mod edge;
 pub mod fleet;
+pub mod gpu;
 pub mod payers;
 
 use theta_core::hash::Hash;

@@ -301,6 +301,65 @@ fn a_crash_at_any_write_or_signature_neither_loses_nor_doubles_a_payment() {
     assert!(crashes > 20, "{crashes} crashes");
 }
 
+/// Three jobs over five nodes, of which one lies, one vanishes and one breaks, crashed at every write, sync and signature
+/// of the requester's two journals.
+#[test]
+fn a_crash_at_any_place_of_a_busy_log_loses_no_job_and_pays_nobody_twice() {
+    let (mut crashes, mut adopted) = (0, 0);
+    for moment in 0..400 {
+        let fuse = Fuse::new(moment);
+        let mut world = World::new(6, 100);
+        world.conducts = [Conduct::Lies(999), Conduct::Honest, Conduct::Breaks, Conduct::Vanishes].into();
+        world.referee = Some(world.truth.clone());
+        let specs: Vec<_> =
+            (0..3).map(|nonce| theta_edge::job::JobSpec { nonce, ..world.spec(5, 2) }).collect();
+        world.reopen(&fuse).unwrap();
+        let submitted = specs.iter().try_for_each(|spec| world.step(Input::Submit(spec.clone())));
+        let crashed = submitted.and_then(|()| world.settle_down()).is_err() || world.crashed;
+        let before: usize = world.nodes.values().map(|node| node.runs).sum();
+        crashes += usize::from(crashed);
+        world.reopen(&Fuse::new(usize::MAX)).unwrap();
+        // Whoever asked has no answer, and asks again.
+        for spec in &specs {
+            world.step(Input::Submit(spec.clone())).unwrap();
+        }
+        world.settle_down().unwrap();
+        let todo = world.requester.remind().unwrap();
+        world.carry_out(todo);
+        world.settle_down().unwrap();
+        let after: usize = world.nodes.values().map(|node| node.runs).sum();
+        adopted += usize::from(crashed && before > 0 && after == before);
+        let mut owed = std::collections::BTreeMap::new();
+        for spec in &specs {
+            let report = world.requester.scheduler().report(&spec.id());
+            let report = report.unwrap_or_else(|| {
+                panic!(
+                    "crash at {moment}: a job is lost: {:#?}",
+                    world.requester.scheduler().explain(&spec.id())
+                )
+            });
+            assert_eq!(report.state, State::Succeeded, "crash at {moment}: {report:?}");
+            assert_eq!(report.output, Some(world.truth.clone()), "crash at {moment}");
+            for earned in &report.paid {
+                let sum = owed.entry(earned.node).or_insert(TFuelWei::ZERO);
+                *sum = sum.checked_add(earned.amount).unwrap();
+            }
+        }
+        for node in world.nodes.keys() {
+            let due = owed.get(node).copied().unwrap_or_default();
+            assert_eq!((world.signed(node), world.held(node)), (due, due), "crash at {moment}");
+        }
+        let all = owed.values().copied().try_fold(TFuelWei::ZERO, TFuelWei::checked_add).unwrap();
+        assert_eq!(world.purse().free().checked_add(all), Some(tfuel(100)), "crash at {moment}");
+        assert_eq!(world.requester.scheduler().placement().running(), 0, "crash at {moment}");
+        if !crashed {
+            break;
+        }
+    }
+    assert!(crashes > 40, "{crashes} crashes");
+    assert!(adopted > 0, "work that was out is taken up again and not done again");
+}
+
 #[test]
 fn a_till_that_starts_again_has_what_it_acknowledged() {
     let mut world = World::new(2, 100);

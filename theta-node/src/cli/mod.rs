@@ -98,6 +98,9 @@ enum Command {
         after_help = "Example:\n  theta load --spawn 4 --rate 1000 --seconds 60\n  theta load --spawn 4 --rate closed:4000 --json\n  theta load --eth-rpc http://127.0.0.1:8545 --rate 500      any Ethereum node"
     )]
     Load(load::Args),
+    /// Fleets and markets in virtual time, by the code that runs in earnest.
+    #[command(subcommand)]
+    Sim(sim::Command),
     /// The rules of chains.
     #[command(subcommand)]
     Spec(spec::Command),
@@ -106,9 +109,6 @@ enum Command {
         after_help = "Example:\n  theta statetest tests/GeneralStateTests\n  theta statetest --rules theta legacytests/Constantinople/GeneralStateTests --json"
     )]
     Statetest(statetest::Args),
-    /// Simulated networks: what they break, how fast they settle, how long guardians take.
-    #[command(subcommand)]
-    Sim(sim::Command),
 }
 
 /// Runs the program with the process's arguments.

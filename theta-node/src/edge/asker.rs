@@ -50,6 +50,14 @@ const MAX_WAITING: usize = 64;
 /// Milliseconds after which a fund that could not be reserved is tried again.
 const RETRY_MS: u64 = 5_000;
 
+/// How often blobs are deleted that no open job needs, in milliseconds.
+const PRUNE_MS: u64 = 60_000;
+/// Bytes of blobs above which the oldest go.
+const MAX_STORED: u64 = 8 << 30;
+/// Ages of blobs: none that is younger goes, every one that is older does, in seconds. An upload waits for its job, and a
+/// result for whoever fetches it.
+const AGES: (u64, u64) = (3_600, 7 * 24 * 3_600);
+
 /// Why a job is not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
@@ -115,6 +123,8 @@ pub(super) enum AskerEvent {
     /// Nobody listens for a node any more.
     Unreachable(NodeId),
     Look(Box<dyn FnOnce(&AskerLoop) + Send>),
+    /// A task ended that has nothing to tell.
+    Nothing,
 }
 
 pub(super) struct AskerLoop {
@@ -145,6 +155,8 @@ pub(super) struct AskerLoop {
     tasks: JoinSet<AskerEvent>,
     /// The look at the funds.
     looking: Option<AbortHandle>,
+    /// When blobs were last deleted that no job needs.
+    pruned: Millis,
     /// The fund that is being reserved.
     reserving: Option<AbortHandle>,
     /// Why none could be the last time, and when the next try is.
@@ -218,6 +230,7 @@ impl AskerLoop {
             nodes: Nodes::default(),
             tasks: JoinSet::new(),
             looking: None,
+            pruned: 0,
             reserving: None,
             trouble: None,
             queue: VecDeque::new(),
@@ -308,6 +321,7 @@ impl AskerLoop {
                 look(self);
                 Ok(())
             }
+            AskerEvent::Nothing => Ok(()),
         }
     }
 

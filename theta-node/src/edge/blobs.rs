@@ -1,6 +1,7 @@
 //! Blobs on disk.
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     io::{Read as _, Write as _},
     ops::Range,
@@ -53,6 +54,9 @@ impl Incoming {
         if !path.exists() {
             self.file.as_file().sync_all()?;
             self.file.persist(path)?;
+        } else {
+            // It is wanted again, and as young as any.
+            File::open(path)?.set_modified(std::time::SystemTime::now())?;
         }
         Ok(BlobRef { hash, len: self.len })
     }
@@ -111,6 +115,34 @@ impl DiskBlobs {
             }
             // One that cannot be deleted is tried again the next time.
             if std::fs::remove_file(path).is_ok() {
+                all -= len;
+            }
+        }
+    }
+
+    /// Deletes blobs that are older than `oldest`, and then the oldest until no more than so many bytes are left; none that
+    /// is younger than `youngest` or `used`.
+    pub(super) fn prune_unused(
+        &self,
+        most: u64,
+        (youngest, oldest): (Duration, Duration),
+        used: &BTreeSet<BlobHash>,
+    ) {
+        let used: BTreeSet<PathBuf> = used.iter().map(|blob| self.path(blob)).collect();
+        let files = std::fs::read_dir(&self.0).into_iter().flatten().flatten();
+        let mut files: Vec<_> = files
+            .filter_map(|file| {
+                let data = file.metadata().ok()?;
+                Some((data.modified().ok()?, data.len(), file.path()))
+            })
+            .collect();
+        files.sort();
+        let mut all: u64 = files.iter().map(|(_, len, _)| len).sum();
+        for (at, len, path) in files {
+            let age = at.elapsed().unwrap_or_default();
+            let goes = age >= oldest || (all > most && age >= youngest);
+            // One that cannot be deleted is tried again the next time.
+            if goes && !used.contains(&path) && std::fs::remove_file(path).is_ok() {
                 all -= len;
             }
         }
@@ -230,5 +262,41 @@ impl BlobStore for DiskBlobs {
 
     async fn has(&self, blob: BlobHash) -> bool {
         self.path(&blob).exists()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "whatever fails here is a failed test")]
+    use std::time::SystemTime;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn blobs_go_by_age_and_size_but_none_that_is_used_or_young() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = DiskBlobs::open(folder.path()).unwrap();
+        let minutes = |count: u64| Duration::from_secs(60 * count);
+        let mut named = Vec::new();
+        // From a hundred minutes old to just made, a thousand bytes each.
+        for (byte, age) in [100, 90, 50, 40, 30, 0].into_iter().enumerate() {
+            let blob = blobs.add(vec![byte as u8; 1_000]).await.unwrap();
+            let file = File::options().write(true).open(blobs.path(&blob.hash)).unwrap();
+            file.set_modified(SystemTime::now() - minutes(age)).unwrap();
+            named.push(blob.hash);
+        }
+        let left = || named.iter().map(|blob| blobs.path(blob).exists()).collect::<Vec<_>>();
+        // The oldest is used; the second is too old; nothing else goes while there is room.
+        let used = BTreeSet::from([named[0]]);
+        blobs.prune_unused(1 << 20, (minutes(10), minutes(60)), &used);
+        assert_eq!(left(), [true, false, true, true, true, true]);
+        // The oldest that may goes first, and no more than has to.
+        blobs.prune_unused(3_500, (minutes(10), minutes(60)), &used);
+        assert_eq!(left(), [true, false, false, false, true, true]);
+        // What is young stays whatever the size.
+        blobs.prune_unused(0, (minutes(10), minutes(60)), &used);
+        assert_eq!(left(), [true, false, false, false, false, true]);
+        blobs.prune_unused(0, (minutes(10), minutes(60)), &BTreeSet::new());
+        assert_eq!(left(), [false, false, false, false, false, true]);
     }
 }

@@ -1,7 +1,7 @@
 //! The jobs of a requester as whoever asked for them sees them, on record beside the journals of its funds.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     path::Path,
 };
 
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use theta_core::{amount::TFuelWei, hash::Hash};
 use theta_edge::{
     Millis,
-    blob::BlobRef,
+    blob::{BlobHash, BlobRef},
     chain::Settled,
     executor::OutFile,
     history::History,
@@ -315,6 +315,22 @@ impl Book {
     /// Jobs that have not ended.
     pub(super) fn open_jobs(&self) -> impl Iterator<Item = (&Hash, &Entry)> {
         self.iter().filter(|(_, entry)| entry.ended.is_none())
+    }
+
+    /// Blobs that open jobs read, or that their parts gave.
+    pub(super) fn used_blobs(&self) -> BTreeSet<BlobHash> {
+        let mut used = BTreeSet::new();
+        for (_, entry) in self.open_jobs() {
+            let outputs = entry.parts.iter().filter_map(|part| part.output.as_ref());
+            used.extend(outputs.flat_map(|output| output.blobs()).map(|blob| blob.hash));
+            let blobs = match &entry.spec {
+                Some(Spec::Task(spec)) => spec.work.blobs(),
+                Some(Spec::Map(spec)) => spec.blobs(),
+                None => Vec::new(),
+            };
+            used.extend(blobs.into_iter().map(|blob| blob.hash));
+        }
+        used
     }
 
     /// What the open jobs of a fund may still cost.

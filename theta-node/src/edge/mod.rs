@@ -20,6 +20,7 @@ mod nodes;
 mod page;
 mod presence;
 mod requester;
+mod rules;
 mod wire;
 
 use std::{fs::File, path::Path, time::Duration};

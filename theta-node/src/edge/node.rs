@@ -42,6 +42,7 @@ use super::{
     disk, lock,
     nodes::MAX_NODES,
     presence::Presence,
+    rules::Rules,
     wire::{Directory, Wire},
 };
 use crate::{
@@ -196,6 +197,7 @@ struct EdgeLoop {
     closing: Option<AbortHandle>,
     /// Funds whose payers were handed in as overspenders.
     punished: BTreeSet<(Address, u64)>,
+    rules: Rules,
     settle_at_once: bool,
     presence: Presence,
     peers: Peers,
@@ -259,6 +261,7 @@ impl EdgeNode {
             receipts: Arc::new(Semaphore::new(MAX_RECEIPTS)),
             closing: None,
             punished: BTreeSet::new(),
+            rules: Rules::default(),
             settle_at_once: config.settle_at_once,
             presence,
             peers,
@@ -593,16 +596,17 @@ impl EdgeLoop {
                 }
             },
         };
-        let (client, (payer, sequence)) = (self.client.clone(), ask.fund());
+        let (client, rules, (payer, sequence)) = (self.client.clone(), self.rules.clone(), ask.fund());
         self.tasks.spawn(async move {
             let _place = place;
             let seen = async {
                 let fund = client.fund(payer, sequence).await?;
+                let height = client.height().await?;
                 let rule = match resource(&ask, fund.as_ref()) {
-                    Some(resource) => client.split_rule(&resource).await?,
+                    Some(resource) => rules.get(&client, &resource, height).await?,
                     None => None,
                 };
-                Ok((fund, client.height().await?, rule))
+                Ok((fund, height, rule))
             };
             NodeEvent::LookedUp { seen: seen.await, ask: Box::new(ask) }
         });
@@ -615,7 +619,7 @@ impl EdgeLoop {
         }
         let owing = self.provider.till().book().filter(|(_, _, claimed, _)| !claimed.is_zero());
         let owing: Vec<_> = owing.map(|(payer, sequence, ..)| (payer, sequence)).collect();
-        let client = self.client.clone();
+        let (client, rules) = (self.client.clone(), self.rules.clone());
         self.closing = Some(self.tasks.spawn(async move {
             // The height comes first: what settled by then is seen in every fund.
             let Ok(height) = client.height().await else { return NodeEvent::Nothing };
@@ -624,7 +628,7 @@ impl EdgeLoop {
                 // One that cannot be seen now is left for the next look.
                 let Some(fund) = client.fund(payer, sequence).await.ok().flatten() else { continue };
                 let rule = match fund.resource_ids.first() {
-                    Some(resource) => client.split_rule(resource).await,
+                    Some(resource) => rules.get(&client, resource, height).await,
                     None => Ok(None),
                 };
                 funds.extend(rule.ok().map(|rule| (fund, rule)));

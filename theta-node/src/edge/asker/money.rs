@@ -1,5 +1,7 @@
 //! Funds of the loop: looked at, replaced, closed.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use theta_edge::{
     Millis,
@@ -7,13 +9,23 @@ use theta_edge::{
 };
 use theta_ledger::state::account::SplitRule;
 
-use super::{AskerEvent, AskerLoop, RETRY_MS, Refused};
+use super::{AGES, AskerEvent, AskerLoop, MAX_STORED, PRUNE_MS, RETRY_MS, Refused};
 use crate::edge::{Funds, funds};
 
 impl AskerLoop {
     /// Looks at the funds, unless the last look is still on its way.
     pub(super) fn look_around(&mut self, now: Millis) -> Result<()> {
         self.keep_funds(now)?;
+        if now.saturating_sub(self.pruned) >= PRUNE_MS {
+            self.pruned = now;
+            let (blobs, mut used) = (self.wire.blobs.clone(), self.book.used_blobs());
+            used.extend(self.requester.scheduler().inputs().map(|blob| blob.hash));
+            let ages = (Duration::from_secs(AGES.0), Duration::from_secs(AGES.1));
+            self.tasks.spawn_blocking(move || {
+                blobs.prune_unused(MAX_STORED, ages, &used);
+                AskerEvent::Nothing
+            });
+        }
         if self.looking.as_ref().is_some_and(|looking| !looking.is_finished()) {
             return Ok(());
         }
