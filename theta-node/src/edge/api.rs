@@ -114,8 +114,7 @@ impl From<Refused> for Problem {
     }
 }
 
-pub(super) fn routes(jobs: Jobs) -> Router {
-    let publications = Publications::default();
+pub(super) fn routes(jobs: Jobs, publications: Publications) -> Router {
     let api = Api { jobs, uploads: Arc::new(Semaphore::new(MAX_UPLOADS)), publications };
     let routes = Router::new()
         .route("/status", get(about))

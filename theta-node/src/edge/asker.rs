@@ -29,6 +29,7 @@ use tokio::{
 use super::{
     CLOSING, Funds, JobClientConfig,
     book::{Book, Spec},
+    content::publish::Publications,
     disk,
     funds::OpenFunds,
     nodes::Nodes,
@@ -155,6 +156,7 @@ pub(super) struct AskerLoop {
     tasks: JoinSet<AskerEvent>,
     /// The look at the funds.
     looking: Option<AbortHandle>,
+    pub(super) publications: Publications,
     /// When blobs were last deleted that no job needs.
     pruned: Millis,
     /// The fund that is being reserved.
@@ -208,9 +210,11 @@ impl AskerLoop {
         let (requester, first) =
             Requester::open(&config.chain, key.clone(), settings, jobs, purses, now_millis())?;
         let height = config.client.height().await?;
+        let wire = Wire::new(&config.folder, config.directory)?;
+        let publications = Publications::open(&config.folder, &wire.blobs)?;
         Ok(Self {
             id,
-            wire: Wire::new(&config.folder, config.directory)?,
+            wire,
             key,
             chain: config.chain,
             policy: config.funds,
@@ -230,6 +234,7 @@ impl AskerLoop {
             nodes: Nodes::default(),
             tasks: JoinSet::new(),
             looking: None,
+            publications,
             pruned: 0,
             reserving: None,
             trouble: None,

@@ -231,6 +231,7 @@ pub struct JobClient {
     pub(super) jobs: Jobs,
     id: NodeId,
     listener: Listener,
+    publications: Publications,
     task: JoinHandle<()>,
 }
 
@@ -253,12 +254,12 @@ impl JobClient {
         let (events, queue) = mpsc::channel(EVENTS);
         let (port, api) = (config.port, config.api);
         let mut asker = AskerLoop::open(config).await?;
-        let (wire, id) = (asker.wire.clone(), asker.id);
+        let (wire, id, publications) = (asker.wire.clone(), asker.id, asker.publications.clone());
         let jobs = Jobs { events: events.clone(), blobs: wire.blobs.clone() };
         let mut routes = wire.routes(id, events.clone(), AskerEvent::Envelope);
         let mut open = Router::new();
         if api {
-            routes = routes.merge(super::api::routes(jobs.clone()));
+            routes = routes.merge(super::api::routes(jobs.clone(), asker.publications.clone()));
             open = open.merge(super::content::hls::routes(Source::Own(wire.blobs.clone())));
         }
         let listener = listen(port, own_host(local_only(routes).merge(open))).await?;
@@ -273,7 +274,7 @@ impl JobClient {
                 tracing::error!("the requester stops: {error:#}");
             }
         });
-        Ok(Self { jobs, id, listener, task })
+        Ok(Self { jobs, id, listener, publications, task })
     }
 
     /// Its name, which is the account that pays.
@@ -302,7 +303,7 @@ impl JobClient {
     /// Has edge nodes encode a clip and deliver it; gives its manifest's hash once it can be played.
     pub async fn publish(&self, clip: Vec<u8>, title: &str) -> Result<Hash> {
         let clip = self.jobs.blobs.add(clip).await?;
-        let publications = Publications::default();
+        let publications = &self.publications;
         let begun = publications.begin(&self.jobs, Wish::of(clip.hash, title), clip)?;
         let id = begun.context("another clip is being published")?;
         loop {

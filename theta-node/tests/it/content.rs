@@ -314,5 +314,13 @@ async fn what_cannot_be_played_is_refused_with_a_reason() {
         (&*len.to_string(), &etag)
     );
     assert_eq!(http.get(&url).header("if-none-match", etag).send().await.unwrap().status(), 304);
+    // What was published outlives the gateway.
+    let network = network.kill_and_start(&["--validators", "1", "--edge-nodes", "1"]).await;
+    let again = network.get("content").await;
+    let titles: Vec<&str> =
+        again["content"].as_array().unwrap().iter().filter_map(|one| one["title"].as_str()).collect();
+    assert_eq!(titles, ["clip"], "{again}");
+    let played = bytes(format!("{}/hls/{manifest}/160p/0.ts", network.gateway())).await;
+    assert_eq!(played.len() as u64, len);
     network.stop().await;
 }

@@ -59,7 +59,7 @@ impl Network {
     }
 
     /// Kills everything and starts it again from the same folder.
-    async fn kill_and_start(mut self, args: &[&str]) -> Self {
+    pub(crate) async fn kill_and_start(mut self, args: &[&str]) -> Self {
         self.child.kill().await.unwrap();
         Self::start_in(self.scratch, args).await
     }
@@ -89,7 +89,7 @@ impl Network {
         Client::http(self.ready["nodes"][node]["thetaRpc"].as_str().unwrap().to_owned()).unwrap()
     }
 
-    async fn get(&self, path: &str) -> Value {
+    pub(crate) async fn get(&self, path: &str) -> Value {
         reqwest::get(format!("{}/api/{path}", self.gateway())).await.unwrap().json().await.unwrap()
     }
 

@@ -19,6 +19,7 @@ impl AskerLoop {
         if now.saturating_sub(self.pruned) >= PRUNE_MS {
             self.pruned = now;
             let (blobs, mut used) = (self.wire.blobs.clone(), self.book.used_blobs());
+            used.extend(self.publications.blobs());
             used.extend(self.requester.scheduler().inputs().map(|blob| blob.hash));
             let ages = (Duration::from_secs(AGES.0), Duration::from_secs(AGES.1));
             self.tasks.spawn_blocking(move || {

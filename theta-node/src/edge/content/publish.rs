@@ -1,6 +1,11 @@
 //! A clip becomes content: prepared, encoded in groups of segments on edge nodes, put together as a manifest.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -26,9 +31,11 @@ use tokio::sync::oneshot;
 use crate::{
     clock::now_millis,
     edge::{
+        DiskBlobs,
         asker::Refused,
         requester::{Jobs, Order},
     },
+    folder::write_durably,
 };
 
 /// Tasks of one clip that are given out at once.
@@ -36,7 +43,7 @@ const AT_ONCE: usize = 8;
 /// Bits of sound in a second.
 const SOUND_BITS: u32 = 128_000;
 /// Publications that are remembered.
-const REMEMBERED: usize = 256;
+const REMEMBERED: usize = 4_096;
 /// Those that are being worked on.
 const MAX_OPEN: usize = 4;
 /// Time for one task, and for each million units of its work: forty times what a core takes for small pictures.
@@ -93,13 +100,21 @@ const fn default_quorum() -> u8 {
     1
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Stage {
+    Running,
+    Published,
+    Failed,
+}
+
 /// Where a publication stands.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::edge) struct Publication {
     id: Hash,
     title: String,
-    state: &'static str,
+    state: Stage,
     error: Option<String>,
     at: u64,
     tasks: usize,
@@ -107,10 +122,14 @@ pub(in crate::edge) struct Publication {
     paid_tfuel_wei: TFuelWei,
     /// Tasks by who was paid for them.
     #[serde(serialize_with = "checksums")]
+    #[serde(default)]
     nodes: BTreeMap<Address, u32>,
     manifest: Option<Hash>,
     ms: u64,
     renditions: Vec<String>,
+    /// Of a published one: its manifest and its segments.
+    #[serde(skip)]
+    blobs: Vec<BlobHash>,
 }
 
 fn checksums<S: serde::Serializer>(nodes: &BTreeMap<Address, u32>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -118,28 +137,76 @@ fn checksums<S: serde::Serializer>(nodes: &BTreeMap<Address, u32>, serializer: S
 }
 
 /// Publications of a gateway. Clones are one gateway's.
-#[derive(Clone, Debug, Default)]
-pub(in crate::edge) struct Publications(Arc<Mutex<BTreeMap<u64, Publication>>>);
+#[derive(Clone, Debug)]
+pub(in crate::edge) struct Publications {
+    all: Arc<Mutex<BTreeMap<u64, Publication>>>,
+    /// A file for each that is published, so that a restart forgets none.
+    folder: Arc<Path>,
+}
 
 impl Publications {
+    /// Those that were published before, as far as their blobs are here.
+    pub(in crate::edge) fn open(folder: &Path, blobs: &DiskBlobs) -> Result<Self> {
+        let folder = folder.join("content");
+        std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        let mut all = BTreeMap::new();
+        for file in std::fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
+            let path = file?.path();
+            let read = || -> Result<Publication> {
+                let mut one: Publication = serde_json::from_slice(&std::fs::read(&path)?)?;
+                let manifest = BlobHash(one.manifest.context("it has no manifest")?);
+                let whole = Manifest::parse(&std::fs::read(blobs.path(&manifest))?)?;
+                one.blobs = whole.blobs().map(|blob| blob.hash).chain([manifest]).collect();
+                Ok(one)
+            };
+            match read() {
+                Ok(one) => drop(all.insert(one.at, one)),
+                Err(error) => tracing::warn!("{} is no publication: {error:#}", path.display()),
+            }
+        }
+        Ok(Self { all: Arc::new(Mutex::new(all)), folder: folder.into() })
+    }
+
+    /// Blobs that are kept however old they are.
+    pub(in crate::edge) fn blobs(&self) -> Vec<BlobHash> {
+        self.all.lock().values().flat_map(|one| one.blobs.iter().copied()).collect()
+    }
+
+    fn file(&self, id: &Hash) -> PathBuf {
+        self.folder.join(format!("{}.json", hex::encode(id)))
+    }
+
     /// All that are remembered, the newest first.
     pub(in crate::edge) fn view(&self) -> Vec<Value> {
-        self.0.lock().values().rev().map(|one| json!(one)).collect()
+        self.all.lock().values().rev().map(|one| json!(one)).collect()
     }
 
     /// One by its id.
     pub(in crate::edge) fn get(&self, id: &Hash) -> Option<Value> {
-        self.0.lock().values().find(|one| one.id == *id).map(|one| json!(one))
+        self.all.lock().values().find(|one| one.id == *id).map(|one| json!(one))
+    }
+
+    /// A publication has come to its end. It is on the disk before anybody is told.
+    fn keep(&self, at: u64, blob: BlobRef, manifest: &Manifest) -> Result<()> {
+        let mut one = self.all.lock().get(&at).cloned().context("the publication is remembered")?;
+        one.state = Stage::Published;
+        one.manifest = Some(blob.hash.0);
+        one.ms = manifest.ms();
+        one.renditions = manifest.pictures.iter().map(|one| one.name.clone()).collect();
+        one.blobs = manifest.blobs().map(|blob| blob.hash).chain([blob.hash]).collect();
+        write_durably(&self.file(&one.id), &serde_json::to_vec(&one)?)?;
+        self.change(at, |known| *known = one);
+        Ok(())
     }
 
     fn nodes(&self, at: u64) -> Vec<(NodeId, u32)> {
-        let all = self.0.lock();
+        let all = self.all.lock();
         let nodes = all.get(&at).into_iter().flat_map(|one| &one.nodes);
         nodes.map(|(node, tasks)| (NodeId(*node), *tasks)).collect()
     }
 
     fn change(&self, at: u64, change: impl FnOnce(&mut Publication)) {
-        if let Some(publication) = self.0.lock().get_mut(&at) {
+        if let Some(publication) = self.all.lock().get_mut(&at) {
             change(publication);
         }
     }
@@ -153,15 +220,13 @@ impl Publications {
     ) -> Result<Option<Hash>, JobError> {
         let work = Transcoding::new(jobs.clone(), &wish)?;
         let at = {
-            let mut all = self.0.lock();
-            if all.values().filter(|one| one.state == "running").count() >= MAX_OPEN {
+            let mut all = self.all.lock();
+            if all.values().filter(|one| one.state == Stage::Running).count() >= MAX_OPEN {
                 return Ok(None);
             }
             while all.len() >= REMEMBERED {
-                let Some(oldest) = all.iter().find(|(_, one)| one.state != "running").map(|(at, _)| *at)
-                else {
-                    break;
-                };
+                let failed = all.iter().find(|(_, one)| one.state == Stage::Failed);
+                let Some(oldest) = failed.map(|(at, _)| *at) else { return Ok(None) };
                 all.remove(&oldest);
             }
             let at = now_millis().max(all.last_key_value().map_or(0, |(at, _)| at + 1));
@@ -170,7 +235,7 @@ impl Publications {
             let publication = Publication {
                 id,
                 title: wish.title.clone(),
-                state: "running",
+                state: Stage::Running,
                 error: None,
                 at,
                 tasks: 1,
@@ -180,28 +245,27 @@ impl Publications {
                 manifest: None,
                 ms: 0,
                 renditions: Vec::new(),
+                blobs: Vec::new(),
             };
             all.insert(at, publication);
             at
         };
         let (publications, jobs) = (self.clone(), jobs.clone());
-        let id = self.0.lock().get(&at).map(|one| one.id);
+        let id = self.all.lock().get(&at).map(|one| one.id);
         tokio::spawn(async move {
             let published = work.publish(&publications, at, wish, clip).await;
-            match published {
-                Ok((blob, manifest)) => {
+            let kept = match published {
+                Ok((blob, manifest)) => publications.keep(at, blob, &manifest).map(|()| blob),
+                Err(error) => Err(error),
+            };
+            match kept {
+                Ok(blob) => {
                     let mut nodes = publications.nodes(at);
                     nodes.sort_by_key(|(_, tasks)| std::cmp::Reverse(*tasks));
                     jobs.hold(blob, nodes.into_iter().map(|(node, _)| node).collect()).await;
-                    publications.change(at, |one| {
-                        one.state = "published";
-                        one.manifest = Some(blob.hash.0);
-                        one.ms = manifest.ms();
-                        one.renditions = manifest.pictures.iter().map(|one| one.name.clone()).collect();
-                    });
                 }
                 Err(error) => publications.change(at, |one| {
-                    one.state = "failed";
+                    one.state = Stage::Failed;
                     one.error = Some(format!("{error:#}"));
                 }),
             }
