@@ -333,7 +333,10 @@ fn a_crash_at_any_place_of_a_busy_log_loses_no_job_and_pays_nobody_twice() {
         for spec in &specs {
             let report = world.requester.scheduler().report(&spec.id());
             let report = report.unwrap_or_else(|| {
-                panic!("crash at {moment}: a job is lost: {:#?}", world.requester.scheduler().explain(&spec.id()))
+                panic!(
+                    "crash at {moment}: a job is lost: {:#?}",
+                    world.requester.scheduler().explain(&spec.id())
+                )
             });
             assert_eq!(report.state, State::Succeeded, "crash at {moment}: {report:?}");
             assert_eq!(report.output, Some(world.truth.clone()), "crash at {moment}");
