@@ -133,7 +133,6 @@ pub fn run(scenario: &Scenario, seed: u64) -> Report {
     row("GPU", "tasks done", gpus.done as f64, "none", true);
     row("GPU", "tasks misplaced", gpus.misplaced as f64, "0", gpus.misplaced == 0);
     row("GPU", "price over bid", gpus.paid as f64 / gpus.bid.max(1) as f64, "<= 1", gpus.paid <= gpus.bid);
-    drop(note);
     Report { trace: trace.hash(), rows }
 }
 

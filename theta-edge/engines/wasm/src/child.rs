@@ -145,7 +145,12 @@ fn start(linker: &Linker<Guest>, store: &mut Store<Guest>, module: &Module) -> w
             "it exports no function `_start` without parameters and results".into(),
         ));
     }
-    let instance = linker.instantiate(&mut *store, module)?;
+    // A call of another form than ours is the module's fault and no machine's.
+    let ready = match linker.instantiate_pre(module) {
+        Ok(ready) => ready,
+        Err(error) => return Ok(Ending::InvalidModule(reason(&error))),
+    };
+    let instance = ready.instantiate(&mut *store)?;
     instance.get_typed_func::<(), ()>(&mut *store, "_start")?.call(&mut *store, ())?;
     Ok(Ending::Exit(0))
 }

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use theta_edge::blob::BlobStore as _;
+use theta_edge::blob::BlobStore;
 use theta_edge::executor::Ending;
 use theta_edge::job::{Folder, FolderFile};
 
@@ -108,7 +108,7 @@ const PATHS: &[(&str, i32, &str, usize, i32, u64, i32)] = &[
 const CALLS: &[(&str, &str, Answer)] = &[
     ("a path longer than any", "(call $try (i32.const 3) (i32.const 5000) (i32.const 0) (i64.const 2))", Answer::Errno(37)),
     ("a path outside of memory", "(call $open (i32.const 3) (i32.const 0) (i32.const -64) (i32.const 128) (i32.const 0) (i64.const 2) (i64.const 0) (i32.const 0) (i32.const 32))", Answer::Errno(FAULT)),
-    ("a path as long as all memory", "(call $open (i32.const 3) (i32.const 0) (i32.const 1024) (i32.const -1) (i32.const 0) (i64.const 2) (i64.const 0) (i32.const 0) (i32.const 32))", Answer::Errno(FAULT)),
+    ("a path as long as all memory", "(call $open (i32.const 3) (i32.const 0) (i32.const 1024) (i32.const -1) (i32.const 0) (i64.const 2) (i64.const 0) (i32.const 0) (i32.const 32))", Answer::OutOfFuel),
     ("a way out through a folder of its own", "(drop (call $mkdir (i32.const 4) (i32.const 2054) (i32.const 3)))
         (drop (call $open (i32.const 4) (i32.const 0) (i32.const 2054) (i32.const 3) (i32.const 2) (i64.const 2) (i64.const 0) (i32.const 0) (i32.const 32)))
         (call $try (i32.load (i32.const 32)) (i32.const 16) (i32.const 0) (i64.const 2))", Answer::Errno(NOTCAPABLE)),
@@ -178,7 +178,7 @@ fn modules() -> Vec<(&'static str, Vec<u8>, Answer)> {
     };
     vec![
         ("all of memory at once", br#"(module (memory (export "memory") 65536) (func (export "_start")))"#.to_vec(), Answer::OutOfMemory),
-        ("a table without end", with(r#"(table $t 0 funcref) (func (export "_start") (drop (table.grow $t (ref.null func) (i32.const 100000000))))"#), Answer::OutOfMemory),
+        ("a table without end", with(r#"(table $t 0 funcref) (func (export "_start") (drop (table.grow $t (ref.null func) (i32.const 100000000))))"#), Answer::OutOfFuel),
         ("a table as large as they get", with(r#"(table 4000000000 funcref) (func (export "_start"))"#), Answer::OutOfMemory),
         ("memory of 64 bits", br#"(module (memory (export "memory") i64 1) (func (export "_start")))"#.to_vec(), Answer::Invalid),
         ("a second memory", with(&format!("(memory $m 1) {start}")), Answer::Invalid),
