@@ -30,8 +30,8 @@ pub struct Costs {
 }
 
 impl Costs {
-    /// As `theta-core`'s BLS took on one core of the machine that `docs/consensus.md` names, in round numbers.
-    pub const TYPICAL: Self = Self { sign: 700_000, verify: 1_500_000, key: 50_000, sum: 110_000 };
+    /// As measured for `docs/consensus.md`, in round numbers.
+    pub const TYPICAL: Self = Self { sign: 1_300_000, verify: 2_200_000, key: 15_000, sum: 50_000 };
 
     /// Measures them. `clock` counts nanoseconds of this thread's work.
     pub fn measure(clock: &dyn Fn() -> u64) -> Self {
