@@ -311,7 +311,7 @@ impl TranscodeWork {
             }
             Step::Video { rung, grid, first, count } => {
                 grid.check()?;
-                let side = |side: u32| (2..=SIDES.1).contains(&side) && side % 2 == 0;
+                let side = |side: u32| (2..=SIDES.1).contains(&side) && side.is_multiple_of(2);
                 if !side(rung.width) || !side(rung.height) || !(10_000..=100_000_000).contains(&rung.bits) {
                     return Err(JobError::field("step", "has a rung that cannot be encoded"));
                 }

@@ -85,7 +85,7 @@ impl<P: Ord + Copy> Sources<P> {
             standing.ms * f64::from(standing.outstanding + 1) / chance
         };
         self.picks += 1;
-        let explore = self.picks % EXPLORE == 0;
+        let explore = self.picks.is_multiple_of(EXPLORE);
         let free = self.peers.iter_mut().filter(free);
         let (peer, standing) = if explore {
             free.min_by_key(|(_, standing)| standing.asked)?

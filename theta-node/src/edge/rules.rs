@@ -12,9 +12,12 @@ use theta_sdk::client::Client;
 /// Resources that are remembered; they are forgotten together.
 const MAX_RULES: usize = 1_024;
 
+/// A rule, if there is one, and the height at which it was seen.
+type Seen = (u64, Option<SplitRule>);
+
 /// Rules by resource, with the height at which each was seen. A rule that is replaced is seen with the next block.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Rules(Arc<Mutex<BTreeMap<String, (u64, Option<SplitRule>)>>>);
+pub(super) struct Rules(Arc<Mutex<BTreeMap<String, Seen>>>);
 
 impl Rules {
     /// The rule of a resource at a height.

@@ -231,11 +231,11 @@ impl Content {
         if self.0.blobs.has(blob.hash).await {
             return Ok(());
         }
-        match self.from_peers(manifest, blob).await {
+        match self.ask_peers(manifest, blob).await {
             Ok(bytes) => drop(self.0.blobs.add(bytes).await?),
             Err(error) => {
                 tracing::debug!(blob = %blob.hash.0, "peers did not give a blob: {error:#}");
-                self.from_origin(blob).await.with_context(|| format!("peers: {error:#}"))?;
+                self.ask_origins(blob).await.with_context(|| format!("peers: {error:#}"))?;
             }
         }
         // Whoever has some of it can give some of it.
@@ -245,7 +245,7 @@ impl Content {
         Ok(())
     }
 
-    async fn from_origin(&self, blob: &BlobRef) -> Result<()> {
+    async fn ask_origins(&self, blob: &BlobRef) -> Result<()> {
         for url in &self.0.origins {
             match self.0.wire.fetch_one(url, blob).await {
                 Ok(()) => {
@@ -286,7 +286,7 @@ impl Content {
         peers.into_iter().filter(|peer| !state.banned.contains(peer)).collect()
     }
 
-    async fn from_peers(&self, manifest: BlobHash, blob: &BlobRef) -> Result<Vec<u8>> {
+    async fn ask_peers(&self, manifest: BlobHash, blob: &BlobRef) -> Result<Vec<u8>> {
         let peers = self.providers(manifest).await;
         if peers.is_empty() {
             bail!("nobody says that it has it");

@@ -110,7 +110,7 @@ impl Relay {
                     peers.answer(reply, Answer::Missing);
                     return None;
                 };
-                let Some(payer) = node_of(&from) else { return None };
+                let payer = node_of(&from)?;
                 if let Some(tick) = tick
                     && let Err(error) = till.tick(now, payer.0, &tick)
                 {

@@ -243,11 +243,14 @@ impl Peers {
     }
 }
 
+/// Who was found to have a content, and who wants to know.
+type Look = (Vec<PeerId>, Option<oneshot::Sender<Vec<PeerId>>>);
+
 struct Task {
     swarm: Swarm<Behaviour>,
     connected: Arc<RwLock<BTreeMap<NodeId, PeerId>>>,
     asked: HashMap<OutboundRequestId, oneshot::Sender<Answer>>,
-    looking: HashMap<kad::QueryId, (Vec<PeerId>, Option<oneshot::Sender<Vec<PeerId>>>)>,
+    looking: HashMap<kad::QueryId, Look>,
     take: Box<dyn Fn(Asked) + Send>,
 }
 
