@@ -6,7 +6,7 @@
 //!
 //! Which node gets a task, whose turn it is, when it is tried again elsewhere, and what goes to a provider pool is decided
 //! by the one [`Placement`] of all jobs. A job asks it for as many tasks as it wants results, all of them its one task; what
-//! happens between an offer and the pay is [`job`]'s.
+//! happens between an offer and the pay is `job`'s.
 //!
 //! Safety. A job is decided once: the decision with everyone's pay is a record before the first payment is asked for,
 //! and after a crash the same payments are asked for again. An item, which is a task and a node, is paid once however

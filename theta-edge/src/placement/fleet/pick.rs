@@ -73,7 +73,7 @@ pub struct Pick {
     pub score: f32,
 }
 
-/// Why a node does not suit, for [`super::Placement::explain`].
+/// Why a node does not suit, for [`crate::placement::Placement::explain`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
