@@ -200,15 +200,12 @@ async fn what_is_not_a_module_or_wants_more_than_wasi_is_refused() {
 
 #[tokio::test]
 async fn a_module_that_keeps_the_compiler_busy_is_killed_at_the_wall_limit() {
-    // Functions of deeply nested blocks with a value in each: little to download, long to compile.
-    let depth = 2_000;
-    let function = format!(
-        "(func {} {})",
-        "(block (result i32) i32.const 1 ".repeat(depth),
-        ")".repeat(depth) + " drop"
-    );
+    // One long function after the other, of loads that depend on each other: little to download packed, long to compile.
+    let body = "(local.set 0 (i32.load (i32.mul (i32.xor (local.get 0) (i32.const 77)) (local.get 1))))"
+        .repeat(20_000);
+    let function = format!("(func (param i32 i32) {body})");
     let module =
-        format!(r#"(module (memory (export "memory") 1) {} (func (export "_start")))"#, function.repeat(60));
+        format!(r#"(module (memory (export "memory") 1) {} (func (export "_start")))"#, function.repeat(8));
     let mut bench = Bench::new(module).await;
     bench.task.limits.wall_seconds = 1;
     let start = Instant::now();
