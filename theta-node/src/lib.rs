@@ -21,6 +21,7 @@ pub mod metrics;
 pub mod net;
 pub mod node;
 pub mod processes;
+mod promised;
 pub mod rpc;
 mod snapshots;
 mod sorter;

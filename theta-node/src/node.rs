@@ -31,9 +31,11 @@ use tokio::sync::watch;
 
 use crate::{
     chain::{Chain, Event, Parts, Progress},
+    clock::now_millis,
     folder::DataFolder,
     metrics::Metrics,
     net::{Multiaddr, NetConfig, Packet, Port},
+    promised::Promised,
     snapshots::{self, Shelf},
     sorter::{Sorter, admit},
     vote_key::vote_key,
@@ -98,6 +100,7 @@ pub struct NodeHandle {
     failure: watch::Receiver<Option<String>>,
     port: Port,
     events: SyncSender<Event>,
+    promised: Arc<Promised>,
 }
 
 impl std::fmt::Debug for NodeHandle {
@@ -138,14 +141,36 @@ impl NodeHandle {
         self.port.peer_addresses()
     }
 
+    /// Notes what a client is told to be waiting. Where the disk does not take it the node goes on: it stops at its next
+    /// block, and says why.
+    fn promise(&self, raw: &[u8]) {
+        let rewritten = || {
+            if !self.promised.is_long() {
+                return Ok(());
+            }
+            self.promised.rewrite(|| all_waiting(&self.mempool))
+        };
+        if let Err(error) = self.promised.note(raw).and_then(|()| rewritten()) {
+            tracing::warn!(%error, "a transaction that waits would not outlive this process");
+        }
+    }
+
     /// Admits a transaction, passes it on and tells the engine.
     pub fn submit(&self, bytes: Vec<u8>) -> Result<Admitted, AdmitError> {
         let admitted = admit(&self.mempool, &self.metrics, bytes.clone())?;
+        self.promise(&bytes);
         self.port.broadcast(&Packet::Transactions(vec![bytes]));
         // A full queue wakes the engine just as well.
         let _ = self.events.try_send(Event::Work);
         Ok(admitted)
     }
+}
+
+/// Everything that waits, in the order in which it came.
+fn all_waiting(pool: &Mutex<Mempool>) -> Vec<Vec<u8>> {
+    let pool = pool.lock();
+    let all = pool.waiting_since(now_millis(), usize::MAX);
+    all.iter().filter_map(|hash| Some(pool.find(hash)?.bytes.clone())).collect()
 }
 
 /// A running node. Dropping it stops it.
@@ -204,6 +229,9 @@ impl Node {
             .open(&config.genesis)?;
         let reader = ledger.reader();
         let mempool = Arc::new(Mutex::new(Mempool::new(reader.clone(), MempoolLimits::default())?));
+        let path = config.folder.join("promised");
+        let (promised, before) =
+            Promised::open(&path).with_context(|| format!("{} cannot be used", path.display()))?;
         let (events, event_queue) = sync_channel(EVENTS);
         let settled = reader.settled();
         let first = Progress {
@@ -214,6 +242,11 @@ impl Node {
             syncing: false,
         };
         let metrics = Metrics::default();
+        for raw in before {
+            // One that is in a block by now, or can no longer be, is kept no longer.
+            let _ = admit(&mempool, &metrics, raw);
+        }
+        promised.rewrite(|| all_waiting(&mempool)).context("transactions that wait cannot be kept")?;
         let (progress, progress_seen) = watch::channel(first);
         let (failed, failure) = watch::channel(None);
         let address = config.key.address();
@@ -262,6 +295,7 @@ impl Node {
             failure: failure.clone(),
             port,
             events,
+            promised: Arc::new(promised),
         };
         Ok(Self { handle, stop, threads, failure })
     }

@@ -176,6 +176,34 @@ async fn a_panic_of_the_chain_thread_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_was_told_to_wait_outlives_its_node() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut network = devnet(folder.path(), ChainSpec::devnet()).await;
+    // Two of four settle nothing.
+    network.nodes.truncate(2);
+    let wallet = wallet(&network, 0);
+    let coins = Coins { theta: ThetaWei::ZERO, tfuel: TFuelWei::whole(1) };
+    let mut sent = Vec::new();
+    for sequence in 1..=20 {
+        let raw = wallet.send(sequence, Address::repeat_byte(0xaa), coins, minimum_fee());
+        let raw = raw.sign(wallet.signer()).unwrap().bytes;
+        sent.push(network.nodes[0].node.handle().submit(raw).unwrap().hash());
+    }
+    drop(network);
+    // With all four back they settle, though no pool that had them is left.
+    let network = devnet(folder.path(), ChainSpec::devnet()).await;
+    let reader = network.nodes[3].node.handle().reader;
+    for _ in 0..400 {
+        let settled = |hash: &Hash| reader.transaction(hash).unwrap().is_some_and(|found| found.settled);
+        if sent.iter().all(settled) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("some are lost");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_waits_reaches_nodes_that_come_later() {
     let folder = tempfile::tempdir().unwrap();
     let mut devnet = devnet(folder.path(), ChainSpec::devnet()).await;
