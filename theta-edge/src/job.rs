@@ -13,7 +13,6 @@ use theta_core::hash::{Address, Hash};
 
 use crate::Millis;
 use crate::blob::BlobRef;
-use crate::infer::InferWork;
 use crate::map::{MapSpec, Merge};
 use crate::split::Split;
 use crate::transcode::TranscodeWork;
@@ -27,8 +26,6 @@ pub enum KindTag {
     Wasm,
     /// A step of work on a video clip.
     Transcode,
-    /// A request to a model.
-    Infer,
 }
 
 /// Bounds of one execution. They are part of the job, not of the host, so that every node stops at the same place.
@@ -117,8 +114,6 @@ pub enum Work {
     Wasm(WasmWork),
     /// A step of work on a video clip.
     Transcode(TranscodeWork),
-    /// A request to a model.
-    Infer(InferWork),
 }
 
 impl Work {
@@ -127,7 +122,6 @@ impl Work {
         match self {
             Self::Wasm(_) => KindTag::Wasm,
             Self::Transcode(_) => KindTag::Transcode,
-            Self::Infer(_) => KindTag::Infer,
         }
     }
 
@@ -139,7 +133,6 @@ impl Work {
                 [work.module].into_iter().chain(work.stdin).chain(files).collect()
             }
             Self::Transcode(work) => vec![work.source],
-            Self::Infer(work) => vec![work.request],
         }
     }
 
@@ -153,7 +146,6 @@ impl Work {
         match self {
             Self::Wasm(work) => work.check(),
             Self::Transcode(work) => work.check(),
-            Self::Infer(work) => work.check(),
         }
     }
 }
@@ -192,7 +184,6 @@ impl Encode for Work {
         match self {
             Self::Wasm(work) => work.encode(out),
             Self::Transcode(work) => work.encode(out),
-            Self::Infer(work) => work.encode(out),
         }
     }
 }

@@ -58,8 +58,15 @@ impl<P> Default for Sources<P> {
 }
 
 impl<P: Ord + Copy> Sources<P> {
-    /// A peer that says it has it. One that is known keeps its standing.
+    /// A peer that says it has it. One that is known keeps its standing; where there is no room, whoever gave least goes, but
+    /// none that lied or is being asked.
     pub fn add(&mut self, peer: P) {
+        if self.peers.len() >= MAX_PEERS && !self.peers.contains_key(&peer) {
+            let idle = self.peers.iter().filter(|(_, one)| !one.lied && one.outstanding == 0);
+            if let Some(least) = idle.min_by_key(|(_, one)| one.good).map(|(peer, _)| *peer) {
+                self.peers.remove(&least);
+            }
+        }
         if self.peers.len() < MAX_PEERS {
             let new = Peer {
                 asked: 0,
@@ -210,5 +217,12 @@ mod tests {
         let mut sources = Sources::default();
         (0..1_000).for_each(|peer| sources.add(peer));
         assert_eq!(sources.standings().count(), MAX_PEERS);
+        // Who comes late finds room, who is asked or has lied keeps its place.
+        assert!(sources.standings().any(|(peer, _)| peer == 999));
+        let asked = sources.pick(0, |_| true).unwrap();
+        let liar = sources.pick(0, |peer| *peer != asked).unwrap();
+        sources.lied(liar);
+        (1_000..2_000).for_each(|peer| sources.add(peer));
+        assert!(sources.is_banned(liar) && sources.standings().any(|(peer, _)| peer == asked));
     }
 }

@@ -100,24 +100,7 @@ impl DiskBlobs {
 
     /// Deletes the oldest blobs until no more than so many bytes are left, but none younger than `age`.
     pub(super) fn prune(&self, most: u64, age: Duration) {
-        let files = std::fs::read_dir(&self.0).into_iter().flatten().flatten();
-        let mut files: Vec<_> = files
-            .filter_map(|file| {
-                let data = file.metadata().ok()?;
-                Some((data.modified().ok()?, data.len(), file.path()))
-            })
-            .collect();
-        files.sort();
-        let mut all: u64 = files.iter().map(|(_, len, _)| len).sum();
-        for (at, len, path) in files {
-            if all <= most || at.elapsed().is_ok_and(|old| old < age) {
-                break;
-            }
-            // One that cannot be deleted is tried again the next time.
-            if std::fs::remove_file(path).is_ok() {
-                all -= len;
-            }
-        }
+        self.prune_unused(most, (age, Duration::MAX), &BTreeSet::new());
     }
 
     /// Deletes blobs that are older than `oldest`, and then the oldest until no more than so many bytes are left; none that

@@ -435,8 +435,7 @@ impl EdgeLoop {
                 Ok(Vec::new())
             }
             Ok((from, Message::Acknowledged { reserve_sequence, payment_sequence, total })) => {
-                let _fund = reserve_sequence;
-                self.content.acknowledged(from.0, payment_sequence, total);
+                self.content.acknowledged(from.0, reserve_sequence, (payment_sequence, total));
                 Ok(Vec::new())
             }
             Ok((from, message)) => own_fault(self.provider.take(now, from, message)),

@@ -6,6 +6,7 @@
 //! `Port` is the way to it from any thread. Queues are bounded: what does not fit is lost, as on any network, and the
 //! protocols recover from that.
 
+pub(crate) mod codec;
 mod swarm;
 #[cfg(test)]
 mod tests;

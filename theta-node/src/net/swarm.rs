@@ -40,7 +40,8 @@ use tokio::{
 
 use super::{
     Command, Delivery, NetConfig, Packet, Peers, Ticket, Verdict,
-    wire::{self, Answer, Codec, MOST_TRANSACTIONS, Question, Topic},
+    codec::Codec,
+    wire::{self, Answer, MOST_TRANSACTIONS, Question, Topic},
 };
 
 /// Connections: in all, to one peer, and being made.
@@ -74,7 +75,7 @@ pub(super) struct Behaviour {
     identify: identify::Behaviour,
     kad: kad::Behaviour<MemoryStore>,
     gossip: gossipsub::Behaviour,
-    questions: request_response::Behaviour<Codec>,
+    questions: request_response::Behaviour<Codec<Question, Answer>>,
 }
 
 pub(super) struct Network {

@@ -1,9 +1,7 @@
 //! Bytes on the network: gossip, and questions to one peer with their answers.
 
-use std::{io, sync::Arc};
+use std::sync::Arc;
 
-use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use libp2p::{StreamProtocol, request_response};
 use theta_consensus::{MAX_MESSAGE_BYTES, Message};
 use theta_core::{
     block::{Block, MAX_BLOCK_BYTES},
@@ -11,6 +9,7 @@ use theta_core::{
     hash::Hash,
 };
 
+use super::codec::Wire;
 use crate::{clock::now_millis, snapshots::Offer};
 
 /// What gossip is about.
@@ -149,24 +148,9 @@ const MAX_QUESTION: u64 = MAX_MESSAGE_BYTES as u64 + 64;
 /// Most bytes of an answer: one block of any size, or as many small ones as fit.
 pub(super) const MAX_ANSWER: usize = MAX_BLOCK_BYTES + 1024;
 
-/// Reads and writes questions and answers.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Codec;
+impl Wire for Question {
+    const LIMIT: u64 = MAX_QUESTION;
 
-async fn read(io: &mut (impl AsyncRead + Unpin + Send), limit: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    io.take(limit + 1).read_to_end(&mut bytes).await?;
-    if bytes.len() as u64 > limit {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("more than {limit} bytes")));
-    }
-    Ok(bytes)
-}
-
-fn invalid(error: DecodeError) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error)
-}
-
-impl Question {
     fn write(&self) -> Vec<u8> {
         let mut out = Vec::new();
         encode_list(&mut out, |out| match self {
@@ -220,7 +204,9 @@ impl Question {
     }
 }
 
-impl Answer {
+impl Wire for Answer {
+    const LIMIT: u64 = MAX_ANSWER as u64;
+
     fn write(&self) -> Vec<u8> {
         let mut out = Vec::new();
         encode_list(&mut out, |out| match self {
@@ -284,40 +270,6 @@ impl Answer {
         list.finish()?;
         reader.finish()?;
         Ok(answer)
-    }
-}
-
-impl request_response::Codec for Codec {
-    type Protocol = StreamProtocol;
-    type Request = Question;
-    type Response = Answer;
-
-    async fn read_request<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Question>
-    where
-        T: AsyncRead + Unpin + Send,
-    {
-        Question::read(&read(io, MAX_QUESTION).await?).map_err(invalid)
-    }
-
-    async fn read_response<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Answer>
-    where
-        T: AsyncRead + Unpin + Send,
-    {
-        Answer::read(&read(io, MAX_ANSWER as u64).await?).map_err(invalid)
-    }
-
-    async fn write_request<T>(&mut self, _: &StreamProtocol, io: &mut T, question: Question) -> io::Result<()>
-    where
-        T: AsyncWrite + Unpin + Send,
-    {
-        io.write_all(&question.write()).await
-    }
-
-    async fn write_response<T>(&mut self, _: &StreamProtocol, io: &mut T, answer: Answer) -> io::Result<()>
-    where
-        T: AsyncWrite + Unpin + Send,
-    {
-        io.write_all(&answer.write()).await
     }
 }
 

@@ -1,9 +1,5 @@
 //! What edge nodes ask each other for content, in bytes.
 
-use std::io;
-
-use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use libp2p::{StreamProtocol, request_response};
 use theta_core::{
     amount::TFuelWei,
     codec::rlp::{Decode as _, DecodeError, Encode as _, Fault, Reader, encode_list, encode_string},
@@ -15,6 +11,8 @@ use theta_edge::{
     message::MAX_MESSAGE,
     payment::purse::Tick,
 };
+
+use crate::net::codec::Wire;
 
 /// A question of one edge node to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,8 +48,10 @@ fn blob(list: &mut Reader<'_>) -> Result<BlobRef, DecodeError> {
     Ok(BlobRef { hash: BlobHash(list.read()?), len: list.read()? })
 }
 
-impl Question {
-    pub(super) fn write(&self) -> Vec<u8> {
+impl Wire for Question {
+    const LIMIT: u64 = MAX_QUESTION;
+
+    fn write(&self) -> Vec<u8> {
         let mut out = Vec::new();
         encode_list(&mut out, |out| match self {
             Self::Outline(blob) => {
@@ -81,7 +81,7 @@ impl Question {
         out
     }
 
-    pub(super) fn read(bytes: &[u8]) -> Result<Self, DecodeError> {
+    fn read(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes, bytes.len())?;
         let mut list = reader.list()?;
         let unknown = list.error(Fault::Value("no question of this kind"));
@@ -109,8 +109,10 @@ impl Question {
     }
 }
 
-impl Answer {
-    pub(super) fn write(&self) -> Vec<u8> {
+impl Wire for Answer {
+    const LIMIT: u64 = MAX_ANSWER;
+
+    fn write(&self) -> Vec<u8> {
         let mut out = Vec::new();
         encode_list(&mut out, |out| match self {
             Self::Missing => 0_u8.encode(out),
@@ -131,7 +133,7 @@ impl Answer {
         out
     }
 
-    pub(super) fn read(bytes: &[u8]) -> Result<Self, DecodeError> {
+    fn read(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes, bytes.len())?;
         let mut list = reader.list()?;
         let unknown = list.error(Fault::Value("no answer of this kind"));
@@ -146,57 +148,6 @@ impl Answer {
         list.finish()?;
         reader.finish()?;
         Ok(answer)
-    }
-}
-
-/// Reads and writes both.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Codec;
-
-async fn read(io: &mut (impl AsyncRead + Unpin + Send), limit: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    io.take(limit + 1).read_to_end(&mut bytes).await?;
-    if bytes.len() as u64 > limit {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("more than {limit} bytes")));
-    }
-    Ok(bytes)
-}
-
-fn invalid(error: DecodeError) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error)
-}
-
-impl request_response::Codec for Codec {
-    type Protocol = StreamProtocol;
-    type Request = Question;
-    type Response = Answer;
-
-    async fn read_request<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Question>
-    where
-        T: AsyncRead + Unpin + Send,
-    {
-        Question::read(&read(io, MAX_QUESTION).await?).map_err(invalid)
-    }
-
-    async fn read_response<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Answer>
-    where
-        T: AsyncRead + Unpin + Send,
-    {
-        Answer::read(&read(io, MAX_ANSWER).await?).map_err(invalid)
-    }
-
-    async fn write_request<T>(&mut self, _: &StreamProtocol, io: &mut T, question: Question) -> io::Result<()>
-    where
-        T: AsyncWrite + Unpin + Send,
-    {
-        io.write_all(&question.write()).await
-    }
-
-    async fn write_response<T>(&mut self, _: &StreamProtocol, io: &mut T, answer: Answer) -> io::Result<()>
-    where
-        T: AsyncWrite + Unpin + Send,
-    {
-        io.write_all(&answer.write()).await
     }
 }
 

@@ -155,10 +155,10 @@ impl Content {
     }
 
     /// A relay has a receipt safe.
-    pub(in crate::edge) fn acknowledged(&self, payee: Address, sequence: u64, total: TFuelWei) {
+    pub(in crate::edge) fn acknowledged(&self, payee: Address, fund: u64, receipt: (u64, TFuelWei)) {
         let content = self.clone();
         tokio::spawn(async move {
-            let noted = content.0.payer.lock().await.acknowledged(payee, sequence, total);
+            let noted = content.0.payer.lock().await.acknowledged(payee, fund, receipt);
             if let Err(error) = noted {
                 tracing::error!("a receipt's acknowledgement was not kept: {error:#}");
             }

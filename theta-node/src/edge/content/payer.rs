@@ -211,8 +211,16 @@ impl Payer {
         Ok(letters)
     }
 
-    /// A relay has a receipt safe.
-    pub(super) fn acknowledged(&mut self, payee: Address, sequence: u64, total: TFuelWei) -> Result<()> {
+    /// A relay has a receipt of a fund safe, by its sequence and amount. One of an earlier fund says nothing of this one.
+    pub(super) fn acknowledged(
+        &mut self,
+        payee: Address,
+        fund: u64,
+        (sequence, total): (u64, TFuelWei),
+    ) -> Result<()> {
+        if fund != self.fund() {
+            return Ok(());
+        }
         Ok(self.purse.acknowledged(payee, sequence, total)?)
     }
 

@@ -30,8 +30,8 @@ use theta_core::{
 use theta_edge::identity::NodeId;
 use tokio::sync::{mpsc, oneshot};
 
-use super::codec::{Answer, Codec, Question};
-use crate::net::{identity, transport};
+use super::codec::{Answer, Question};
+use crate::net::{codec::Codec, identity, transport};
 
 /// Connections: in all, to one peer, and being made.
 const CONNECTIONS: u32 = 256;
@@ -56,7 +56,7 @@ struct Behaviour {
     ping: ping::Behaviour,
     identify: identify::Behaviour,
     kad: kad::Behaviour<MemoryStore>,
-    questions: request_response::Behaviour<Codec>,
+    questions: request_response::Behaviour<Codec<Question, Answer>>,
 }
 
 /// The node whose name a peer has; `None` for a key of another kind than accounts have.
