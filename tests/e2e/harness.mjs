@@ -3,9 +3,10 @@
 // Every wait has a deadline, nothing is tried twice, and whatever was started is killed when the process ends.
 
 import { spawn } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
+import { accessSync, constants, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { delimiter, join } from "node:path";
+import puppeteer from "puppeteer-core";
 
 export const THETA = process.env.THETA ?? "theta";
 export const THETACLI = process.env.THETACLI ?? "thetacli";
@@ -228,4 +229,44 @@ export async function refused(promise) {
     return error;
   }
   throw new Error("this should have been refused");
+}
+
+/** The first of these programs that is here. */
+export function find(names) {
+  for (const folder of (process.env.PATH ?? "").split(delimiter)) {
+    for (const name of names) {
+      try {
+        accessSync(join(folder, name), constants.X_OK);
+        return join(folder, name);
+      } catch {
+        // Not here.
+      }
+    }
+  }
+  return undefined;
+}
+
+/** A page of a real browser; what its console says, whom it asks, and pictures of it where SCREENSHOTS names a folder. */
+export async function openPage(chromium, act) {
+  const browser = await puppeteer.launch({
+    executablePath: chromium,
+    args: ["--no-sandbox", "--autoplay-policy=no-user-gesture-required", "--disable-background-networking"],
+  });
+  try {
+    const page = await browser.newPage();
+    const problems = [];
+    const hosts = new Set();
+    page.on("console", (message) => ["error", "warn"].includes(message.type()) && problems.push(message.text()));
+    page.on("pageerror", (error) => problems.push(error.message));
+    page.on("request", (request) => {
+      const { protocol, hostname } = new URL(request.url());
+      if (protocol.startsWith("http")) hosts.add(hostname);
+    });
+    const shot = async (name) => {
+      if (process.env.SCREENSHOTS) await page.screenshot({ path: join(process.env.SCREENSHOTS, `${name}.png`), fullPage: true });
+    };
+    await act({ page, problems, hosts, shot });
+  } finally {
+    await browser.close();
+  }
 }

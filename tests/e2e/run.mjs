@@ -8,6 +8,7 @@ import { crash } from "./crash.mjs";
 import { ethers } from "./ethers.mjs";
 import { check, finish, startDevnet, tempDir, watchdog } from "./harness.mjs";
 import { offline } from "./offline.mjs";
+import { openai } from "./openai.mjs";
 import { rpc } from "./rpc.mjs";
 import { thetaJs } from "./theta-js.mjs";
 import { thetacli } from "./thetacli.mjs";
@@ -15,7 +16,7 @@ import { video } from "./video.mjs";
 
 /** Parts that share one network; each has accounts of its own. */
 const SHARED = { "theta-js": thetaJs, ethers, thetacli, rpc };
-const ALONE = { crash, offline, video };
+const ALONE = { crash, offline, video, openai };
 
 const all = { ...SHARED, ...ALONE };
 const wanted = process.argv.length > 2 ? process.argv.slice(2) : Object.keys(all);
@@ -25,7 +26,7 @@ if (unknown.length > 0) {
   process.exit(2);
 }
 
-watchdog(290_000);
+watchdog(480_000);
 
 if (wanted.some((part) => SHARED[part])) {
   const net = await check("devnet: the ready line", async () => {

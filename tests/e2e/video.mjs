@@ -4,28 +4,13 @@
 // page.
 
 import assert from "node:assert/strict";
-import { accessSync, constants, readFileSync, readdirSync, writeFileSync } from "node:fs";
-import { delimiter, join } from "node:path";
-import puppeteer from "puppeteer-core";
+import { readFileSync, readdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 
-import { THETA, account, call, check, run, start, startDevnet, tempDir, until } from "./harness.mjs";
+import { THETA, account, call, check, find, openPage, run, start, startDevnet, tempDir, until } from "./harness.mjs";
 import { WHOLE, signedSend } from "./native.mjs";
 
 const SECONDS = 14;
-
-function find(names) {
-  for (const folder of (process.env.PATH ?? "").split(delimiter)) {
-    for (const name of names) {
-      try {
-        accessSync(join(folder, name), constants.X_OK);
-        return join(folder, name);
-      } catch {
-        // Not here.
-      }
-    }
-  }
-  return undefined;
-}
 
 const json = async (url) => (await fetch(url)).json();
 
@@ -93,25 +78,9 @@ export async function video() {
     }
   });
 
-  const browser = await puppeteer.launch({
-    executablePath: chromium,
-    args: ["--no-sandbox", "--autoplay-policy=no-user-gesture-required", "--disable-background-networking"],
-  });
-  try {
-    const page = await browser.newPage();
-    const problems = [];
-    const hosts = new Set();
-    page.on("console", (message) => ["error", "warn"].includes(message.type()) && problems.push(message.text()));
-    page.on("pageerror", (error) => problems.push(error.message));
-    page.on("request", (request) => {
-      const { protocol, hostname } = new URL(request.url());
-      if (protocol.startsWith("http")) hosts.add(hostname);
-    });
+  await openPage(chromium, async ({ page, problems, hosts, shot }) => {
     await page.setViewport({ width: 1280, height: 860 });
     const at = () => page.$eval("video", (video) => video.currentTime);
-    const shot = async (name) => {
-      if (process.env.SCREENSHOTS) await page.screenshot({ path: join(process.env.SCREENSHOTS, `${name}.png`), fullPage: true });
-    };
 
     await check("video: it plays in a browser, switches quality and seeks", async () => {
       await page.goto(`${player.url}/?manifest=${manifest}`);
@@ -174,9 +143,7 @@ export async function video() {
       assert.deepEqual(problems, []);
       assert.deepEqual([...hosts], ["127.0.0.1"]);
     });
-  } finally {
-    await browser.close();
-  }
+  });
   await check("video: the network ends", async () => {
     assert.deepEqual(await net.stop(), { code: 0, signal: null });
   });

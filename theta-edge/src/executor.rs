@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use theta_core::hash::Hash;
 
 use crate::blob::{BlobError, BlobRef, BlobStore};
+use crate::infer::ModelOffer;
 use crate::job::{KindTag, Task};
 
 /// One kind of work. One crate per engine implements it.
@@ -25,6 +26,11 @@ pub trait Executor: Send + Sync {
     /// Names everything that can change a result: engine, version, profile. Results are only
     /// comparable between equal digests (edge.md 4.2).
     fn digest(&self) -> Hash;
+
+    /// Models that it runs; their prices are the host's to set.
+    fn models(&self) -> Vec<ModelOffer> {
+        Vec::new()
+    }
 
     /// Runs a task once. Dropping the future cancels the attempt and frees what it used.
     async fn run(&self, task: &Task, attempt: Attempt) -> Result<Output, RunError>;
@@ -65,11 +71,18 @@ impl Engines {
         self.0.keys().copied().collect()
     }
 
-    /// Digests of all engines, sorted.
+    /// Digests of all engines and their models, sorted.
     pub fn digests(&self) -> Vec<Hash> {
-        let mut digests: Vec<Hash> = self.0.values().map(|engine| engine.digest()).collect();
+        let models = self.models().into_iter().map(|model| model.executor);
+        let mut digests: Vec<Hash> = self.0.values().map(|engine| engine.digest()).chain(models).collect();
         digests.sort_unstable();
+        digests.dedup();
         digests
+    }
+
+    /// Models of all engines.
+    pub fn models(&self) -> Vec<ModelOffer> {
+        self.0.values().flat_map(|engine| engine.models()).collect()
     }
 
     /// The engine for a kind of work.
@@ -78,11 +91,23 @@ impl Engines {
     }
 }
 
+/// Takes pieces of a text while it is made. What is lost on the way is in the output, too.
+pub type Frames = Arc<dyn Fn(String) + Send + Sync>;
+
 /// The whole authority of one execution: what it may read, and where its output goes.
 #[derive(Clone)]
 pub struct Attempt {
     /// The blobs that the task names, and the place for those it makes.
     pub blobs: Arc<dyn BlobStore>,
+    /// Whom a text is shown to while it is made, if anybody waits for it.
+    pub frames: Option<Frames>,
+}
+
+impl Attempt {
+    /// One that nobody watches.
+    pub fn new(blobs: Arc<dyn BlobStore>) -> Self {
+        Self { blobs, frames: None }
+    }
 }
 
 impl fmt::Debug for Attempt {
@@ -250,6 +275,9 @@ pub enum RunError {
     /// The child process ended without a result, for a reason outside the task.
     #[error("the worker process ended before it had a result ({0})")]
     Lost(String),
+    /// A server that does the work for the node gave no answer.
+    #[error("the model's server gave no answer: {0}")]
+    Upstream(String),
     /// The child process spoke another language than ours.
     #[error("the worker process gave an answer that does not decode")]
     Protocol,
@@ -263,6 +291,7 @@ impl RunError {
             Self::Blob(_) => "blob",
             Self::Process(_) => "process",
             Self::Lost(_) => "lost",
+            Self::Upstream(_) => "upstream",
             Self::Protocol => "protocol",
         }
     }

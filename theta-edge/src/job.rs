@@ -13,6 +13,7 @@ use theta_core::hash::{Address, Hash};
 
 use crate::Millis;
 use crate::blob::BlobRef;
+use crate::infer::InferWork;
 use crate::map::{MapSpec, Merge};
 use crate::split::Split;
 use crate::transcode::TranscodeWork;
@@ -26,6 +27,8 @@ pub enum KindTag {
     Wasm,
     /// A step of work on a video clip.
     Transcode,
+    /// A question to a model.
+    Infer,
 }
 
 /// Bounds of one execution. They are part of the job, not of the host, so that every node stops at the same place.
@@ -114,6 +117,8 @@ pub enum Work {
     Wasm(WasmWork),
     /// A step of work on a video clip.
     Transcode(TranscodeWork),
+    /// A question to a model.
+    Infer(InferWork),
 }
 
 impl Work {
@@ -122,6 +127,15 @@ impl Work {
         match self {
             Self::Wasm(_) => KindTag::Wasm,
             Self::Transcode(_) => KindTag::Transcode,
+            Self::Infer(_) => KindTag::Infer,
+        }
+    }
+
+    /// The only engine that it can be given to, where not every one of its kind will do.
+    pub const fn executor(&self) -> Option<Hash> {
+        match self {
+            Self::Infer(work) => Some(work.model),
+            Self::Wasm(_) | Self::Transcode(_) => None,
         }
     }
 
@@ -133,6 +147,7 @@ impl Work {
                 [work.module].into_iter().chain(work.stdin).chain(files).collect()
             }
             Self::Transcode(work) => vec![work.source],
+            Self::Infer(work) => vec![work.ask],
         }
     }
 
@@ -146,6 +161,7 @@ impl Work {
         match self {
             Self::Wasm(work) => work.check(),
             Self::Transcode(work) => work.check(),
+            Self::Infer(work) => work.check(),
         }
     }
 }
@@ -184,6 +200,7 @@ impl Encode for Work {
         match self {
             Self::Wasm(work) => work.encode(out),
             Self::Transcode(work) => work.encode(out),
+            Self::Infer(work) => work.encode(out),
         }
     }
 }

@@ -95,6 +95,7 @@ pub mod content;
 pub mod executor;
 pub mod history;
 pub mod identity;
+pub mod infer;
 pub mod job;
 pub mod map;
 pub mod message;

@@ -14,6 +14,7 @@ use theta_core::sign::{SignError, Signature, Signer};
 use crate::blob::BlobRef;
 use crate::executor::Output;
 use crate::identity::NodeId;
+use crate::infer::ModelOffer;
 use crate::job::{PoolRef, Task};
 use crate::payment::Price;
 use crate::payment::purse::Tick;
@@ -125,6 +126,17 @@ pub enum Message {
         /// What makes it fit the commitment.
         salt: Hash,
     },
+    /// Worker: a piece of the text that it makes. It may be lost; the result has all of it.
+    Frame {
+        /// Task id.
+        task: Hash,
+        /// Epoch of the offer.
+        epoch: u64,
+        /// Bytes of the text that come before it.
+        at: u64,
+        /// The piece.
+        text: String,
+    },
     /// Worker: could not run it, for a reason of its own ([`crate::executor::RunError::code`]).
     Failed {
         /// Task id.
@@ -168,6 +180,8 @@ pub enum Message {
         address: SocketAddr,
         /// Its load.
         beat: Heartbeat,
+        /// Models that it runs.
+        models: Vec<ModelOffer>,
     },
     /// Requester: fetch this content from it, keep it, and give it to others.
     Hold(BlobRef),

@@ -250,6 +250,17 @@ impl Provider {
         self.step(now, Input::Ran { task, result })
     }
 
+    /// Takes a piece of the text that [`Todo::Run`] makes, and how many bytes of it come before.
+    pub fn frame(
+        &mut self,
+        now: Millis,
+        task: Hash,
+        at: u64,
+        text: String,
+    ) -> Result<Vec<Todo>, ProviderError> {
+        self.step(now, Input::Frame { task, at, text })
+    }
+
     /// Takes the answer to [`Todo::LookUp`]: the fund, if there is one, and the height it was seen at. A payment that is
     /// not good is an error of the payer's; nothing changes then.
     pub fn looked_up(

@@ -13,11 +13,11 @@ use theta_core::journal::{Disk, JournalError};
 use theta_core::sign::Signer;
 
 use crate::Millis;
-use crate::blob::BlobRef;
 use crate::chain::Fund;
 use crate::executor::Output;
 use crate::history::History;
 use crate::identity::NodeId;
+use crate::infer::MAX_FRAME;
 use crate::job::{JobError, JobSpec, PoolRef, Task};
 use crate::message::{Envelope, Message, MessageError};
 use crate::payment::PayError;
@@ -46,14 +46,25 @@ pub enum Todo {
         /// What nodes say came out.
         claims: Vec<Output>,
     },
-    /// Fetch blobs from a node into the own store; answer with [`Input::Fetched`].
+    /// Fetch the blobs of an output from a node into the own store; answer with [`Input::Fetched`], and not as complete
+    /// where the host sees that the output cannot be one of this task: nothing is paid then.
     Fetch {
         /// Which job.
         job: Hash,
         /// Whom to ask.
         from: NodeId,
         /// What.
-        blobs: Vec<BlobRef>,
+        output: Box<Output>,
+    },
+    /// A piece of the text that a job makes, from the node that runs it. Pieces may be lost, and come out of order; the
+    /// job's output decides.
+    Frame {
+        /// Which job.
+        job: Hash,
+        /// Bytes of the text that come before it.
+        at: u64,
+        /// The piece.
+        text: String,
     },
     /// A job came to its end.
     Finished(Report),
@@ -219,6 +230,10 @@ impl Requester {
             }
             return Ok(Vec::new());
         }
+        if let Message::Frame { task, epoch, at, text } = message {
+            let job = self.scheduler.runs(&task, epoch, &from).filter(|_| text.len() <= MAX_FRAME);
+            return Ok(job.map(|job| Todo::Frame { job, at, text }).into_iter().collect());
+        }
         self.step(now, Input::Message { from, message })
     }
 
@@ -328,8 +343,8 @@ impl Requester {
                     todo.push(Todo::Check { job, task, claims });
                     None
                 }
-                Effect::Fetch { job, from, blobs } => {
-                    todo.push(Todo::Fetch { job, from, blobs });
+                Effect::Fetch { job, from, output } => {
+                    todo.push(Todo::Fetch { job, from, output });
                     None
                 }
                 Effect::Finished(report) => {

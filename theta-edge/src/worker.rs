@@ -29,6 +29,8 @@ pub struct Settings {
     pub limits: Limits,
     /// What is asked for it.
     pub price: Price,
+    /// What is asked for a question to a model: for the question, and for each token ([`crate::infer::TOKEN`]).
+    pub token_price: Price,
     /// Kinds that there is an engine for.
     pub kinds: Vec<KindTag>,
     /// Results kept after they were committed.
@@ -43,9 +45,23 @@ impl Default for Settings {
             slots: 2,
             limits: Limits { fuel: 1_000_000_000_000, memory_mib: 1024, wall_seconds: 3600, output_mib: 256 },
             price: Price::default(),
+            token_price: Price {
+                base: TFuelWei::ZERO,
+                per_million_fuel: TFuelWei::wei(100_000_000_000_000_u64),
+            },
             kinds: vec![KindTag::Wasm],
             remembered: 256,
             retry_ms: 1000,
+        }
+    }
+}
+
+impl Settings {
+    /// What is asked for work of a kind.
+    pub const fn price_of(&self, kind: KindTag) -> Price {
+        match kind {
+            KindTag::Infer => self.token_price,
+            KindTag::Wasm | KindTag::Transcode => self.price,
         }
     }
 }
@@ -74,6 +90,15 @@ pub enum Input {
         task: Hash,
         /// What came out.
         result: Result<Output, RunError>,
+    },
+    /// A piece of the text of [`Effect::Run`].
+    Frame {
+        /// Task id.
+        task: Hash,
+        /// Bytes of the text that come before it.
+        at: u64,
+        /// The piece.
+        text: String,
     },
 }
 
@@ -181,6 +206,7 @@ impl Worker {
             Input::Message { from, message } => self.message(from, message, out),
             Input::Vetted { task, covered } => self.vetted(task, covered, out),
             Input::Ran { task, result } => self.ran(task, result, out),
+            Input::Frame { task, at, text } => self.frame(task, at, text, out),
         }
         for effect in &out[before..] {
             if let Effect::Send { message: Message::Rejected { reason, .. }, .. } = effect {
@@ -221,7 +247,7 @@ impl Worker {
         let id = task.id();
         let reject =
             |reason| Effect::Send { to: from, message: Message::Rejected { task: id, epoch, reason } };
-        let price = self.settings.price;
+        let price = self.settings.price_of(task.work.kind());
         if let Some(work) = self.work.get_mut(&id).filter(|work| work.requester == from) {
             // A replay of this offer, or a requester that begins again: it gets what there is.
             if epoch > work.epoch {
@@ -279,7 +305,7 @@ impl Worker {
             return;
         }
         if let Stage::Vetting { task: what } = std::mem::replace(&mut work.stage, Stage::Running) {
-            let price = self.settings.price;
+            let price = self.settings.price_of(what.work.kind());
             out.push(Effect::Send { to, message: Message::Accepted { task, epoch, price } });
             out.push(Effect::Run { requester: to, task: what });
         }
@@ -308,6 +334,13 @@ impl Worker {
                     message: Message::Failed { task, epoch, code: error.code().to_owned() },
                 });
             }
+        }
+    }
+
+    fn frame(&self, task: Hash, at: u64, text: String, out: &mut Vec<Effect>) {
+        if let Some(work) = self.work.get(&task).filter(|work| matches!(work.stage, Stage::Running)) {
+            let message = Message::Frame { task, epoch: work.epoch, at, text };
+            out.push(Effect::Send { to: work.requester, message });
         }
     }
 

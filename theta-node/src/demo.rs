@@ -23,9 +23,10 @@ use theta_edge::{
     executor::Engines,
     identity::NodeId,
     job::{JobFile, KindTag},
-    payment::split::BURN_ADDRESS,
+    payment::{Price, split::BURN_ADDRESS},
     scheduler::Report,
 };
+use theta_edge_ai::Ai;
 use theta_ledger::{
     tx::{Purpose, RawTx},
     vm::{ContractVm, VmCall},
@@ -57,6 +58,9 @@ const PLAYER: usize = 2;
 /// What a chunk of content costs, in wei: a tenth of a TFUEL, so that eight seconds are worth a settlement.
 const CHUNK_PRICE: u64 = 100_000_000_000_000_000;
 
+/// What a token of a model costs, in wei: a hundredth of a TFUEL, so that a short answer is worth a settlement.
+const TOKEN_PRICE: u64 = 10_000_000_000_000_000;
+
 /// One thing that was done.
 #[derive(Clone, Debug)]
 pub struct Done {
@@ -81,6 +85,19 @@ pub struct Party {
     pub after: Coins,
 }
 
+/// A question to a model on an edge node.
+#[derive(Clone, Debug)]
+pub struct Talk {
+    /// What was asked.
+    pub question: String,
+    /// What it answered.
+    pub answer: String,
+    /// Tokens of the question, with the marks of a conversation, and of the answer.
+    pub tokens: (u64, u64),
+    /// What they cost, as it settled on the chain.
+    pub paid: TFuelWei,
+}
+
 /// What came of the demo.
 #[derive(Debug)]
 pub struct DemoReport {
@@ -88,6 +105,8 @@ pub struct DemoReport {
     pub done: Vec<Done>,
     /// Everybody who took part.
     pub parties: Vec<Party>,
+    /// What the model was asked and answered.
+    pub talk: Talk,
     /// How the job ended.
     pub job: Report,
     /// What the job printed.
@@ -150,8 +169,8 @@ pub async fn run(
         result = demo.play(&devnet, engines, folder) => result,
         reason = devnet.failure() => bail!(reason),
     };
-    let (job, output, from) = result?;
-    demo.close(from, job, output).await
+    let (job, output, talk, from) = result?;
+    demo.close(from, job, output, talk).await
 }
 
 /// An edge node with its own access to the chain, which offers itself to the requester.
@@ -173,7 +192,10 @@ async fn edge_node(
         engines,
         port: 0,
         settle_at_once: true,
-        offer: theta_edge::worker::Settings::default(),
+        offer: theta_edge::worker::Settings {
+            token_price: Price { base: TFuelWei::ZERO, per_million_fuel: TFuelWei::wei(TOKEN_PRICE) },
+            ..Default::default()
+        },
         gateways: vec![jobs.url()],
         content: ContentTerms {
             price: TFuelWei::wei(CHUNK_PRICE),
@@ -213,7 +235,7 @@ impl Demo<'_> {
         devnet: &Devnet,
         engines: Engines,
         folder: &Path,
-    ) -> Result<(Report, String, u64)> {
+    ) -> Result<(Report, String, Talk, u64)> {
         let [alice, bob, carol, payer] = [0, 1, 2, 3].map(|index| devnet.accounts[index].key.clone());
         let validators: Vec<Address> = devnet.handles().map(|handle| handle.address).collect();
         let named = [("alice", &alice), ("bob", &bob), ("carol", &carol), ("job payer", &payer)];
@@ -241,16 +263,63 @@ impl Demo<'_> {
 
         self.contract(&carol).await?;
         let jobs = self.requester(&payer, engines.clone(), folder).await?;
+        let models = folder.join("models");
+        theta_edge_ai::tiny::write(&models.join(theta_edge_ai::tiny::NAME))?;
+        let able = engines.clone().with(Arc::new(Ai::new().with_folder(&models)?));
         let mut edge_nodes = Vec::new();
         for index in 0..2 {
-            edge_nodes.push(edge_node(devnet, &jobs, index, engines.clone(), folder).await?);
+            edge_nodes.push(edge_node(devnet, &jobs, index, able.clone(), folder).await?);
         }
         let (report, output) = self.job(&jobs, &payer).await?;
+        let talk = self.talk(&jobs, payer.address()).await?;
         match engines.get(KindTag::Transcode) {
             Ok(_) => self.film(devnet, &jobs, &alice, folder).await?,
             Err(_) => (self.say)("ffmpeg is not here, so no clip is encoded and played"),
         }
-        Ok((report, output, from))
+        Ok((report, output, talk, from))
+    }
+
+    /// A model on an edge node is asked something, as any client of the OpenAI protocol would, and the node is paid for
+    /// each token.
+    async fn talk(&mut self, jobs: &JobClient, payer: Address) -> Result<Talk> {
+        (self.say)("an edge node's model answers a question");
+        let http = reqwest::Client::builder().no_proxy().build()?;
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let models = async || {
+            let answer = http.get(format!("{}/v1/models", jobs.url())).send().await?.error_for_status()?;
+            anyhow::Ok(answer.json::<Value>().await?)
+        };
+        while models().await?["data"].as_array().is_none_or(Vec::is_empty) {
+            ensure!(Instant::now() < deadline, "no edge node has said that it has a model");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let before = self.settled(payer).await?;
+        let question = "What is an edge node paid for?".to_owned();
+        let body = json!({ "model": theta_edge_ai::tiny::NAME, "max_tokens": 48, "temperature": 0,
+            "messages": [{ "role": "user", "content": question }] });
+        let url = format!("{}/v1/chat/completions", jobs.url());
+        let answer: Value = http.post(url).json(&body).send().await?.json().await?;
+        let text = answer["choices"][0]["message"]["content"].as_str();
+        let text = text.with_context(|| format!("the model did not answer: {answer}"))?.to_owned();
+        let count = |name: &str| answer["usage"][name].as_u64().unwrap_or_default();
+        let tokens = (count("prompt_tokens"), count("completion_tokens"));
+        let due = TFuelWei::wei(TOKEN_PRICE).checked_mul(tokens.0 + tokens.1).context("a price")?;
+        loop {
+            let paid = self.settled(payer).await?.checked_sub(before).unwrap_or_default();
+            if !paid.is_zero() {
+                ensure!(paid == due, "{paid} wei were paid for {tokens:?} tokens instead of {due}");
+                return Ok(Talk { question, answer: text, tokens, paid });
+            }
+            ensure!(Instant::now() < deadline, "the answer was not paid within 60 seconds");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// What was settled out of a payer's first fund.
+    async fn settled(&self, payer: Address) -> Result<TFuelWei> {
+        let account = self.reader.account(payer).await?.context("the payer has an account")?;
+        let fund = account.reserved_funds.first().context("the payer has a fund")?;
+        Ok(fund.used_fund.tfuel)
     }
 
     /// A clip is encoded on the edge nodes, played from a third one that did not have it, and paid for.
@@ -357,7 +426,7 @@ impl Demo<'_> {
             client: self.writer.clone(),
             directory: Directory::default(),
             port: 0,
-            api: false,
+            api: true,
             pools: Vec::new(),
             engines,
         })
@@ -483,7 +552,7 @@ impl Demo<'_> {
         Ok((minted, burned))
     }
 
-    async fn close(mut self, from: u64, job: Report, output: String) -> Result<DemoReport> {
+    async fn close(mut self, from: u64, job: Report, output: String, talk: Talk) -> Result<DemoReport> {
         let to = self.reader.call(&rpc::GetStatus::default()).await?.latest_finalized_block_height.0;
         let (mut minted, mut burned) = (TFuelWei::ZERO, TFuelWei::ZERO);
         for height in from + 1..=to {
@@ -521,6 +590,7 @@ impl Demo<'_> {
             after.tfuel
         );
         let staked = stake_after.checked_sub(stake_before).context("stake was only added")?;
-        Ok(DemoReport { done: self.done, parties, job, output, minted, burned, staked, heights: (from, to) })
+        let heights = (from, to);
+        Ok(DemoReport { done: self.done, parties, talk, job, output, minted, burned, staked, heights })
     }
 }

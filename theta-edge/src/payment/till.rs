@@ -665,10 +665,12 @@ impl Till {
     }
 
     /// Claims that should be settled now, the largest first: worth a hundred fees, or in a fund that ends soon, is nearly
-    /// spent or overspent, or handed in before and not seen since. `eager` settles every claim above the fee, for tests
-    /// and for closing down.
+    /// spent or overspent, or handed in before and not seen since. `eager` settles every claim of which more is left than
+    /// the fee, for tests and for closing down. Of one that leaves less nothing would come, and receipts for more could not
+    /// follow it.
     pub fn due(&self, height: u64, fee: TFuelWei, eager: bool) -> Vec<Due> {
-        let floor = fee.checked_mul(if eager { 1 } else { FEES }).unwrap_or(fee);
+        let floor = fee.checked_mul(FEES).unwrap_or(fee);
+        let payee = self.payee();
         let mut all = Vec::new();
         for (key, drawer) in &self.drawers {
             let Some(best) = &drawer.best else { continue };
@@ -678,7 +680,11 @@ impl Till {
                 });
             let now = match drawer.submitted {
                 Some((at, _)) => height >= at.saturating_add(PATIENCE),
-                None => (hurry && best.amount > fee) || best.amount > floor,
+                None => {
+                    let rule = self.rules.get(&best.resource_id);
+                    let kept = divide(best.amount, payee, rule, height).kept;
+                    kept > fee && (hurry || eager || best.amount > floor)
+                }
             };
             if now && height <= best.expiry_height {
                 all.push(Due { payer: key.0, reserve_sequence: key.1, amount: best.amount });

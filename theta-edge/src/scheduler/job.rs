@@ -168,6 +168,12 @@ impl Job {
             || self.tried.contains(node)
     }
 
+    /// Whether a node runs its task now.
+    pub(super) fn is_run_by(&self, node: &NodeId) -> bool {
+        let runs = |attempt: &Attempt| attempt.node == *node && attempt.step != Step::Offered;
+        matches!(self.stage, Stage::Running) && self.attempts.iter().any(runs)
+    }
+
     /// Whether an attempt's node has said that it runs.
     pub(super) fn has_begun(&self, place: AttemptId) -> bool {
         let offered = |attempt: &Attempt| attempt.place == place && attempt.step == Step::Offered;
@@ -503,13 +509,14 @@ impl Job {
                 if asked.is_some() {
                     return Next::Wait;
                 }
-                let blobs: Vec<_> = output.blobs().filter(|blob| blob.len > 0).collect();
+                let bare = output.blobs().all(|blob| blob.len == 0);
                 let (output, verification) = (output.clone(), *verification);
                 match sources.pop() {
-                    _ if blobs.is_empty() => self.decided(output, verification),
+                    _ if bare => self.decided(output, verification),
                     Some(from) => {
                         *asked = Some((from, now.saturating_add(settings.fetch_ms)));
-                        out.push(Effect::Fetch { job: self.id, from, blobs });
+                        let output = Box::new(output);
+                        out.push(Effect::Fetch { job: self.id, from, output });
                         return Next::Wait;
                     }
                     None => self.fail("output_lost", "no node handed over the output it had shown".into()),

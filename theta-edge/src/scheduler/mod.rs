@@ -30,7 +30,7 @@ use theta_core::hash::Hash;
 use crate::Millis;
 use crate::blob::BlobRef;
 use crate::identity::NodeId;
-use crate::job::JobSpec;
+use crate::job::{JobSpec, Work};
 use crate::message::Message;
 use crate::placement::{self, Answer, AttemptId, Event, Placement, Refusal, Status};
 use crate::verify::Claim;
@@ -200,6 +200,17 @@ impl Scheduler {
     /// The fund that an open job is paid from.
     pub fn fund(&self, job: &Hash) -> Option<u64> {
         self.jobs.get(job).map(Job::fund)
+    }
+
+    /// What an open job is to do.
+    pub fn work(&self, job: &Hash) -> Option<&Work> {
+        self.jobs.get(job).map(|job| &job.spec().work)
+    }
+
+    /// The job whose task a node runs, or has run and not shown yet.
+    pub fn runs(&self, task: &Hash, epoch: u64, node: &NodeId) -> Option<Hash> {
+        let job = self.jobs.get(self.tasks.get(task)?)?;
+        (job.epoch == epoch && job.is_run_by(node)).then_some(job.id)
     }
 
     /// Whether jobs are open that are paid from a fund.

@@ -8,7 +8,7 @@ use crate::identity::NodeId;
 use crate::job::JobSpec;
 use crate::message::Message;
 use crate::placement::{
-    self, Answer, AttemptId, Change, Evidence, Heartbeat, JobRequest, Need, Offer, Spill, Status,
+    self, Answer, AttemptId, Change, Evidence, Heartbeat, JobRequest, Need, Offer, Selector, Spill, Status,
 };
 
 /// Milliseconds for which a pool is left alone when none of its machines can take a task.
@@ -50,6 +50,7 @@ pub(super) fn request(
     JobRequest {
         id: request_id(job, round),
         tenant: spec.placing.tenant.unwrap_or(spec.pool.payer),
+        selector: Selector { executor: spec.work.executor(), ..Selector::default() },
         need: Need { cpu_milli: 1_000, mem_mib: spec.limits.memory_mib, vram_mib: 0 },
         bid: bid(spec),
         // Results are compared, or their requester wants to believe a single one.

@@ -6,7 +6,6 @@ use theta_core::hash::Hash;
 
 use super::Report;
 use crate::Millis;
-use crate::blob::BlobRef;
 use crate::executor::Output;
 use crate::identity::NodeId;
 use crate::job::{JobSpec, Task};
@@ -114,14 +113,14 @@ pub enum Effect {
         /// Claims that differ from each other.
         claims: Vec<Output>,
     },
-    /// Fetch these blobs; answer with [`Input::Fetched`].
+    /// Fetch the blobs of an output that was decided on; answer with [`Input::Fetched`].
     Fetch {
         /// Which job.
         job: Hash,
         /// Whom to ask.
         from: NodeId,
         /// What.
-        blobs: Vec<BlobRef>,
+        output: Box<Output>,
     },
     /// Ask the purse to pay, send the receipt, answer with [`Input::Paid`].
     Pay {

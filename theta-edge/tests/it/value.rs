@@ -331,6 +331,21 @@ fn the_burn_share_is_insisted_on_and_booked_as_the_ledger_divides() {
 }
 
 #[test]
+fn a_claim_that_leaves_less_than_the_fee_is_not_handed_in_and_grows() {
+    let mut market = Market::new(&[2, 4]);
+    let mut purse = market.purse();
+    let mut till = Till::open(CHAIN, Arc::new(key(2)), MemDisk::default()).unwrap();
+    let (fund, height) = (market.fund(), market.chain.height);
+    market.chain.split(&key(4), RESOURCE, burning(&[]).unwrap());
+    till.set_rule(RESOURCE, market.chain.rule(RESOURCE));
+    till.accept(&pay(&mut purse, 2, 5), &fund, height).unwrap();
+    // A quarter is burned, so 5 leave 3.75.
+    assert!(till.due(height, tfuel(4), true).is_empty());
+    till.accept(&pay(&mut purse, 2, 1), &fund, height).unwrap();
+    assert_eq!(till.due(height, tfuel(4), true)[0].amount, tfuel(6));
+}
+
+#[test]
 fn what_never_settles_is_booked_as_lost_also_after_a_restart() {
     let mut market = Market::new(&[2]);
     let mut purse = market.purse();

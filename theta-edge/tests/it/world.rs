@@ -344,7 +344,7 @@ impl World {
             match todo {
                 Todo::Send { to, envelope } => self.post(to, envelope),
                 Todo::Check { job, task, claims } => {
-                    let attempt = Attempt { blobs: Arc::new(MemBlobs::default()) };
+                    let attempt = Attempt::new(Arc::new(MemBlobs::default()));
                     let holds = |output: &Output| {
                         let fake = Fake(self.referee.clone()?);
                         let verdict = block_on(fake.check(&task, output, attempt.clone())).unwrap();

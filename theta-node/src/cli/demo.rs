@@ -86,6 +86,10 @@ fn print(report: &DemoReport) -> std::io::Result<()> {
             tokens(&earned.amount)
         )?;
     }
+    let talk = &report.talk;
+    say!("\nA model on an edge node was asked {:?} and said {:?}:", talk.question, talk.answer.trim())?;
+    let (asked, said) = talk.tokens;
+    say!("  {asked} tokens of question and {said} of answer for {} TFUEL.", tokens(&talk.paid))?;
     say!(
         "\nBlocks {} to {}, read back from another validator than the one written to:",
         report.heights.0 + 1,
@@ -131,6 +135,13 @@ fn as_json(report: &DemoReport) -> Value {
         "transactions": done,
         "parties": parties,
         "job": { "id": report.job.job, "output": report.output, "paid": paid, "verification": report.job.verification.to_string() },
+        "inference": {
+            "question": report.talk.question,
+            "answer": report.talk.answer,
+            "promptTokens": report.talk.tokens.0,
+            "completionTokens": report.talk.tokens.1,
+            "paidTfuelWei": report.talk.paid,
+        },
         "mintedTfuelWei": report.minted,
         "burnedTfuelWei": report.burned,
         "stakedThetaWei": report.staked,

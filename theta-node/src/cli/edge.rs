@@ -9,7 +9,7 @@ use theta_sdk::keystore::Effort;
 use super::interrupted;
 use crate::{
     config::{FILE, password_file, password_of_environment},
-    edge::config::{EdgeFile, init},
+    edge::config::{EdgeFile, UpstreamFile, init},
 };
 
 #[derive(Debug, clap::Subcommand)]
@@ -56,6 +56,18 @@ pub(super) struct InitArgs {
     /// Settle every receipt at once; else a node waits until it is worth a hundred fees.
     #[arg(long)]
     settle_at_once: bool,
+    /// Folder with a folder for each model that the node runs: config.json, tokenizer.json, *.safetensors.
+    #[arg(long)]
+    models: Option<PathBuf>,
+    /// A server that speaks the OpenAI protocol and runs models for the node, such as http://127.0.0.1:11434/v1.
+    #[arg(long, value_name = "URL", requires = "upstream_models")]
+    upstream: Option<String>,
+    /// A model of that server which makes text; more than one may be named.
+    #[arg(long = "upstream-model", value_name = "NAME", requires = "upstream")]
+    upstream_models: Vec<String>,
+    /// File whose first line is the key that the server wants.
+    #[arg(long, value_name = "FILE", requires = "upstream")]
+    upstream_key_file: Option<PathBuf>,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -85,10 +97,19 @@ fn make(args: InitArgs) -> Result<()> {
         None => password_of_environment()?,
     };
     let file = args.password_file.as_deref().map(std::path::absolute).transpose()?;
+    let models = args.models.as_deref().map(std::path::absolute).transpose()?;
+    let key_file = args.upstream_key_file.as_deref().map(std::path::absolute).transpose()?;
+    let upstream = args.upstream.map(|url| UpstreamFile {
+        key_file,
+        chat: args.upstream_models,
+        ..UpstreamFile::at(url)
+    });
     let made = init(&args.data_dir, None, &password, Effort::Standard, |address| EdgeFile {
         port: args.port,
         password_file: file,
         settle_at_once: args.settle_at_once,
+        models,
+        upstream,
         ..EdgeFile::new(args.chain, args.rpc, args.gateways, address)
     })?;
     let (path, address) = (args.data_dir.join(FILE), made.address.to_checksum(None));

@@ -10,10 +10,12 @@ use anyhow::{Context, Result, bail};
 use theta_core::{hash::Hash, sign::SecretKey};
 use theta_edge::{
     Millis,
-    blob::{BlobError, BlobRef},
+    blob::{BlobError, BlobRef, BlobStore as _},
     chain::{Chain, Fund, Settled},
-    executor::{Attempt, Engines, Verdict},
+    executor::{Attempt, Engines, Output, Verdict},
     identity::NodeId,
+    infer::{Ask, ModelOffer, Reply},
+    job::Work,
     map::{MapJob, MapReport},
     message::{Envelope, Message},
     requester::{self, Requester, RequesterError},
@@ -78,6 +80,10 @@ pub enum Refused {
 
 /// Whom the report of a job goes to.
 pub(super) type Done = oneshot::Sender<Report>;
+/// A piece of a text, and how many bytes of it come before.
+pub(super) type Piece = (u64, String);
+pub(super) type Shown = mpsc::Sender<Piece>;
+type Watchers = (Option<Done>, Option<Shown>);
 type Taken = oneshot::Sender<Result<Hash, Refused>>;
 
 pub(super) enum AskerEvent {
@@ -95,6 +101,8 @@ pub(super) enum AskerEvent {
         order: Box<Order>,
         taken: Taken,
         ended: Option<Done>,
+        /// Whom the text is shown to while it is made.
+        frames: Option<Shown>,
     },
     Cancel(Hash),
     /// The funds in use as the chain shows them, and its height.
@@ -164,7 +172,9 @@ pub(super) struct AskerLoop {
     /// Why none could be the last time, and when the next try is.
     trouble: Option<(String, Millis)>,
     /// Jobs that wait for a fund.
-    queue: VecDeque<(Box<Order>, Taken, Option<Done>)>,
+    queue: VecDeque<(Box<Order>, Taken, Watchers)>,
+    /// Who is shown the texts of jobs.
+    shown: BTreeMap<Hash, Shown>,
     waiting: BTreeMap<Hash, Done>,
     /// Of the newest job.
     nonce: u64,
@@ -239,6 +249,7 @@ impl AskerLoop {
             reserving: None,
             trouble: None,
             queue: VecDeque::new(),
+            shown: BTreeMap::new(),
             waiting: BTreeMap::new(),
             nonce: 0,
             first,
@@ -288,7 +299,9 @@ impl AskerLoop {
                 self.step(now, Input::Fetched { job, from, complete })
             }
             AskerEvent::Checked { job, digest } => self.step(now, Input::Checked { job, digest }),
-            AskerEvent::Submit { order, taken, ended } => self.submit(now, order, taken, ended),
+            AskerEvent::Submit { order, taken, ended, frames } => {
+                self.submit(now, order, taken, (ended, frames))
+            }
             AskerEvent::Cancel(job) => self.cancel(now, job),
             AskerEvent::Seen { height, funds } => self.seen(height, funds),
             AskerEvent::Reserved(reserved) => self.reserved(now, reserved),
@@ -339,10 +352,11 @@ impl AskerLoop {
             }
         };
         match message {
-            Message::Here { descriptor, address, beat } => {
+            Message::Here { descriptor, address, beat, models } => {
                 let place = (self.chain.as_str(), self.height);
                 match self.nodes.here(now, place, from, &descriptor, address, beat) {
                     Ok(offer) => {
+                        self.nodes.has_models(&from, models);
                         self.wire.directory.add(from, format!("http://{address}"));
                         self.step(now, Input::Offer { node: from, offer })?;
                         let peers = Message::Peers(self.nodes.others(from, self.requester.scheduler()));
@@ -356,6 +370,20 @@ impl AskerLoop {
                 let todo = self.requester.take(now, from, message);
                 self.done(todo)
             }
+        }
+    }
+
+    /// The models that can be asked now, by name.
+    pub(super) fn models(&self) -> BTreeMap<String, ModelOffer> {
+        self.nodes.models(self.requester.scheduler())
+    }
+
+    /// What a job asks of a model, and what that has room for.
+    fn asked(&self, job: &Hash) -> Option<(BlobRef, u32)> {
+        match self.requester.scheduler().work(job)? {
+            // Of a model that has gone meanwhile nothing is known: its answer can be of no size.
+            Work::Infer(work) => Some((work.ask, self.nodes.context(&work.model).unwrap_or(0))),
+            _ => None,
         }
     }
 
@@ -382,10 +410,21 @@ impl AskerLoop {
         for next in todo {
             match next {
                 requester::Todo::Send { to, envelope } => self.wire.send(to, envelope),
-                requester::Todo::Fetch { job, from, blobs } => {
-                    let wire = self.wire.clone();
+                requester::Todo::Fetch { job, from, output } => {
+                    let (wire, asked) = (self.wire.clone(), self.asked(&job));
                     self.tasks.spawn(async move {
-                        let complete = wire.fetch(from, &blobs).await;
+                        let blobs: Vec<BlobRef> = output.blobs().filter(|blob| blob.len > 0).collect();
+                        let complete = wire.fetch(from, &blobs).await
+                            && match asked {
+                                Some((ask, context)) => {
+                                    let fits = fits(&wire, ask, context, &output).await;
+                                    if let Err(problem) = &fits {
+                                        tracing::warn!(node = %from.0, "an answer was not taken: {problem:#}");
+                                    }
+                                    fits.is_ok()
+                                }
+                                None => true,
+                            };
                         AskerEvent::Fetched { job, from, complete }
                     });
                 }
@@ -394,7 +433,7 @@ impl AskerLoop {
                     self.tasks.spawn(async move {
                         let mut digest = None;
                         for claim in &claims {
-                            let attempt = Attempt { blobs: Arc::new(wire.blobs.clone()) };
+                            let attempt = Attempt::new(Arc::new(wire.blobs.clone()));
                             let Ok(engine) = engines.get(task.work.kind()) else { break };
                             if matches!(engine.check(&task, claim, attempt).await, Ok(Verdict::Holds)) {
                                 digest = Some(claim.digest());
@@ -404,6 +443,12 @@ impl AskerLoop {
                         AskerEvent::Checked { job, digest }
                     });
                 }
+                requester::Todo::Frame { job, at, text } => {
+                    if let Some(shown) = self.shown.get(&job) {
+                        // What finds no place is in the result.
+                        let _ = shown.try_send((at, text));
+                    }
+                }
                 requester::Todo::Finished(report) => self.finished(report)?,
                 requester::Todo::WakeAt(at) => self.wake_at = at,
                 other => bail!("the requester asks for what this host cannot do: {other:?}"),
@@ -411,6 +456,20 @@ impl AskerLoop {
         }
         Ok(())
     }
+}
+
+/// Whether an output answers what a model was asked.
+async fn fits(wire: &Wire, ask: BlobRef, context: u32, output: &Output) -> Result<()> {
+    let ask = serde_json::from_slice::<Ask>(&wire.blobs.read_all(&ask).await?)?;
+    let reply = serde_json::from_slice::<Reply>(&wire.blobs.read_all(&output.stdout).await?)?;
+    reply.fits(&ask, context, output).map_err(anyhow::Error::msg)?;
+    if let Some(file) = output.files.first() {
+        let vectors = wire.blobs.read_all(&file.blob).await?;
+        let numbers =
+            vectors.chunks_exact(4).map(|number| f32::from_le_bytes(number.try_into().unwrap_or_default()));
+        anyhow::ensure!(numbers.clone().all(f32::is_finite), "its vectors hold what is no number");
+    }
+    Ok(())
 }
 
 /// How a requester schedules, with these pools.

@@ -61,6 +61,7 @@ impl Spec {
         match self {
             Self::Task(spec) => match spec.work.kind() {
                 KindTag::Transcode => "transcode",
+                KindTag::Infer => "infer",
                 _ => "wasm",
             },
             Self::Map(_) => "map",

@@ -1,6 +1,10 @@
 //! An edge node's configuration file, and what starts from it.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -11,6 +15,7 @@ use theta_core::{
     sign::SecretKey,
 };
 use theta_edge::{executor::Engines, payment::Price, worker};
+use theta_edge_ai::{Ai, Upstream};
 use theta_sdk::{
     client::Client,
     keystore::{Effort, Keystore},
@@ -58,6 +63,12 @@ pub struct EdgeFile {
     /// Price of each million units of fuel, in whole TFUEL.
     #[serde(rename = "price-tfuel-per-million-fuel", skip_serializing_if = "Option::is_none", default)]
     pub price_per_million_fuel: Option<String>,
+    /// Folder with a folder for each model that it runs; none when missing.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub models: Option<PathBuf>,
+    /// Price of each token that a model reads or makes, in whole TFUEL.
+    #[serde(rename = "price-tfuel-per-token", skip_serializing_if = "Option::is_none", default)]
+    pub price_per_token: Option<String>,
     /// Price of content that it gives to others, in whole TFUEL for a GiB.
     #[serde(rename = "content-price-tfuel", skip_serializing_if = "Option::is_none", default)]
     pub content_price: Option<String>,
@@ -70,6 +81,40 @@ pub struct EdgeFile {
     /// Settles every claim above the fee at once; else those worth a hundred fees.
     #[serde(default)]
     pub settle_at_once: bool,
+    /// A server that speaks the OpenAI protocol and runs models for this node.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub upstream: Option<UpstreamFile>,
+}
+
+/// A server that runs models for a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct UpstreamFile {
+    /// The address that its clients are given, such as `http://127.0.0.1:11434/v1`.
+    pub url: String,
+    /// File whose first line is the key that it wants.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub key_file: Option<PathBuf>,
+    /// Tokens that its models have room for.
+    #[serde(default = "default_context")]
+    pub context: u32,
+    /// Models of it that make text.
+    #[serde(default)]
+    pub chat: Vec<String>,
+    /// Models of it that make vectors, each with the numbers in one.
+    #[serde(default)]
+    pub embed: BTreeMap<String, u32>,
+}
+
+impl UpstreamFile {
+    /// A server of which no model is offered yet.
+    pub const fn at(url: String) -> Self {
+        Self { url, key_file: None, context: default_context(), chat: Vec::new(), embed: BTreeMap::new() }
+    }
+}
+
+const fn default_context() -> u32 {
+    8192
 }
 
 const fn default_port() -> u16 {
@@ -100,10 +145,13 @@ impl EdgeFile {
             memory_mib: None,
             price_tfuel: None,
             price_per_million_fuel: None,
+            models: None,
+            price_per_token: None,
             content_price: None,
             content_most: None,
             content_fund: None,
             settle_at_once: false,
+            upstream: None,
         }
     }
 
@@ -144,8 +192,16 @@ impl EdgeFile {
                 defaults.price.per_million_fuel,
             )?,
         };
+        let token_price = Price {
+            per_million_fuel: tokens(
+                "price-tfuel-per-token",
+                &self.price_per_token,
+                defaults.token_price.per_million_fuel,
+            )?,
+            ..defaults.token_price
+        };
         let limits = theta_edge::job::Limits { memory_mib: each.min(4096), ..defaults.limits };
-        Ok(worker::Settings { slots: slots as usize, limits, price, ..defaults })
+        Ok(worker::Settings { slots: slots as usize, limits, price, token_price, ..defaults })
     }
 
     /// On which terms it gives and fetches content.
@@ -172,8 +228,35 @@ impl EdgeFile {
         Ok(keys.unlock(self.address, &password)?)
     }
 
+    /// The models that it runs, and those of its upstream server, if there are any.
+    fn ai(&self, folder: &Path) -> Result<Option<Ai>> {
+        if self.models.is_none() && self.upstream.is_none() {
+            return Ok(None);
+        }
+        let mut ai = Ai::new();
+        if let Some(models) = &self.models {
+            ai = ai.with_folder(&folder.join(models)).context("models")?;
+        }
+        if let Some(file) = &self.upstream {
+            let key = file.key_file.as_ref().map(|key| password_file(&folder.join(key))).transpose()?;
+            let mut upstream = Upstream::new(&file.url, key, file.context).context("upstream.url")?;
+            for name in &file.chat {
+                upstream = upstream.with_chat(name).context("upstream.chat")?;
+            }
+            for (name, dimensions) in &file.embed {
+                upstream = upstream.with_embed(name, *dimensions).context("upstream.embed")?;
+            }
+            ai = ai.with_upstream(upstream);
+        }
+        Ok(Some(ai))
+    }
+
     /// Starts what the file describes.
     pub async fn start(&self, folder: &Path, engines: Engines) -> Result<EdgeNode> {
+        let engines = match self.ai(folder)? {
+            Some(ai) => engines.with(Arc::new(ai)),
+            None => engines,
+        };
         EdgeNode::start(EdgeConfig {
             chain: self.chain.clone(),
             key: self.key(folder)?,
@@ -256,6 +339,7 @@ mod tests {
             ("memory-mib = 1001", "1000 MiB"),
             ("memory-mib = 1", "at least one"),
             ("price-tfuel = \"cheap\"", "price-tfuel is an amount"),
+            ("price-tfuel-per-token = \"1 cent\"", "price-tfuel-per-token is an amount"),
         ] {
             let error = read(more).unwrap().offer(has).unwrap_err().to_string();
             assert!(error.contains(what), "{error}");

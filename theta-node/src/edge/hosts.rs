@@ -20,6 +20,10 @@ use crate::{
 
 /// What an hour of a core of the pool costs, in millionths of a TFUEL.
 const POOL_PRICE: u32 = 100_000_000;
+/// Folder of the models that every edge node has: a small one, and what is put there beside it.
+const MODELS: &str = "models";
+/// Price of a token, in whole TFUEL: dear enough that a short answer is worth a settlement.
+const TOKEN_PRICE: &str = "0.01";
 /// TFUEL of each fund of the gateway, in whole tokens, and how many blocks it lives.
 const FUND: (u64, u64) = (1_000, 20_000);
 
@@ -87,6 +91,8 @@ impl EdgeHosts {
         })
         .await
         .context("the gateway")?;
+        let tiny = config.data_dir.join(MODELS).join(theta_edge_ai::tiny::NAME);
+        tokio::task::spawn_blocking(move || theta_edge_ai::tiny::write(&tiny)).await??;
         let (mut nodes, mut files, mut names) = (Vec::new(), Vec::new(), Vec::new());
         for index in 0..config.edge_nodes + config.pool_machines {
             let name = name(&config, index);
@@ -185,6 +191,8 @@ fn configure(config: &HostsConfig, index: usize, path: &Path, rpc: String, gatew
         // Dear enough that a short clip is worth a settlement.
         content_price: Some("200".to_owned()),
         content_most: Some("1000".to_owned()),
+        models: Some(Path::new("..").join(MODELS)),
+        price_per_token: Some(TOKEN_PRICE.to_owned()),
         ..EdgeFile::new(config.chain.clone(), rpc, vec![gateway], address)
     })?;
     Ok(())

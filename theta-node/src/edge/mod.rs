@@ -17,6 +17,7 @@ mod funds;
 mod hosts;
 mod node;
 mod nodes;
+mod openai;
 mod page;
 mod presence;
 mod requester;

@@ -3,7 +3,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -18,7 +21,7 @@ use theta_edge::{
     blob::{BlobHash, BlobRef, BlobStore as _},
     chain::{Chain, ChainError, Fund},
     content::manifest::Manifest,
-    executor::{Attempt, Engines, Output, RunError},
+    executor::{Attempt, Engines, Frames, Output, RunError},
     identity::NodeId,
     message::{Envelope, Message},
     payment::{PayError, till::Till, watch::REPEAT_MS},
@@ -139,6 +142,12 @@ enum NodeEvent {
         height: Option<u64>,
         found: Vec<(String, NodeId)>,
     },
+    /// A piece of the text that a task makes.
+    Frame {
+        task: Hash,
+        at: u64,
+        text: String,
+    },
     /// Another edge node asks for content.
     Asked(Box<Asked>),
     /// A content is here, all of it.
@@ -186,6 +195,8 @@ struct EdgeLoop {
     /// Where its chain node answers, for pages.
     rpc: String,
     provider: Provider,
+    /// Its own, for pieces of texts.
+    events: mpsc::Sender<NodeEvent>,
     wire: Wire,
     client: Client,
     engines: Engines,
@@ -221,6 +232,8 @@ impl EdgeNode {
         let till = Till::open(&config.chain, key.clone(), disk(&config.folder, "till.journal")?)?;
         let terms = worker::Settings { kinds: config.engines.kinds(), ..config.offer };
         let offer = (terms.slots as u32, memory(&terms), config.engines.digests());
+        let mut models = config.engines.models();
+        models.iter_mut().for_each(|model| model.price = terms.token_price);
         let provider = Provider::new(&config.chain, key.clone(), terms, secret, till);
         let wire = Wire::new(&config.folder, config.directory)?;
         let (events, queue) = mpsc::channel(EVENTS);
@@ -247,12 +260,14 @@ impl EdgeNode {
         let open = hls::routes(Source::Fetched(content.clone()));
         let listener = listen(config.port, own_host(local_only(routes).merge(open))).await?;
         wire.directory.add(id, format!("http://{}", listener.address));
-        let presence = Presence::new(key, config.chain.clone(), offer, listener.address, config.gateways);
+        let presence =
+            Presence::new(key, config.chain.clone(), offer, models, listener.address, config.gateways);
         let edge = EdgeLoop {
             id,
             chain: config.chain.clone(),
             rpc: config.rpc,
             provider,
+            events: events.clone(),
             wire,
             client: config.client,
             engines: config.engines,
@@ -354,6 +369,7 @@ impl EdgeLoop {
                 self.running.remove(&task);
                 own_fault(self.provider.ran(now, task, result))
             }
+            NodeEvent::Frame { task, at, text } => own_fault(self.provider.frame(now, task, at, text)),
             NodeEvent::LookedUp { ask, seen: Ok((fund, height, rule)) } => {
                 if let Some(resource) = resource(&ask, fund.as_ref()) {
                     self.provider.till_mut().set_rule(&resource, rule);
@@ -539,9 +555,16 @@ impl EdgeLoop {
                 provider::Todo::LookUp(ask) => self.look_up(ask),
                 provider::Todo::Run { requester, task } => {
                     let (wire, engines, id) = (self.wire.clone(), self.engines.clone(), task.id());
+                    let (events, shown) = (self.events.clone(), AtomicU64::new(0));
+                    let frames: Frames = Arc::new(move |text: String| {
+                        let at = shown.fetch_add(text.len() as u64, Ordering::Relaxed);
+                        // A piece that finds no place is in the result.
+                        let _ = events.try_send(NodeEvent::Frame { task: id, at, text });
+                    });
                     let run = self.tasks.spawn(async move {
                         let result = if wire.fetch(requester, &task.work.blobs()).await {
-                            let attempt = Attempt { blobs: Arc::new(wire.blobs.clone()) };
+                            let blobs = Arc::new(wire.blobs.clone());
+                            let attempt = Attempt { blobs, frames: Some(frames) };
                             match engines.get(task.work.kind()) {
                                 Ok(engine) => engine.run(&task, attempt).await,
                                 Err(error) => Err(error),

@@ -4,15 +4,19 @@
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use serde_json::{Value, json};
+use theta_core::hash::Hash;
 use theta_edge::{
     Millis,
     identity::NodeId,
+    infer::{ModelOffer, TOKEN},
     placement::{Descriptor, HEARTBEAT_MS, Heartbeat, Member, Offer, RegistryError, Status},
     scheduler::Scheduler,
 };
 
 /// Nodes that are known at once. One that is silent makes room.
 pub(super) const MAX_NODES: usize = 256;
+/// Models that one node may have.
+const MAX_MODELS: usize = 64;
 /// Milliseconds after which a node counts as silent.
 const SILENT_MS: Millis = 4 * HEARTBEAT_MS;
 
@@ -35,6 +39,7 @@ struct Known {
     address: SocketAddr,
     offer: Offer,
     beat: Heartbeat,
+    models: Vec<ModelOffer>,
 }
 
 /// All nodes of a requester.
@@ -75,6 +80,7 @@ impl Nodes {
             address,
             offer: offer.clone(),
             beat,
+            models: Vec::new(),
         });
         known.said.heard(now, descriptor, &beat)?;
         (known.address, known.offer, known.beat) = (address, offer.clone(), beat);
@@ -86,6 +92,44 @@ impl Nodes {
         let is_open = |id: &NodeId| scheduler.status(id).is_some_and(Status::is_open);
         let open = self.0.iter().filter(|(id, _)| **id != than && is_open(id));
         open.map(|(id, known)| (*id, known.address)).collect()
+    }
+
+    /// Takes what a node that was let in says of its models. What cannot be true is left out.
+    pub(super) fn has_models(&mut self, node: &NodeId, models: Vec<ModelOffer>) {
+        if let Some(known) = self.0.get_mut(node) {
+            let has = |model: &ModelOffer| known.offer.traits.executors.contains(&model.executor);
+            known.models = models.into_iter().filter(|model| model.is_sane() && has(model)).collect();
+            known.models.truncate(MAX_MODELS);
+        }
+    }
+
+    /// The models that can be asked now, by name: at the dearest price that one of their nodes wants. Where nodes mean
+    /// different models by one name, it is the one that most of them have.
+    pub(super) fn models(&self, scheduler: &Scheduler) -> BTreeMap<String, ModelOffer> {
+        let is_open = |id: &NodeId| scheduler.status(id).is_some_and(Status::is_open);
+        let open = self.0.iter().filter(|(id, _)| is_open(id)).flat_map(|(_, known)| &known.models);
+        let mut counts: BTreeMap<(&str, Hash), (usize, ModelOffer)> = BTreeMap::new();
+        for model in open {
+            let (count, dearest) =
+                counts.entry((&model.name, model.executor)).or_insert_with(|| (0, model.clone()));
+            *count += 1;
+            if model.price.of(TOKEN) > dearest.price.of(TOKEN) {
+                dearest.price = model.price;
+            }
+        }
+        let mut models: BTreeMap<String, (usize, ModelOffer)> = BTreeMap::new();
+        for ((name, _), (count, model)) in counts {
+            if models.get(name).is_none_or(|(most, _)| count > *most) {
+                models.insert(name.to_owned(), (count, model));
+            }
+        }
+        models.into_iter().map(|(name, (_, model))| (name, model)).collect()
+    }
+
+    /// Tokens that the model of a digest has room for.
+    pub(super) fn context(&self, executor: &Hash) -> Option<u32> {
+        let models = self.0.values().flat_map(|known| &known.models);
+        models.filter(|model| model.executor == *executor).map(|model| model.context).max()
     }
 
     /// What `/api/nodes` says.
@@ -101,6 +145,7 @@ impl Nodes {
                 "memoryMiB": known.offer.mem_mib,
                 "gpus": known.offer.gpus,
                 "slots": known.offer.credits,
+                "models": known.models.iter().map(|model| &model.name).collect::<Vec<_>>(),
                 "freeCpuMilli": known.beat.free_cpu_milli,
             })
         };
@@ -113,7 +158,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "whatever fails here is a failed test")]
     use std::sync::Arc;
 
-    use theta_core::{hash::Hash, sign::SecretKey};
+    use theta_core::sign::SecretKey;
     use theta_edge::message::Message;
 
     use super::*;
@@ -134,13 +179,21 @@ mod tests {
         let id = NodeId(key.address());
         Node {
             id,
-            presence: Presence::new(key, "privatenet".into(), (2, 64, vec![Hash::ZERO]), address, Vec::new()),
+            presence: Presence::new(
+                key,
+                "privatenet".into(),
+                (2, 64, vec![Hash::ZERO]),
+                Vec::new(),
+                address,
+                Vec::new(),
+            ),
         }
     }
 
     impl Node {
         fn says(&mut self, nodes: &mut Nodes, now: Millis) -> Result<Box<Offer>, NodeError> {
-            let Message::Here { descriptor, address, beat } = self.presence.here(now, 10, 0).unwrap() else {
+            let Message::Here { descriptor, address, beat, .. } = self.presence.here(now, 10, 0).unwrap()
+            else {
                 panic!("it says that it is here")
             };
             nodes.here(now, CHAIN, self.id, &descriptor, address, beat)
@@ -150,7 +203,7 @@ mod tests {
     #[test]
     fn what_is_replayed_foreign_or_elsewhere_is_not_believed() {
         let (mut nodes, mut one, two) = (Nodes::default(), node(1), node(2));
-        let Message::Here { descriptor, address, beat } = one.presence.here(5, 10, 0).unwrap() else {
+        let Message::Here { descriptor, address, beat, .. } = one.presence.here(5, 10, 0).unwrap() else {
             panic!("it says that it is here")
         };
         let away = SocketAddr::from(([10, 0, 0, 1], 1));

@@ -9,6 +9,7 @@ use theta_core::{
 use theta_edge::{
     Millis,
     identity::NodeId,
+    infer::ModelOffer,
     message::Message,
     placement::{Binding, Descriptor, HEARTBEAT_MS, Heartbeat, MAX_BINDING, Offer, Traits},
 };
@@ -50,6 +51,7 @@ pub(super) struct Presence {
     key: Arc<SecretKey>,
     chain: String,
     offer: Offer,
+    models: Vec<ModelOffer>,
     address: SocketAddr,
     binding: Option<Binding>,
     beats: u64,
@@ -62,6 +64,7 @@ impl Presence {
         key: Arc<SecretKey>,
         chain: String,
         offer: (u32, u32, Vec<Hash>),
+        models: Vec<ModelOffer>,
         address: SocketAddr,
         gateways: Vec<String>,
     ) -> Self {
@@ -77,7 +80,7 @@ impl Presence {
             ..Offer::default()
         };
         let trimmed = gateways.into_iter().map(|url| (url.trim_end_matches('/').to_owned(), None));
-        Self { key, chain, offer, address, binding: None, beats: 0, gateways: trimmed.collect() }
+        Self { key, chain, offer, models, address, binding: None, beats: 0, gateways: trimmed.collect() }
     }
 
     /// The message of a heartbeat: `busy` slots are taken.
@@ -119,7 +122,7 @@ impl Presence {
             ..Heartbeat::default()
         };
         let descriptor = Box::new(descriptor.sign(key)?);
-        Ok(Message::Here { descriptor, address: self.address, beat })
+        Ok(Message::Here { descriptor, address: self.address, beat, models: self.models.clone() })
     }
 }
 
@@ -135,7 +138,8 @@ mod tests {
         let key = Arc::new(SecretKey::from_bytes(&[7; 32]).unwrap());
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
         let offer = (2, 512, vec![Hash::ZERO]);
-        let mut presence = Presence::new(key, "privatenet".into(), offer, address, vec!["http://x/".into()]);
+        let mut presence =
+            Presence::new(key, "privatenet".into(), offer, Vec::new(), address, vec!["http://x/".into()]);
         assert_eq!(presence.gateways.keys().next().unwrap(), "http://x");
         let mut last = 0;
         for (now, height) in [(1_000, 0), (2_000, 500), (3_000, 40_000)] {

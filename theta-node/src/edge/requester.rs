@@ -25,7 +25,7 @@ use tokio::{
 
 use super::{
     DiskBlobs, EVENTS, Funds,
-    asker::{AskerEvent, AskerLoop, Done, Refused},
+    asker::{AskerEvent, AskerLoop, Done, Refused, Shown},
     book::{Ended, Spec},
     content::{
         hls::Source,
@@ -260,6 +260,7 @@ impl JobClient {
         let mut open = Router::new();
         if api {
             routes = routes.merge(super::api::routes(jobs.clone(), asker.publications.clone()));
+            routes = routes.merge(super::openai::routes(jobs.clone()));
             open = open.merge(super::content::hls::routes(Source::Own(wire.blobs.clone())));
         }
         let listener = listen(port, own_host(local_only(routes).merge(open))).await?;
@@ -331,8 +332,18 @@ impl JobClient {
 impl Jobs {
     /// Hands a job over and gives its id once it is on record.
     pub(super) async fn submit(&self, order: Order, ended: Option<Done>) -> Result<Result<Hash, Refused>> {
+        self.submit_watched(order, ended, None).await
+    }
+
+    /// The same, with somebody who is shown the text that it makes while it does.
+    pub(super) async fn submit_watched(
+        &self,
+        order: Order,
+        ended: Option<Done>,
+        frames: Option<Shown>,
+    ) -> Result<Result<Hash, Refused>> {
         let (taken, answer) = oneshot::channel();
-        self.send(AskerEvent::Submit { order: Box::new(order), taken, ended }).await?;
+        self.send(AskerEvent::Submit { order: Box::new(order), taken, ended, frames }).await?;
         answer.await.context("the requester has stopped")
     }
 

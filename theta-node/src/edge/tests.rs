@@ -341,7 +341,7 @@ async fn equal_jobs_of_one_moment_are_two_jobs_with_an_answer_each() {
         let ((taken, id), (ended, report)) = (oneshot::channel(), oneshot::channel());
         let (file, module) = (Box::new(job(1, b"m").file), BlobRef::of(b"m"));
         let order = Box::new(Order::Wasm { file, module, stdin: None, inputs: Vec::new() });
-        asker.take(7, AskerEvent::Submit { order, taken, ended: Some(ended) }).unwrap();
+        asker.take(7, AskerEvent::Submit { order, taken, ended: Some(ended), frames: None }).unwrap();
         (id, report)
     };
     let (mut one, mut two) = (submit(&mut asker), submit(&mut asker));

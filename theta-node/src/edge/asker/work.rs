@@ -13,7 +13,7 @@ use theta_edge::{
     scheduler::{Input, Report, State},
 };
 
-use super::{AskerEvent, AskerLoop, Done, MAX_JOBS, MAX_WAITING, Refused, Taken};
+use super::{AskerEvent, AskerLoop, MAX_JOBS, MAX_WAITING, Refused, Taken, Watchers};
 use crate::{
     clock::now_millis,
     edge::{
@@ -31,7 +31,7 @@ impl AskerLoop {
         now: Millis,
         order: Box<Order>,
         taken: Taken,
-        done: Option<Done>,
+        (done, frames): Watchers,
     ) -> Result<()> {
         let refused = match &self.policy {
             _ if self.book.open_jobs().count() + self.queue.len() >= MAX_JOBS => Some(Refused::Full),
@@ -55,7 +55,7 @@ impl AskerLoop {
         let fund = self.funds.usable(self.height).find(has_room);
         let Some(pool) = fund.and_then(|sequence| self.requester.pool(sequence)) else {
             if self.queue.len() < MAX_WAITING {
-                self.queue.push_back((order, taken, done));
+                self.queue.push_back((order, taken, (done, frames)));
                 return self.keep_funds(now);
             }
             let _gone = taken.send(Err(Refused::Full));
@@ -85,6 +85,7 @@ impl AskerLoop {
         if let Some(done) = done {
             self.waiting.insert(id, done);
         }
+        self.shown.extend(frames.map(|frames| (id, frames)));
         self.go(now, spec)
     }
 
@@ -188,6 +189,7 @@ impl AskerLoop {
             let todo = self.maps.get_mut(&map).map(|job| job.finished(&report)).unwrap_or_default();
             return self.carry_out_map(now, map, todo);
         }
+        self.shown.remove(&report.job);
         self.record(report.job, &report)?;
         self.book.end(report.job, ended(now, &report))?;
         if let Some(done) = self.waiting.remove(&report.job) {

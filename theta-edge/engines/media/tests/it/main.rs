@@ -56,7 +56,7 @@ impl Bench {
     async fn run_within(&self, source: BlobRef, step: Step, limits: Limits) -> Output {
         let work = Work::Transcode(TranscodeWork { source, step });
         let task = Task { job: Default::default(), index: 0, work, limits };
-        self.media.run(&task, Attempt { blobs: self.blobs.clone() }).await.unwrap()
+        self.media.run(&task, Attempt::new(self.blobs.clone())).await.unwrap()
     }
 
     async fn run(&self, source: BlobRef, step: Step) -> Output {

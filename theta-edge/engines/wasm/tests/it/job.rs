@@ -94,8 +94,9 @@ impl Net {
                         todo.extend(self.requester.receive(0, &envelope).unwrap());
                     }
                 }
-                requester::Todo::Fetch { job, from, blobs } => {
+                requester::Todo::Fetch { job, from, output } => {
                     let node = self.nodes.iter().find(|node| node.id == from).unwrap();
+                    let blobs: Vec<_> = output.blobs().collect();
                     copy(&node.blobs, &self.blobs, &blobs).await;
                     todo.extend(
                         self.requester.step(0, Input::Fetched { job, from, complete: true }).unwrap(),
@@ -104,7 +105,7 @@ impl Net {
                 requester::Todo::Check { job, task, claims } => {
                     let mut digest = None;
                     for claim in &claims {
-                        let attempt = Attempt { blobs: self.blobs.clone() };
+                        let attempt = Attempt::new(self.blobs.clone());
                         if engine().check(&task, claim, attempt).await.unwrap() == Verdict::Holds {
                             digest = Some(claim.digest());
                         }
@@ -130,7 +131,7 @@ impl Net {
                 }
                 provider::Todo::Run { task, .. } => {
                     copy(&self.blobs, &node.blobs, &task.work.blobs()).await;
-                    let mut result = engine().run(&task, Attempt { blobs: node.blobs.clone() }).await;
+                    let mut result = engine().run(&task, Attempt::new(node.blobs.clone())).await;
                     if let Ok(output) = &mut result {
                         output.fuel_used += node.lie;
                     }

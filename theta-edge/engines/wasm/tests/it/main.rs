@@ -47,7 +47,7 @@ impl Bench {
     }
 
     fn attempt(&self) -> Attempt {
-        Attempt { blobs: self.blobs.clone() }
+        Attempt::new(self.blobs.clone())
     }
 
     async fn try_run(&self) -> Result<Output, RunError> {
