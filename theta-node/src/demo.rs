@@ -58,8 +58,8 @@ const PLAYER: usize = 2;
 /// What a chunk of content costs, in wei: a tenth of a TFUEL, so that eight seconds are worth a settlement.
 const CHUNK_PRICE: u64 = 100_000_000_000_000_000;
 
-/// What a token of a model costs, in wei: a hundredth of a TFUEL, so that a short answer is worth a settlement.
-const TOKEN_PRICE: u64 = 10_000_000_000_000_000;
+/// What a token of a model costs, in wei: a twentieth of a TFUEL, so that a short answer is worth a settlement.
+const TOKEN_PRICE: u64 = 50_000_000_000_000_000;
 
 /// One thing that was done.
 #[derive(Clone, Debug)]

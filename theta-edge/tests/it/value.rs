@@ -341,7 +341,10 @@ fn a_claim_that_leaves_less_than_the_fee_is_not_handed_in_and_grows() {
     till.accept(&pay(&mut purse, 2, 5), &fund, height).unwrap();
     // A quarter is burned, so 5 leave 3.75.
     assert!(till.due(height, tfuel(4), true).is_empty());
-    till.accept(&pay(&mut purse, 2, 1), &fund, height).unwrap();
+    let more = item(9);
+    purse.promise(more, tfuel(1)).unwrap();
+    let payment = purse.pay(&more, key(2).address(), more, tfuel(1)).unwrap();
+    till.accept(&payment, &fund, height).unwrap();
     assert_eq!(till.due(height, tfuel(4), true)[0].amount, tfuel(6));
 }
 
