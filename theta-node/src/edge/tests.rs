@@ -44,6 +44,7 @@ use super::{
 };
 use crate::http::{Listener, listen};
 
+mod models;
 mod pool;
 
 const CHAIN: &str = "privatenet";
