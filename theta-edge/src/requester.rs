@@ -61,6 +61,8 @@ pub enum Todo {
     Frame {
         /// Which job.
         job: Hash,
+        /// Whose piece it is.
+        from: NodeId,
         /// Bytes of the text that come before it.
         at: u64,
         /// The piece.
@@ -232,7 +234,7 @@ impl Requester {
         }
         if let Message::Frame { task, epoch, at, text } = message {
             let job = self.scheduler.runs(&task, epoch, &from).filter(|_| text.len() <= MAX_FRAME);
-            return Ok(job.map(|job| Todo::Frame { job, at, text }).into_iter().collect());
+            return Ok(job.map(|job| Todo::Frame { job, from, at, text }).into_iter().collect());
         }
         self.step(now, Input::Message { from, message })
     }

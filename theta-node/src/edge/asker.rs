@@ -80,8 +80,8 @@ pub enum Refused {
 
 /// Whom the report of a job goes to.
 pub(super) type Done = oneshot::Sender<Report>;
-/// A piece of a text, and how many bytes of it come before.
-pub(super) type Piece = (u64, String);
+/// A piece of a text: whose, how many bytes of it come before, and the piece.
+pub(super) type Piece = (NodeId, u64, String);
 pub(super) type Shown = mpsc::Sender<Piece>;
 type Watchers = (Option<Done>, Option<Shown>);
 type Taken = oneshot::Sender<Result<Hash, Refused>>;
@@ -443,10 +443,10 @@ impl AskerLoop {
                         AskerEvent::Checked { job, digest }
                     });
                 }
-                requester::Todo::Frame { job, at, text } => {
+                requester::Todo::Frame { job, from, at, text } => {
                     if let Some(shown) = self.shown.get(&job) {
                         // What finds no place is in the result.
-                        let _ = shown.try_send((at, text));
+                        let _ = shown.try_send((from, at, text));
                     }
                 }
                 requester::Todo::Finished(report) => self.finished(report)?,

@@ -30,7 +30,7 @@ const MARKS: [&str; 4] = ["<|end|>", "<|system|>", "<|user|>", "<|assistant|>"];
 const TEMPLATE: &str =
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}{% endfor %}<|assistant|>";
 /// How much the conversation weighs beside the last token.
-const TOPIC: f32 = 3.0;
+const TOPIC: f32 = 1.5;
 /// How sure it is of a follower that the sentences have.
 const SURE: f32 = 6.0;
 

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use theta_edge::{infer::MAX_FRAME, scheduler::Report};
+use theta_edge::{identity::NodeId, infer::MAX_FRAME, scheduler::Report};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::edge::asker::Piece;
 
-/// Pieces that wait for one before them.
+/// Pieces of a node that wait for one before them.
 const MAX_HELD: usize = 64;
+/// Nodes whose pieces are looked at.
+const MAX_NODES: usize = 8;
 /// Longest text.
 const MAX_TEXT: usize = MAX_FRAME * 64;
 
@@ -37,8 +39,8 @@ impl Text {
         loop {
             tokio::select! {
                 biased;
-                Some((at, piece)) = self.pieces.recv() => {
-                    let more = self.joined.add(at, piece);
+                Some((from, at, piece)) = self.pieces.recv() => {
+                    let more = self.joined.add(from, at, piece);
                     if !more.is_empty() {
                         return Step::More(more);
                     }
@@ -54,59 +56,86 @@ impl Text {
     }
 }
 
-/// Pieces in their order.
+/// What was shown, and what each node has said.
 #[derive(Default)]
 struct Joined {
+    all: String,
+    nodes: BTreeMap<NodeId, Said>,
+}
+
+/// Pieces of one node, put in their order.
+#[derive(Default)]
+struct Said {
     all: String,
     held: BTreeMap<u64, String>,
 }
 
 impl Joined {
-    /// Adds a piece, and gives what is new.
-    fn add(&mut self, at: u64, piece: String) -> String {
-        if self.held.len() < MAX_HELD && self.all.len() + piece.len() <= MAX_TEXT {
-            self.held.insert(at, piece);
+    /// Adds a piece, and gives what is new: where a node's text goes on from what was shown.
+    fn add(&mut self, from: NodeId, at: u64, piece: String) -> String {
+        if self.nodes.len() >= MAX_NODES && !self.nodes.contains_key(&from) {
+            return String::new();
         }
-        let before = self.all.len();
-        while let Some((at, piece)) = self.held.pop_first() {
-            let Ok(start) = usize::try_from(at) else { continue };
-            if start > self.all.len() {
-                self.held.insert(at, piece);
-                break;
-            }
-            // What two nodes say differently is decided by the result.
-            let known =
-                self.all.get(start..).filter(|known| piece.starts_with(known) || known.starts_with(&*piece));
-            if let Some(new) = known.and_then(|known| piece.get(known.len()..)) {
-                self.all.push_str(new);
+        let said = self.nodes.entry(from).or_default();
+        said.add(at, piece);
+        let new = said.all.strip_prefix(self.all.as_str()).unwrap_or_default().to_owned();
+        self.all.push_str(&new);
+        new
+    }
+}
+
+impl Said {
+    fn add(&mut self, at: u64, piece: String) {
+        if self.held.len() >= MAX_HELD || self.all.len() + piece.len() > MAX_TEXT {
+            return;
+        }
+        self.held.insert(at, piece);
+        // A node counts its own bytes, so pieces follow each other; one that comes again has a place before the end.
+        while let Some(first) = self.held.first_entry().filter(|first| *first.key() <= self.all.len() as u64)
+        {
+            let (at, piece) = first.remove_entry();
+            if at == self.all.len() as u64 {
+                self.all.push_str(&piece);
             }
         }
-        self.all[before..].to_owned()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use theta_core::hash::Address;
+
     use super::*;
 
     #[test]
     fn pieces_come_late_twice_and_in_any_order() {
         let mut joined = Joined::default();
-        let mut add = |at, piece: &str| joined.add(at, piece.to_owned());
-        assert_eq!(add(0, "one "), "one ");
-        assert_eq!(add(8, "three"), "");
-        assert_eq!(add(4, "two "), "two three");
-        // Another node begins again.
-        assert_eq!(add(0, "one two"), "");
-        assert_eq!(add(7, " three four"), " four");
-        // And says something else.
-        assert_eq!(add(13, "!five"), "");
-        assert_eq!(add(u64::MAX, "x"), "");
-        assert_eq!(joined.all, "one two three four");
-        // Pieces without end take no room.
-        for at in 0..10_000 {
-            joined.add(1_000 + at, "x".repeat(100));
+        let mut add =
+            |node, at, piece: &str| joined.add(NodeId(Address::repeat_byte(node)), at, piece.to_owned());
+        assert_eq!(add(1, 0, "one "), "one ");
+        assert_eq!(add(1, 8, "three"), "");
+        assert_eq!(add(1, 4, "two "), "two three");
+        assert_eq!(add(1, 4, "two "), "");
+        // Another node begins again, and what it repeats is passed over, in pieces of its own.
+        assert_eq!(add(2, 7, " three four"), "");
+        assert_eq!(add(2, 0, "one two"), " four");
+        // One says something else, from the beginning or further on.
+        assert_eq!(add(3, 4, "two three four five"), "");
+        assert_eq!(add(3, 0, "1, 2"), "");
+        assert_eq!(add(4, 0, "one two 3 4 and so on without an end"), "");
+        assert_eq!(add(2, 18, " five"), " five");
+        assert_eq!(joined.all, "one two three four five");
+    }
+
+    #[test]
+    fn pieces_without_end_take_no_room() {
+        let mut joined = Joined::default();
+        for node in 0..100 {
+            for at in 0..200 {
+                joined.add(NodeId(Address::repeat_byte(node)), 1_000 + 100 * at, "x".repeat(100));
+            }
         }
-        assert!(joined.held.len() <= MAX_HELD);
+        assert_eq!(joined.nodes.len(), MAX_NODES);
+        assert!(joined.nodes.values().all(|said| said.held.len() <= MAX_HELD));
     }
 }
