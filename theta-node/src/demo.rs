@@ -295,7 +295,7 @@ impl Demo<'_> {
         }
         let before = self.settled(payer).await?;
         let question = "What is an edge node paid for?".to_owned();
-        let body = json!({ "model": theta_edge_ai::tiny::NAME, "max_tokens": 48, "temperature": 0,
+        let body = json!({ "model": theta_edge_ai::tiny::NAME, "max_tokens": 48, "temperature": 0.6, "seed": 7,
             "messages": [{ "role": "user", "content": question }] });
         let url = format!("{}/v1/chat/completions", jobs.url());
         let answer: Value = http.post(url).json(&body).send().await?.json().await?;

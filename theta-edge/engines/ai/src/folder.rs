@@ -39,7 +39,7 @@ impl ModelError {
 /// A model that is computed here.
 #[derive(Debug)]
 pub(crate) enum Local {
-    Embeds(Embedder),
+    Embeds(Box<Embedder>),
     Generates(Box<Generator>),
 }
 
@@ -122,7 +122,7 @@ impl Local {
                 let embedder =
                     Embedder::open(folder, tokenizer, weights).map_err(|error| error.or(broken))?;
                 (offer.dimensions, offer.context) = (Some(embedder.dimensions), embedder.context);
-                Self::Embeds(embedder)
+                Self::Embeds(Box::new(embedder))
             }
             "llama" => {
                 let template = Template::open(folder)?;
