@@ -27,7 +27,13 @@ fn main() {
             println!("seed {seed}: {:?}", report.violations);
         }
         match report.healed_after {
-            Some(after) => healed.push(after),
+            Some(after) => {
+                let late = after.saturating_sub(report.whole_after);
+                if std::env::var_os("DBG").is_some() {
+                    println!("H {seed} {after} {} {} {late}", report.whole_after, report.faulty_epochs);
+                }
+                healed.push(after)
+            }
             None => {
                 stalled += 1;
                 println!("seed {seed} stalls: {:?} then {:?}", report.before_calm, report.settled);

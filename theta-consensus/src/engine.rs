@@ -20,9 +20,11 @@ use theta_core::{
     block::{Block, Header},
     bls,
     context::{BlockContext, Body, Finality, PostState},
+    evidence::Evidence,
     hash::{Address, Hash},
     spec::{ChainSpec, Pace},
-    stake::ValidatorSet,
+    stake::{ValidatorSet, validator::MAX_VALIDATORS},
+    vote::VoteSet,
 };
 
 pub use self::recovery::{RecoverError, Start};
@@ -34,9 +36,9 @@ use self::{
 };
 use crate::{
     checks::{Checked, Checks, Fault, VotedPools},
-    evidence::Evidence,
     message::{Message, Peer, Status},
     pace::{Millis, Settings, Timers},
+    proposer::proposer,
     signer::Intent,
     tree::Tree,
     vote::{LastVote, VoteBook},
@@ -258,8 +260,13 @@ impl Engine {
                 if !self.is_ahead(status) {
                     return None;
                 }
-                let votes = status.certificate.votes.as_slice().iter();
-                votes.filter(|vote| self.takes(vote) && !self.book.holds(vote)).cloned().collect()
+                let lists = [&status.certificate.votes, &status.opened_by].map(VoteSet::as_slice);
+                if lists.iter().any(|votes| votes.len() > MAX_VALIDATORS) {
+                    return None;
+                }
+                // Whoever has no say now may have one once the votes have been checked.
+                let votes = lists.into_iter().flatten().filter(|vote| !self.book.holds(vote));
+                votes.cloned().collect()
             }
             Message::GuardianVotes(_)
             | Message::GuardianPart(_)
@@ -297,6 +304,10 @@ impl Engine {
 
     /// Where this node stands, for a peer that has just connected.
     pub fn status(&self) -> Status {
+        let stuck = self.pace() == Pace::Responsive && self.timers.is_stuck(self.now, &self.settings);
+        let validators = self.tree.next_validators(&self.lock.block).filter(|_| stuck);
+        let before = self.epoch.saturating_sub(1);
+        let opened_by = validators.map(|set| VoteSet::new(self.book.since(before, set).cloned()));
         Status {
             settled: self.tree.head(),
             settled_height: self.tree.head_height(),
@@ -304,6 +315,7 @@ impl Engine {
             certified_epoch: self.tree.header(&self.lock.block).map_or(0, |header| header.epoch),
             epoch: self.epoch,
             certificate: self.lock.certificate.clone(),
+            opened_by: opened_by.unwrap_or_default(),
         }
     }
 
@@ -330,6 +342,12 @@ impl Engine {
         self.epoch
     }
 
+    /// Who proposes in the epoch this node is in, as far as it knows.
+    pub fn proposer(&self) -> Option<Address> {
+        proposer(self.tree.next_validators(&self.lock.block)?, self.epoch)
+    }
+
+    pub(crate) fn debug(&self) -> String { format!("{:?} prop {:?} bld {}", self.timers, self.proposal.as_ref().map(|b| b.header.epoch), self.building.is_some()) } // DEBUGTRC
     /// What the lock is measured by: the height of its block at the clocked pace, its epoch at the responsive one.
     pub const fn lock_rank(&self) -> u64 {
         self.lock.rank

@@ -57,6 +57,8 @@ pub(super) struct Network {
     checkpoint_keys: Vec<Option<bls::SecretKey>>,
     audit: Audit,
     born: BTreeMap<Vec<u8>, Millis>,
+    /// The highest epoch that an honest node was in.
+    epoch: u64,
     report: Report,
     #[cfg(test)]
     pub(super) lose_disks_at_blackout: bool,
@@ -121,6 +123,7 @@ impl Network {
             checkpoint_keys,
             audit,
             born: BTreeMap::new(),
+            epoch: 0,
             #[cfg(test)]
             lose_disks_at_blackout: false,
             report: Report {
@@ -129,6 +132,8 @@ impl Network {
                 votes_in_headers: (0, 0),
                 before_calm: Vec::new(),
                 healed_after: None,
+                whole_after: 0,
+                faulty_epochs: 0,
                 samples: Vec::new(),
                 epochs: Vec::new(),
                 violations: Vec::new(),
@@ -207,6 +212,23 @@ impl Network {
         }
     }
 
+    /// Counts the epochs that a faulty proposer spoils while the network heals.
+    fn count_epoch(&mut self, node: usize) {
+        let Some(running) = &self.nodes[node].running else { return };
+        let epoch = running.engine.epoch();
+        if epoch <= self.epoch {
+            return;
+        }
+        let proposer = running.engine.proposer();
+        self.epoch = epoch;
+        if self.is_calm()
+            && self.report.healed_after.is_none()
+            && self.allies.iter().any(|ally| Some(self.keys[*ally].address()) == proposer)
+        {
+            self.report.faulty_epochs += 1;
+        }
+    }
+
     fn is_calm(&self) -> bool {
         self.now >= self.scenario.calm_from
     }
@@ -215,6 +237,10 @@ impl Network {
         match event {
             Event::Restart { node } => {
                 self.report.restarts += 1;
+                if self.is_calm() && !self.allies.contains(&node) {
+                    self.report.whole_after = self.now - self.scenario.calm_from;
+                    self.report.faulty_epochs = 0;
+                }
                 self.nodes[node].has_restarted = true;
                 for (transaction, _) in self.born.iter().filter(|(_, born)| **born != Millis::MAX) {
                     self.nodes[node].offer(transaction);
@@ -366,6 +392,14 @@ impl Network {
         }
         if honest {
             self.check(node, &outcome);
+            self.count_epoch(node);
+            if std::env::var_os("TRC").is_some() && self.now + 1500 > self.scenario.calm_from { // DEBUGTRC
+                if let Some(running) = &self.nodes[node].running { // DEBUGTRC
+                    let e = &running.engine; // DEBUGTRC
+                    let ally = self.allies.iter().any(|a| Some(self.keys[*a].address()) == e.proposer()); // DEBUGTRC
+                    println!("T {} n{node} epoch {} ({}{}) lock {} r{} settled {} tip {} held {:?} {}", self.now as i64 - self.scenario.calm_from as i64, e.epoch(), if ally {"FAULTY "} else {""}, (0..self.keys.len()).find(|k| Some(self.keys[*k].address()) == e.proposer()).unwrap_or(99), e.certified().1, e.lock_rank(), e.settled().1, e.tip().1, e.held(), e.debug()); // DEBUGTRC
+                } // DEBUGTRC
+            } // DEBUGTRC
         }
         if let Some(running) = &self.nodes[node].running
             && !outcome.crashed

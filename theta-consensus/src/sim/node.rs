@@ -6,6 +6,7 @@ use theta_core::{
     block::{Block, CommitCertificate},
     bls,
     context::Finality,
+    evidence::Evidence,
     hash::Hash,
     journal::{Disk, Journal, MemDisk},
     sign::Signer,
@@ -16,7 +17,6 @@ use super::{audit::Witness, ledger::Ledger, setup::pretends};
 use crate::{
     checks::Fault,
     engine::{Effect, Engine, Input, Roles, Start},
-    evidence::Evidence,
     message::{Message, Peer},
     pace::{Millis, Settings},
     signer::{Intent, LocalSigner, RoleSigner, Signed},
