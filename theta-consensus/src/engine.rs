@@ -320,8 +320,17 @@ impl Engine {
     }
 
     /// The blocks above the newest settled one up to this one, lowest first: the upper part of an answer to a peer's
-    /// fetch. The part below is the ledger's. Empty if the block is not known or is settled.
+    /// fetch. The part below is the ledger's. Empty if the block is not known or is settled. It ends before the first block
+    /// that has not been executed here: whoever passes on a bad one is blamed for it.
     pub fn branch(&self, block: &Hash) -> Vec<Arc<Block>> {
+        let path = self.tree.path(block);
+        let nodes = path.iter().map_while(|hash| self.tree.node(hash).filter(|node| node.is_valid()));
+        nodes.map(|node| node.block.clone()).collect()
+    }
+
+    /// All blocks above the newest settled one up to this one, lowest first.
+    #[cfg(feature = "sim")]
+    pub(crate) fn unsettled(&self, block: &Hash) -> Vec<Arc<Block>> {
         let path = self.tree.path(block);
         path.iter().filter_map(|hash| self.tree.node(hash)).map(|node| node.block.clone()).collect()
     }
@@ -347,7 +356,6 @@ impl Engine {
         proposer(self.tree.next_validators(&self.lock.block)?, self.epoch)
     }
 
-    pub(crate) fn debug(&self) -> String { format!("{:?} prop {:?} bld {}", self.timers, self.proposal.as_ref().map(|b| b.header.epoch), self.building.is_some()) } // DEBUGTRC
     /// What the lock is measured by: the height of its block at the clocked pace, its epoch at the responsive one.
     pub const fn lock_rank(&self) -> u64 {
         self.lock.rank

@@ -64,7 +64,15 @@ pub struct Status {
     pub opened_by: VoteSet,
 }
 
-rlp_list!(Status { settled, settled_height, certified_height, certified_epoch, epoch, certificate, opened_by });
+rlp_list!(Status {
+    settled,
+    settled_height,
+    certified_height,
+    certified_epoch,
+    epoch,
+    certificate,
+    opened_by
+});
 
 impl Encode for Message {
     /// `[kind, body]`; kinds count up in the order of the variants.

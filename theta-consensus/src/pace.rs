@@ -76,6 +76,8 @@ pub(crate) struct Timers {
     pub(crate) vote: Option<Millis>,
     /// A proposer proposes then.
     pub(crate) propose: Option<Millis>,
+    /// Responsive: a proposer gives the certificate of the epoch before until then to come.
+    pub(crate) awaits: Option<Millis>,
     /// Clocked: the vote timer has fired.
     pub(crate) vote_ready: bool,
     /// Clocked: a block of the current or previous epoch has been executed.
@@ -97,6 +99,7 @@ impl Timers {
     /// Starts an epoch. `busy` says whether anything waits to be put into a block or to be settled.
     pub(crate) fn enter(&mut self, now: Millis, pace: spec::Pace, settings: &Settings, busy: bool) {
         self.block_seen = false;
+        self.awaits = None;
         match pace {
             spec::Pace::Clocked => {
                 self.vote_ready = false;

@@ -49,7 +49,8 @@ impl Engine {
             // While nothing is certified, a vote that got lost would be missing until the next timeout: who has voted says
             // so again, several times within one. So a network that has healed goes on at once.
             let stuck = self.pace() == Pace::Responsive && self.timers.is_stuck(self.now, &self.settings);
-            let again = if stuck { self.settings.epoch_timeout / AGAIN } else { self.settings.status_interval };
+            let again =
+                if stuck { self.settings.epoch_timeout / AGAIN } else { self.settings.status_interval };
             self.status_at = self.now + again.max(1);
             if stuck && self.last_vote.is_some_and(|last| last.epoch == self.epoch) {
                 self.cast_vote(true, out);

@@ -71,6 +71,9 @@ impl Engine {
         self.certify(block, out);
         self.complete_lock();
         self.try_advance(out);
+        if self.timers.awaits.is_some() && !self.awaits_certificate() {
+            self.propose_again();
+        }
     }
 
     /// Whether a peer claims to know a certificate above this node's lock, or votes that matter here.
@@ -79,8 +82,8 @@ impl Engine {
             Pace::Clocked => status.certified_height > self.lock.height,
             Pace::Responsive => {
                 let votes = status.opened_by.as_slice().iter();
-                status.certified_epoch > self.lock.rank
-                    || { votes }.any(|vote| vote.epoch >= self.epoch && !self.book.knows(vote))
+                status.certified_epoch > self.lock.rank || { votes }
+                    .any(|vote| vote.epoch >= self.epoch && !self.book.knows(vote))
             }
         }
     }
@@ -100,7 +103,7 @@ impl Engine {
             }
         }
         if self.is_lost(&block) && status.certified_height > self.tree.head_height() {
-            self.want(block, from, Reason::Peer(from), 0);
+            self.want_of_holder(block, from);
         }
         self.certify(block, out);
         self.try_advance(out);

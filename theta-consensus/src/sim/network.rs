@@ -393,13 +393,6 @@ impl Network {
         if honest {
             self.check(node, &outcome);
             self.count_epoch(node);
-            if std::env::var_os("TRC").is_some() && self.now + 1500 > self.scenario.calm_from { // DEBUGTRC
-                if let Some(running) = &self.nodes[node].running { // DEBUGTRC
-                    let e = &running.engine; // DEBUGTRC
-                    let ally = self.allies.iter().any(|a| Some(self.keys[*a].address()) == e.proposer()); // DEBUGTRC
-                    println!("T {} n{node} epoch {} ({}{}) lock {} r{} settled {} tip {} held {:?} {}", self.now as i64 - self.scenario.calm_from as i64, e.epoch(), if ally {"FAULTY "} else {""}, (0..self.keys.len()).find(|k| Some(self.keys[*k].address()) == e.proposer()).unwrap_or(99), e.certified().1, e.lock_rank(), e.settled().1, e.tip().1, e.held(), e.debug()); // DEBUGTRC
-                } // DEBUGTRC
-            } // DEBUGTRC
         }
         if let Some(running) = &self.nodes[node].running
             && !outcome.crashed
@@ -431,7 +424,11 @@ impl Network {
         for (from, packet) in outcome.requests {
             let to = match from {
                 Some(Peer::Remote(peer)) => usize::try_from(peer).unwrap_or(node),
-                _ => usize::try_from(self.random.below(self.nodes.len() as u64)).unwrap_or(node),
+                // Anybody else.
+                _ => {
+                    let other = self.random.below(self.nodes.len().saturating_sub(1) as u64);
+                    usize::try_from(other).map_or(node, |other| if other < node { other } else { other + 1 })
+                }
             };
             self.send(node, to, 0, packet);
         }

@@ -330,7 +330,7 @@ impl Node {
         running.final_height = final_height;
         let before = running.seen;
         outcome.fell |= now.0 < before.0 || now.1 < before.1 || now.2 < before.2;
-        let branch = engine.branch(&lock);
+        let branch = engine.unsettled(&lock);
         let below = branch.first().map_or(lock, |block| block.header.parent);
         outcome.fell |= below != settled;
         if now.0 > before.0

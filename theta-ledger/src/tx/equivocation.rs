@@ -84,11 +84,7 @@ impl Slash {
         Ok(Evidence::from_rlp(&self.slash_proof, self.slash_proof.len())?)
     }
 
-    pub(super) fn check_equivocation(
-        &self,
-        scope: &Scope<'_>,
-        view: &mut StateView,
-    ) -> Result<(), TxError> {
+    pub(super) fn check_equivocation(&self, scope: &Scope<'_>, view: &mut StateView) -> Result<(), TxError> {
         // A validator may not have been paid yet; it needs no account to bring a proof.
         let bringer = view.load_or_new(self.proposer.address)?;
         if self.proposer.coins != TxCoins::default() {
@@ -119,9 +115,8 @@ impl Slash {
             return Err(EquivocationError::Last.into());
         }
         // Last, for it costs most.
-        let right = |signature: &_, digest: &_, address| {
-            scope.signatures.recover(signature, digest) == Ok(address)
-        };
+        let right =
+            |signature: &_, digest: &_, address| scope.signatures.recover(signature, digest) == Ok(address);
         Ok(evidence.verify_by(scope.spec, &right).map_err(EquivocationError::from)?)
     }
 
@@ -138,7 +133,10 @@ impl Slash {
         pool.burn(self.slashed_address).ok_or(EquivocationError::NoStake(self.slashed_address))?;
         view.set_validators(&pool);
         view.add_stake_height(scope.height())?;
-        view.set_record(keys::punished(self.slashed_address), Some(evidence.height().max(scope.height()).to_rlp()));
+        view.set_record(
+            keys::punished(self.slashed_address),
+            Some(evidence.height().max(scope.height()).to_rlp()),
+        );
         Ok(None)
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use theta_core::{
-    amount::{Coins, ThetaWei, TFuelWei},
+    amount::{Coins, TFuelWei, ThetaWei},
     block::Header,
     context::Finality,
     evidence::{Evidence, EvidenceError},
@@ -127,7 +127,10 @@ impl World {
         let pool = state.validators().unwrap().unwrap();
         let staked = pool.candidates.iter().flat_map(|holder| &holder.stakes).map(|stake| stake.amount);
         let held = ALL.map(|byte| {
-            state.account(key(byte).address()).unwrap().map_or(ThetaWei::ZERO, |account| account.balance.theta)
+            state
+                .account(key(byte).address())
+                .unwrap()
+                .map_or(ThetaWei::ZERO, |account| account.balance.theta)
         });
         staked.chain(held).fold(ThetaWei::ZERO, |sum, more| sum.checked_add(more).unwrap())
     }
@@ -224,8 +227,9 @@ fn a_proof_is_good_once_within_a_block_too() {
 fn evidence_grows_stale_when_stakes_may_have_been_returned() {
     let mut world = World::new(&ChainSpec::devnet(), &[9]);
     world.to_height(1_010);
-    let try_height =
-        |world: &mut World, height| refusal(world.block(vec![slash(&key(2), 1, &two_blocks(CULPRIT, height))]));
+    let try_height = |world: &mut World, height| {
+        refusal(world.block(vec![slash(&key(2), 1, &two_blocks(CULPRIT, height))]))
+    };
     assert_eq!(try_height(&mut world, 10), EquivocationError::Stale { height: 10, oldest: 11 });
     assert_eq!(try_height(&mut world, 1_112), EquivocationError::Ahead { height: 1_112, from: 1_012 });
     world.block(vec![slash(&key(2), 1, &two_blocks(CULPRIT, 11))]).unwrap();
@@ -265,7 +269,8 @@ fn what_is_no_evidence_is_refused_and_costs_nothing() {
     }
     let of = |slash: Slash| Unsigned::new(CHAIN, slash).sign(&key(2)).unwrap();
     let right = two_blocks(CULPRIT, 1);
-    let named = Slash { slashed_address: key(9).address(), ..Slash::of_equivocation(key(2).address(), 1, &right) };
+    let named =
+        Slash { slashed_address: key(9).address(), ..Slash::of_equivocation(key(2).address(), 1, &right) };
     assert_eq!(refusal(world.block(vec![of(named)])), E::Offender(key(CULPRIT).address()));
     let nobody = slash(&key(2), 1, &two_blocks(0x77, 1));
     assert_eq!(refusal(world.block(vec![nobody])), E::NoStake(key(0x77).address()));
