@@ -261,7 +261,9 @@ impl Engine {
                     return None;
                 }
                 let lists = [&status.certificate.votes, &status.opened_by].map(VoteSet::as_slice);
-                if lists.iter().any(|votes| votes.len() > MAX_VALIDATORS) {
+                let most =
+                    self.members.iter().map(|set| set.as_slice().len()).fold(MAX_VALIDATORS, usize::max);
+                if lists.iter().any(|votes| votes.len() > most) {
                     return None;
                 }
                 // Whoever has no say now may have one once the votes have been checked.

@@ -26,6 +26,7 @@ mod plot;
 mod random;
 mod schedules;
 mod setup;
+mod steps;
 
 use theta_core::{hash::Hash, spec::ChainSpec};
 
@@ -34,6 +35,7 @@ pub use self::{
     adversary::Strategy,
     guardians::{Costs, GuardianReport, GuardianScenario},
     plot::Plot,
+    steps::{Counts, Steps},
 };
 use crate::{
     checks::Fault,

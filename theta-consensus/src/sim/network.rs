@@ -50,7 +50,7 @@ pub(super) struct Network {
     now: Millis,
     queue: BTreeMap<(Millis, u64), Event>,
     sequence: u64,
-    nodes: Vec<Node>,
+    pub(super) nodes: Vec<Node>,
     adversaries: BTreeMap<usize, Box<dyn Adversary>>,
     allies: Vec<usize>,
     keys: Vec<Arc<dyn Signer>>,
@@ -109,6 +109,7 @@ impl Network {
             locked: 0,
             has_lost_log: false,
             has_restarted: true,
+            recorded: None,
         };
         let nodes = signers.into_iter().enumerate().map(node).collect();
         Self {
@@ -148,6 +149,19 @@ impl Network {
     }
 
     pub(super) fn run(mut self) -> Report {
+        self.play();
+        for node in &self.nodes {
+            self.report.settled.push(node.settled_height);
+            self.report.finals.push(node.final_height);
+            self.report.epochs.push(node.running.as_ref().map_or(0, |running| running.engine.epoch()));
+        }
+        self.report.latencies.sort_unstable();
+        self.report.violations = self.audit.violations;
+        self.report
+    }
+
+    /// Lets happen what happens.
+    pub(super) fn play(&mut self) {
         for node in 0..self.nodes.len() {
             if !self.scenario.stopped.contains(&node) {
                 let at = self.random.below(50);
@@ -183,14 +197,6 @@ impl Network {
             self.now = at;
             self.happen(event);
         }
-        for node in &self.nodes {
-            self.report.settled.push(node.settled_height);
-            self.report.finals.push(node.final_height);
-            self.report.epochs.push(node.running.as_ref().map_or(0, |running| running.engine.epoch()));
-        }
-        self.report.latencies.sort_unstable();
-        self.report.violations = self.audit.violations;
-        self.report
     }
 
     fn at(&mut self, at: Millis, event: Event) {

@@ -103,6 +103,8 @@ pub(super) struct Node {
     pub(super) has_lost_log: bool,
     /// Of the newest final checkpoint, ever.
     pub(super) final_height: u64,
+    /// All inputs, where they are wanted.
+    pub(super) recorded: Option<Vec<(Millis, Input)>>,
 }
 
 type Dice<'a> = &'a mut dyn FnMut() -> bool;
@@ -248,6 +250,9 @@ impl Node {
         while let Some(input) = inputs.pop_front() {
             let Some(running) = &mut self.running else { return outcome };
             let mut effects = Vec::new();
+            if let Some(recorded) = &mut self.recorded {
+                recorded.push((now, input.clone()));
+            }
             running.engine.step(now, input, &mut effects);
             for effect in effects {
                 if dice() {
