@@ -187,6 +187,33 @@ mod tests {
     }
 
     #[test]
+    fn only_what_comes_too_late_makes_patient() {
+        let settings = Settings::new(spec::Pace::Responsive);
+        let mut timers = Timers::default();
+        let patience = |timers: &mut Timers| {
+            timers.enter(0, spec::Pace::Responsive, &settings, true);
+            timers.timeout
+        };
+        // Dead proposers, as many as there may be.
+        (1..100).for_each(|epoch| timers.miss(epoch));
+        assert_eq!(patience(&mut timers), 1_000);
+        assert_eq!(timers.missed.len(), MISSED);
+        // What was not missed, and what was missed long ago.
+        assert!(!timers.comes(100) && !timers.comes(5));
+        for (epoch, expected) in [(97, 1_000), (98, 2_000), (99, 4_000)] {
+            assert!(timers.comes(epoch) && !timers.comes(epoch), "once for each epoch");
+            assert_eq!(patience(&mut timers), expected);
+        }
+        // A block that takes more than half of the shorter wait changes nothing, quicker ones do.
+        timers.certified(1_001, &settings);
+        assert_eq!(patience(&mut timers), 4_000);
+        for expected in [2_000, 1_000, 1_000] {
+            timers.certified(100, &settings);
+            assert_eq!(patience(&mut timers), expected);
+        }
+    }
+
+    #[test]
     fn the_reference_waits_the_same_in_every_epoch() {
         let settings = Settings::new(spec::Pace::Clocked);
         let mut timers = Timers { slow: 5, ..Timers::default() };

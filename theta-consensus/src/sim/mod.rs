@@ -100,6 +100,8 @@ pub struct Scenario {
     pub transaction_every: Millis,
     /// A stake changes so often; 0 for never.
     pub stake_change_every: Millis,
+    /// Whether the ledger takes the stake of whoever is proven to have contradicted itself.
+    pub slashes: bool,
     /// How long executing a block takes; building takes no time.
     pub execution: Millis,
     /// Whether signatures are made and checked, which costs most of the time of a run.
@@ -132,6 +134,7 @@ impl Scenario {
             loses_logs: Vec::new(),
             transaction_every: 1_000,
             stake_change_every: 0,
+            slashes: false,
             execution: 0,
             real_signatures: false,
         }
@@ -234,6 +237,8 @@ pub struct Report {
     pub settled: Vec<u64>,
     /// Height of every node's final checkpoint.
     pub finals: Vec<u64>,
+    /// Validators in every node's newest settled state.
+    pub validators: Vec<usize>,
     /// Most guardians and most elite edge nodes whose votes stand in a settled header.
     pub votes_in_headers: (usize, usize),
     /// Settled height of every node when the calm began.

@@ -82,7 +82,8 @@ impl Network {
         let header = Header { chain: scenario.spec.chain.clone(), ..Header::zero() };
         let genesis = Arc::new(Block { header, transactions: Vec::new() });
         let spec = Arc::new(scenario.spec.clone());
-        let constant = (scenario.stake_change_every == 0).then(|| validators.clone());
+        let constant = scenario.stake_change_every == 0 && !scenario.slashes;
+        let constant = constant.then(|| validators.clone());
         let mut audit = Audit::new(scenario.spec.clone(), constant);
         if scenario.real_signatures {
             audit = audit.with_light_client(genesis.header.clone());
@@ -130,6 +131,7 @@ impl Network {
             report: Report {
                 settled: Vec::new(),
                 finals: Vec::new(),
+                validators: Vec::new(),
                 votes_in_headers: (0, 0),
                 before_calm: Vec::new(),
                 healed_after: None,
@@ -153,6 +155,8 @@ impl Network {
         for node in &self.nodes {
             self.report.settled.push(node.settled_height);
             self.report.finals.push(node.final_height);
+            let newest = node.ledger.settled.last();
+            self.report.validators.push(newest.map_or(0, |(.., post)| post.validators.as_slice().len()));
             self.report.epochs.push(node.running.as_ref().map_or(0, |running| running.engine.epoch()));
         }
         self.report.latencies.sort_unstable();
@@ -398,6 +402,12 @@ impl Network {
         }
         if honest {
             self.check(node, &outcome);
+            if self.scenario.slashes {
+                for evidence in &outcome.reported {
+                    // The next of those that know of it who proposes brings it.
+                    self.nodes[node].ledger.pool.insert(ledger::slash(evidence.offender()));
+                }
+            }
             self.count_epoch(node);
         }
         if let Some(running) = &self.nodes[node].running

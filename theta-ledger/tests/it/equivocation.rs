@@ -83,12 +83,15 @@ fn slash(by: &SecretKey, sequence: u64, evidence: &Evidence) -> RawTx {
 struct World {
     ledger: Ledger,
     reader: LedgerReader,
+    /// Who builds the blocks that are only tried.
+    proposer: SecretKey,
 }
 
 impl World {
     fn new(spec: &ChainSpec, others: &[u8]) -> Self {
         let ledger = Ledger::builder(spec.clone()).open(&genesis(spec, others)).unwrap();
-        Self { reader: ledger.reader(), ledger }
+        let proposer = key(others.first().copied().unwrap_or(CULPRIT));
+        Self { reader: ledger.reader(), ledger, proposer }
     }
 
     /// Settles a block of these; the error of the first that is not valid.
@@ -96,8 +99,8 @@ impl World {
         let parent = self.reader.settled().hash;
         let candidates: Vec<_> = transactions.into_iter().map(Arc::new).collect();
         let (_, mut context) = self.reader.next_block(At::Settled).unwrap();
-        context.proposer = key(9).address();
-        let (_, left_out) = self.ledger.build_block(&context, &candidates, &key(9)).unwrap();
+        context.proposer = self.proposer.address();
+        let (_, left_out) = self.ledger.build_block(&context, &candidates, &self.proposer).unwrap();
         if let Some((_, error)) = left_out.into_iter().next() {
             return Err(error);
         }
@@ -108,7 +111,7 @@ impl World {
     }
 
     fn to_height(&mut self, height: u64) {
-        while self.reader.settled().height < height {
+        while self.reader.settled().header.height < height {
             self.block(Vec::new()).unwrap();
         }
     }
@@ -197,7 +200,8 @@ fn what_was_punished_is_not_punished_again_and_what_comes_later_is() {
     world.to_height(4);
     // Of a height that is not settled yet, as evidence usually is.
     world.block(vec![slash(&key(2), 1, &two_blocks(CULPRIT, 6))]).unwrap();
-    let again = |world: &mut World, evidence| refusal(world.block(vec![slash(&key(2), 2, evidence)]));
+    let again =
+        |world: &mut World, evidence: &Evidence| refusal(world.block(vec![slash(&key(2), 2, evidence)]));
     assert_eq!(again(&mut world, &two_blocks(CULPRIT, 6)), EquivocationError::Punished(6));
     // Stakes again, by somebody else's money.
     let deposit = DepositStake {
