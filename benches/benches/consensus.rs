@@ -6,7 +6,7 @@
 //! `guardian/{verify,merge}/{1e3,1e4}`: an aggregate with 10, 50 and 90 % of the guardians, beside a check of one signature and
 //! what their keys cost. `guardian/sim/{1e3,4e3,1e4}`: until every honest guardian has a certificate, in virtual time.
 
-use std::{hint::black_box, time::Instant};
+use std::{collections::BTreeMap, hint::black_box, time::Instant};
 
 use theta_benches::{SEED, Times, asked_for, load, only_test, prim, timed};
 use theta_consensus::{
@@ -34,7 +34,7 @@ fn step() {
         if !asked_for("bft/step") {
             continue;
         }
-        let steps = Steps::record(ChainSpec::devnet(), validators);
+        let steps = Steps::record(ChainSpec::devnet(), validators, 10_000);
         let rounds = if only_test() { 1 } else { 21 };
         let mut blocks = 0;
         let times = (0..rounds).map(|_| {
@@ -140,12 +140,13 @@ fn wal() {
 
 struct Guardians {
     pool: GuardianPool,
-    keys: Vec<bls::SecretKey>,
+    /// By their holders.
+    keys: BTreeMap<Address, bls::SecretKey>,
 }
 
 impl Guardians {
     fn new(count: usize) -> Self {
-        let (mut pool, mut keys) = (GuardianPool::default(), Vec::new());
+        let (mut pool, mut keys) = (GuardianPool::default(), BTreeMap::new());
         for index in 0..count as u64 {
             let mut seed = keccak(index.to_be_bytes());
             // Below the group order.
@@ -153,7 +154,7 @@ impl Guardians {
             let key = bls::SecretKey::from_bytes(seed.as_slice()).expect("in range");
             let holder = Address::from_slice(&keccak(seed)[12..]);
             pool.deposit(holder, holder, ThetaWei::whole(1_000), Some(key.public_key())).expect("new");
-            keys.push(key);
+            keys.insert(holder, key);
         }
         Self { pool, keys }
     }
@@ -170,7 +171,7 @@ impl Guardians {
         let mut signatures = Vec::new();
         let count = self.keys.len() * percent / 100;
         for (place, guardian) in self.pool.with_stake().enumerate().skip(from).take(count) {
-            let key = self.keys.iter().find(|key| key.public_key() == guardian.key).expect("its key");
+            let key = &self.keys[&guardian.stakes.holder];
             multipliers[place] = 1;
             signatures.push(key.sign(Suite::Rfc9380, &message));
         }
@@ -188,7 +189,7 @@ fn guardians() {
         }
         let all = Guardians::new(count);
         let rounds = if only_test() { 1 } else { 21 };
-        let key = &all.keys[0];
+        let key = all.keys.values().next().expect("some");
         let one = key.sign(Suite::Rfc9380, b"checkpoint");
         for percent in [10, 50, 90] {
             let votes = all.votes(0, percent);

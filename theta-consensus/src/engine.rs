@@ -17,7 +17,7 @@ use std::{
 };
 
 use theta_core::{
-    block::{Block, Header},
+    block::{Block, CommitCertificate, Header},
     bls,
     context::{BlockContext, Body, Finality, PostState},
     evidence::Evidence,
@@ -215,6 +215,7 @@ pub struct Engine {
     members: Vec<Arc<ValidatorSet>>,
     ballot: Option<Ballot>,
     final_checkpoint: Option<(Hash, u64)>,
+    settled_by: Option<(Arc<Block>, CommitCertificate)>,
     /// Validators that have been reported.
     reported: BTreeSet<Address>,
 }
@@ -376,6 +377,12 @@ impl Engine {
     /// Hash and height of the newest settled block.
     pub fn settled(&self) -> (Hash, u64) {
         (self.tree.head(), self.tree.head_height())
+    }
+
+    /// The certified child that settled the newest settled block, and its certificate: what convinces others of it. None
+    /// before this engine has settled a block itself.
+    pub fn settled_by(&self) -> Option<(Arc<Block>, CommitCertificate)> {
+        self.settled_by.clone()
     }
 
     /// Hash and height of the highest executed block.

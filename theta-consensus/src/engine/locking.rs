@@ -76,6 +76,7 @@ impl Engine {
         if !node.is_valid() || !vote::settles_parent(&node.header, &below.header, pace) {
             return;
         }
+        self.settled_by = Some((node.block.clone(), self.lock.certificate.clone()));
         let gone = self.tree.settle(&parent);
         self.gather_members();
         let Some(header) = self.tree.header(&parent).cloned() else { return };

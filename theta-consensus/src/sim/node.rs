@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use theta_core::{
-    block::{Block, CommitCertificate},
+    block::Block,
     bls,
     context::Finality,
     evidence::Evidence,
@@ -339,14 +339,10 @@ impl Node {
         let below = branch.first().map_or(lock, |block| block.header.parent);
         outcome.fell |= below != settled;
         if now.0 > before.0
-            && let Some(child) = branch.first()
+            && let Some((child, certificate)) = engine.settled_by()
         {
-            let later = branch.iter().skip(1).map(|block| &block.header.certificate);
-            let on_lock = engine.status().certificate;
-            let on_child = |certificate: &&CommitCertificate| certificate.block == child.header.hash();
-            let certificate = later.chain([&on_lock]).find(on_child).cloned().unwrap_or_default();
             let newest = self.ledger.settled.last().map(|(_, block, _)| block.clone());
-            outcome.witness = newest.map(|block| Witness { block, child: child.clone(), certificate });
+            outcome.witness = newest.map(|block| Witness { block, child, certificate });
         }
         running.seen = now;
     }

@@ -35,10 +35,10 @@ pub struct Counts {
 }
 
 impl Steps {
-    /// Half a minute of a network in which nothing goes wrong and a block has a transaction each 300 ms.
-    pub fn record(spec: ChainSpec, validators: usize) -> Self {
+    /// So many milliseconds of a network in which nothing goes wrong, with a transaction each 300 ms.
+    pub fn record(spec: ChainSpec, validators: usize, until: Millis) -> Self {
         let quiet = Scenario::honest(spec, validators, 1);
-        let mut network = Network::new(Scenario { until: 30_000, transaction_every: 300, ..quiet });
+        let mut network = Network::new(Scenario { until, transaction_every: 300, ..quiet });
         let key = network.nodes[0].key.address();
         let roles = roles(&network.scenario, 0, key, None);
         let genesis = network.nodes[0].ledger.tail(1);
