@@ -58,7 +58,7 @@ impl Settings {
                 vote_delay: 0,
                 idle_interval: 1_000,
                 fetch_delay: 150,
-                fetch_timeout: 1_000,
+                fetch_timeout: 500,
                 status_interval: 1_000,
                 upper_round: 2_000,
                 empty_transactions: 1,
