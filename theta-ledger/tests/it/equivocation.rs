@@ -110,7 +110,7 @@ impl World {
         Ok(())
     }
 
-    fn to_height(&mut self, height: u64) {
+    fn grow_to(&mut self, height: u64) {
         while self.reader.settled().header.height < height {
             self.block(Vec::new()).unwrap();
         }
@@ -160,7 +160,7 @@ fn a_validator_that_contradicts_itself_loses_all_that_is_staked_with_it() {
         let bringer = state.account(key(2).address()).unwrap().unwrap().clone();
         assert_eq!((bringer.balance, bringer.sequence), (rich(), 1));
         // Nothing of it is returned later either.
-        world.to_height(1_010);
+        world.grow_to(1_010);
         assert_eq!(world.theta().checked_add(ThetaWei::whole(OWN + BACKED)), Some(before));
     }
 }
@@ -197,7 +197,7 @@ fn withdrawing_in_time_saves_nothing() {
 #[test]
 fn what_was_punished_is_not_punished_again_and_what_comes_later_is() {
     let mut world = World::new(&ChainSpec::devnet(), &[9]);
-    world.to_height(4);
+    world.grow_to(4);
     // Of a height that is not settled yet, as evidence usually is.
     world.block(vec![slash(&key(2), 1, &two_blocks(CULPRIT, 6))]).unwrap();
     let again =
@@ -230,7 +230,7 @@ fn a_proof_is_good_once_within_a_block_too() {
 #[test]
 fn evidence_grows_stale_when_stakes_may_have_been_returned() {
     let mut world = World::new(&ChainSpec::devnet(), &[9]);
-    world.to_height(1_010);
+    world.grow_to(1_010);
     let try_height = |world: &mut World, height| {
         refusal(world.block(vec![slash(&key(2), 1, &two_blocks(CULPRIT, height))]))
     };
