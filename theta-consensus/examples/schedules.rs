@@ -6,8 +6,11 @@
 
 use std::time::Instant;
 
-use theta_consensus::sim::Scenario;
-use theta_core::spec::ChainSpec;
+use theta_consensus::{Settings, sim::Scenario};
+use theta_core::spec::{ChainSpec, Pace};
+
+/// Epochs with faulty proposers that are told apart.
+const SPOILT: usize = 8;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -18,7 +21,9 @@ fn main() {
     let real_signatures = arguments.get(2).is_some_and(|argument| argument == "real");
     let begun = Instant::now();
     let (mut broken, mut stalled, mut settled, mut finals) = (0_u64, 0_u64, 0_u64, 0_u64);
-    let (mut highest, mut healed) = (0, Vec::new());
+    let (mut highest, mut healed, mut late, mut worst) = (0, Vec::new(), 0_u64, [0; SPOILT]);
+    let settings = Settings::new(Pace::Responsive);
+    let timeout = settings.idle_interval + settings.epoch_timeout;
     for seed in first..first + schedules {
         let scenario = Scenario { real_signatures, ..Scenario::schedule(ChainSpec::devnet(), seed) };
         let report = scenario.run();
@@ -27,7 +32,16 @@ fn main() {
             println!("seed {seed}: {:?}", report.violations);
         }
         match report.healed_after {
-            Some(after) => healed.push(after),
+            Some(after) => {
+                let time = after.saturating_sub(report.whole_after);
+                healed.push(time);
+                let spoilt = usize::try_from(report.faulty_epochs).unwrap_or(0).min(SPOILT - 1);
+                worst[spoilt] = worst[spoilt].max(time);
+                if time > timeout * (1 + u64::from(report.faulty_epochs)) {
+                    late += 1;
+                    println!("seed {seed} heals late: {time} ms, {} epochs spoilt", report.faulty_epochs);
+                }
+            }
             None => {
                 stalled += 1;
                 println!("seed {seed} stalls: {:?} then {:?}", report.before_calm, report.settled);
@@ -50,12 +64,16 @@ fn main() {
         schedules as f64 / seconds
     );
     println!(
-        "after the storm every honest validator had settled a block within {} ms in half of them, {} in 9 of 10, {} in 99 of 100, {} in 999 of \
+        "after the last had come back every honest validator had settled a block within {} ms in half of them, {} in 9 of 10, {} in 99 of 100, {} in 999 of \
          1,000, {} at most",
         at(500),
         at(900),
         at(990),
         at(999),
         at(1_000)
+    );
+    println!(
+        "{late} needed more than a timeout of {timeout} ms and one more for each epoch with a faulty proposer; at most {worst:?} ms with 0, 1, ... of \
+         these"
     );
 }

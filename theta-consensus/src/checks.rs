@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use theta_core::{
     block::{Block, Header, transactions_root},
+    evidence::{EvidenceError, SignatureRule},
     hash::{Address, Hash},
     sign::Signature,
     spec::{ChainSpec, GuardianRule},
@@ -18,7 +19,6 @@ use theta_core::{
 use crate::{
     certificate::{CertificateError, check_votes},
     elite::verify_elite_votes,
-    evidence::EvidenceError,
     finality::Checkpoint,
     guardian::AggregateError,
     message::{Message, Peer},
@@ -138,9 +138,6 @@ impl<T> Checked<T> {
         &self.item
     }
 }
-
-/// Whether a signature over a digest is an address's. Simulators have one of their own, whose signatures are make-believe.
-pub(crate) type SignatureRule<'a> = &'a dyn Fn(&Signature, &Hash, Address) -> bool;
 
 /// The rule of every real network: the address of the recovered key.
 pub(crate) fn recovers(signature: &Signature, digest: &Hash, address: Address) -> bool {

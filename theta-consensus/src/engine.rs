@@ -17,12 +17,14 @@ use std::{
 };
 
 use theta_core::{
-    block::{Block, Header},
+    block::{Block, CommitCertificate, Header},
     bls,
     context::{BlockContext, Body, Finality, PostState},
+    evidence::Evidence,
     hash::{Address, Hash},
     spec::{ChainSpec, Pace},
-    stake::ValidatorSet,
+    stake::{ValidatorSet, validator::MAX_VALIDATORS},
+    vote::VoteSet,
 };
 
 pub use self::recovery::{RecoverError, Start};
@@ -34,9 +36,9 @@ use self::{
 };
 use crate::{
     checks::{Checked, Checks, Fault, VotedPools},
-    evidence::Evidence,
     message::{Message, Peer, Status},
     pace::{Millis, Settings, Timers},
+    proposer::proposer,
     signer::Intent,
     tree::Tree,
     vote::{LastVote, VoteBook},
@@ -213,6 +215,7 @@ pub struct Engine {
     members: Vec<Arc<ValidatorSet>>,
     ballot: Option<Ballot>,
     final_checkpoint: Option<(Hash, u64)>,
+    settled_by: Option<(Arc<Block>, CommitCertificate)>,
     /// Validators that have been reported.
     reported: BTreeSet<Address>,
 }
@@ -258,8 +261,15 @@ impl Engine {
                 if !self.is_ahead(status) {
                     return None;
                 }
-                let votes = status.certificate.votes.as_slice().iter();
-                votes.filter(|vote| self.takes(vote) && !self.book.holds(vote)).cloned().collect()
+                let lists = [&status.certificate.votes, &status.opened_by].map(VoteSet::as_slice);
+                let most =
+                    self.members.iter().map(|set| set.as_slice().len()).fold(MAX_VALIDATORS, usize::max);
+                if lists.iter().any(|votes| votes.len() > most) {
+                    return None;
+                }
+                // Whoever has no say now may have one once the votes have been checked.
+                let votes = lists.into_iter().flatten().filter(|vote| !self.book.holds(vote));
+                votes.cloned().collect()
             }
             Message::GuardianVotes(_)
             | Message::GuardianPart(_)
@@ -297,6 +307,10 @@ impl Engine {
 
     /// Where this node stands, for a peer that has just connected.
     pub fn status(&self) -> Status {
+        let stuck = self.pace() == Pace::Responsive && self.timers.is_stuck(self.now, &self.settings);
+        let validators = self.tree.next_validators(&self.lock.block).filter(|_| stuck);
+        let before = self.epoch.saturating_sub(1);
+        let opened_by = validators.map(|set| VoteSet::new(self.book.since(before, set).cloned()));
         Status {
             settled: self.tree.head(),
             settled_height: self.tree.head_height(),
@@ -304,12 +318,22 @@ impl Engine {
             certified_epoch: self.tree.header(&self.lock.block).map_or(0, |header| header.epoch),
             epoch: self.epoch,
             certificate: self.lock.certificate.clone(),
+            opened_by: opened_by.unwrap_or_default(),
         }
     }
 
     /// The blocks above the newest settled one up to this one, lowest first: the upper part of an answer to a peer's
-    /// fetch. The part below is the ledger's. Empty if the block is not known or is settled.
+    /// fetch. The part below is the ledger's. Empty if the block is not known or is settled. It ends before the first block
+    /// that has not been executed here: whoever passes on a bad one is blamed for it.
     pub fn branch(&self, block: &Hash) -> Vec<Arc<Block>> {
+        let path = self.tree.path(block);
+        let nodes = path.iter().map_while(|hash| self.tree.node(hash).filter(|node| node.is_valid()));
+        nodes.map(|node| node.block.clone()).collect()
+    }
+
+    /// All blocks above the newest settled one up to this one, lowest first.
+    #[cfg(feature = "sim")]
+    pub(crate) fn unsettled(&self, block: &Hash) -> Vec<Arc<Block>> {
         let path = self.tree.path(block);
         path.iter().filter_map(|hash| self.tree.node(hash)).map(|node| node.block.clone()).collect()
     }
@@ -330,6 +354,11 @@ impl Engine {
         self.epoch
     }
 
+    /// Who proposes in the epoch this node is in, as far as it knows.
+    pub fn proposer(&self) -> Option<Address> {
+        proposer(self.tree.next_validators(&self.lock.block)?, self.epoch)
+    }
+
     /// What the lock is measured by: the height of its block at the clocked pace, its epoch at the responsive one.
     pub const fn lock_rank(&self) -> u64 {
         self.lock.rank
@@ -348,6 +377,12 @@ impl Engine {
     /// Hash and height of the newest settled block.
     pub fn settled(&self) -> (Hash, u64) {
         (self.tree.head(), self.tree.head_height())
+    }
+
+    /// The certified child that settled the newest settled block, and its certificate: what convinces others of it. None
+    /// before this engine has settled a block itself.
+    pub fn settled_by(&self) -> Option<(Arc<Block>, CommitCertificate)> {
+        self.settled_by.clone()
     }
 
     /// Hash and height of the highest executed block.

@@ -14,7 +14,7 @@ mod tally;
 
 use theta_core::{
     amount::ThetaWei,
-    bls::{aggregate_public_keys, verify as verify_bls},
+    bls::{Suite, aggregate_public_keys, verify as verify_bls},
     codec::rlp::{Encode, encode_list},
     hash::{Hash, U256},
     spec::GuardianRule,
@@ -23,7 +23,7 @@ use theta_core::{
 };
 
 use crate::{
-    guardian::{AggregateError, SUITE, verify_guardian_votes},
+    guardian::{AggregateError, SUITE as ANY, verify_guardian_votes},
     round::Aggregate,
 };
 
@@ -33,6 +33,11 @@ pub(crate) use self::{
     part::Part,
     tally::{Groups, Sum, Tally},
 };
+
+/// How guardians sign where their votes finalize: the standard's map to the curve and its tag, so that no vote is good as a
+/// proof of possession or under the reference's rules. Sums of keys and signatures are the same in both suites; what makes
+/// a sum bad, a point outside the subgroup, is looked for in the sum.
+pub(crate) const SUITE: Suite = Suite::Rfc9380;
 
 /// A checkpoint that guardians vote on.
 #[derive(Clone, Copy, Debug)]
@@ -71,7 +76,7 @@ impl Checkpoint<'_> {
         if votes.signers() == 0 {
             return Err(AggregateError::Empty);
         }
-        let key = aggregate_public_keys(SUITE, keys.into_iter().zip(votes.multipliers.iter().copied()))?;
+        let key = aggregate_public_keys(ANY, keys.into_iter().zip(votes.multipliers.iter().copied()))?;
         Ok(verify_bls(SUITE, &key, &self.message(&votes.block, &votes.pool), &votes.signature)?)
     }
 
@@ -91,7 +96,7 @@ impl Checkpoint<'_> {
         if named.next().is_some() {
             return Err(AggregateError::Length);
         }
-        let key = aggregate_public_keys(SUITE, keys)?;
+        let key = aggregate_public_keys(ANY, keys)?;
         Ok(verify_bls(SUITE, &key, &self.message(&votes.block, pool), &part.signature)?)
     }
 

@@ -17,7 +17,8 @@ use crate::round::{Aggregate, MergeError};
 
 /// Rounds in which a checkpoint's votes spread.
 pub(crate) const ROUNDS: u32 = 10;
-/// The reference's map to the curve; keys enter the pool by it on every chain.
+/// The reference's map to the curve: of votes that only decide on rewards. Keys enter the pool by it on every chain, and sums
+/// need no map.
 pub(crate) const SUITE: Suite = Suite::Theta2020;
 
 /// Why aggregated votes of an upper level are none.
@@ -87,10 +88,10 @@ pub fn merge_guardian_votes(
     a.merged(b).map(Some)
 }
 
-/// A vote of the guardian at `index` of `size` guardians with stake, over `message`.
+/// A vote of the guardian at `index` of `size` guardians with stake, over a message by a suite.
 pub(crate) fn sign(
     key: &SecretKey,
-    message: &[u8],
+    (suite, message): (Suite, &[u8]),
     (block, pool): (Hash, Hash),
     index: usize,
     size: usize,
@@ -99,7 +100,7 @@ pub(crate) fn sign(
     if let Some(own) = multipliers.get_mut(index) {
         *own = 1;
     }
-    GuardianVotes { block, pool, multipliers, signature: key.sign(SUITE, message) }
+    GuardianVotes { block, pool, multipliers, signature: key.sign(suite, message) }
 }
 
 impl Aggregate for GuardianVotes {

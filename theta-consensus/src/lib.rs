@@ -41,7 +41,6 @@ mod certificate;
 mod checks;
 mod elite;
 mod engine;
-mod evidence;
 mod finality;
 mod go_rand;
 mod guardian;
@@ -63,7 +62,6 @@ pub use certificate::{CertificateError, check_form, verify as verify_certificate
 pub use checks::{Checked, Checks, Fault};
 pub use elite::{EliteVote, merge_elite_votes, verify_elite_votes};
 pub use engine::{Effect, Engine, Held, Input, RecoverError, Roles, Start};
-pub use evidence::{Evidence, EvidenceError};
 pub use finality::{Checkpoint, GuardianPart};
 pub use go_rand::GoRand;
 pub use guardian::{AggregateError, merge_guardian_votes, verify_guardian_votes};
@@ -72,6 +70,7 @@ pub use pace::{Millis, Settings};
 pub use proposer::proposer;
 pub use round::MergeError;
 pub use signer::{Intent, LocalSigner, RoleSigner, Signed};
+pub use theta_core::evidence::{Evidence, EvidenceError};
 pub use tree::SettledBlock;
 pub use wal::{WalRecord, WalVote};
 

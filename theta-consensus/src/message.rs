@@ -3,12 +3,13 @@
 use theta_core::{
     block::{Block, CommitCertificate},
     codec::rlp::{Decode, DecodeError, Encode, Fault, Reader, encode_list},
+    evidence::Evidence,
     hash::{Address, Hash},
     rlp_list,
     vote::{EliteVotes, GuardianVotes, Vote, VoteSet},
 };
 
-use crate::{elite::EliteVote, evidence::Evidence, finality::GuardianPart};
+use crate::{elite::EliteVote, finality::GuardianPart};
 
 /// A [`Message`] is never larger: a certificate of 31 votes has less than 6 KiB, votes of 10,000 guardians 50 KiB, those of
 /// all elite edge nodes that a checkpoint samples 40 KiB.
@@ -43,7 +44,7 @@ pub enum Message {
     GuardianPart(GuardianPart),
 }
 
-/// Where a node stands. Nothing in it is believed but the votes of the certificate.
+/// Where a node stands. Nothing in it is believed but the votes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
     /// The newest settled block.
@@ -58,9 +59,20 @@ pub struct Status {
     pub epoch: u64,
     /// Certificate of the highest certified block; without votes if that is the root of the chain.
     pub certificate: CommitCertificate,
+    /// From a node whose epoch goes on for long: the latest votes of those that have finished the epoch before it, which
+    /// show whoever missed them that the epoch is open. Else empty.
+    pub opened_by: VoteSet,
 }
 
-rlp_list!(Status { settled, settled_height, certified_height, certified_epoch, epoch, certificate });
+rlp_list!(Status {
+    settled,
+    settled_height,
+    certified_height,
+    certified_epoch,
+    epoch,
+    certificate,
+    opened_by
+});
 
 impl Encode for Message {
     /// `[kind, body]`; kinds count up in the order of the variants.

@@ -2,8 +2,12 @@
 //!
 //! *Clocked* is the reference: a vote waits for the vote timer and the first block of the current or previous epoch, an
 //! epoch that times out is entered again with the same length. *Responsive* has no floor: a vote follows the execution
-//! of a block of the current epoch, a proposer with work proposes at once, and the wait for a dead proposer starts short
-//! and grows while nothing gets certified.
+//! of a block of the current epoch, a proposer with work proposes at once, and the wait for a dead proposer is short. It
+//! grows only on evidence that it is too short: a block, or its certificate, that comes after the epoch has timed out. From
+//! a dead proposer or across a cut nothing comes, so neither makes anybody more patient, and a network that has healed
+//! goes on at its usual pace.
+
+use std::collections::BTreeSet;
 
 use theta_core::spec;
 
@@ -15,7 +19,7 @@ pub type Millis = u64;
 pub struct Settings {
     /// How long an epoch waits for its proposer.
     pub epoch_timeout: Millis,
-    /// Responsive: after two epochs without a certified block the wait doubles with each more, up to this.
+    /// Responsive: from the second block on that comes too late the wait doubles with each more, up to this.
     pub epoch_timeout_cap: Millis,
     /// Clocked: how long a vote waits at least; the interval between blocks.
     pub vote_delay: Millis,
@@ -54,7 +58,7 @@ impl Settings {
                 vote_delay: 0,
                 idle_interval: 1_000,
                 fetch_delay: 150,
-                fetch_timeout: 1_000,
+                fetch_timeout: 500,
                 status_interval: 1_000,
                 upper_round: 2_000,
                 empty_transactions: 1,
@@ -72,18 +76,30 @@ pub(crate) struct Timers {
     pub(crate) vote: Option<Millis>,
     /// A proposer proposes then.
     pub(crate) propose: Option<Millis>,
+    /// Responsive: a proposer gives the certificate of the epoch before until then to come.
+    pub(crate) awaits: Option<Millis>,
     /// Clocked: the vote timer has fired.
     pub(crate) vote_ready: bool,
     /// Clocked: a block of the current or previous epoch has been executed.
     pub(crate) block_seen: bool,
-    /// Timeouts since a block was certified last.
-    pub(crate) failures: u32,
+    /// An epoch has timed out since a block was certified last.
+    pub(crate) failing: bool,
+    /// Responsive: from then on the proposer of the epoch is waited for.
+    since: Millis,
+    /// Responsive: blocks that came too late, less those that came in good time.
+    slow: u32,
+    /// Responsive: the latest epochs that timed out here and of which nothing has come yet.
+    missed: BTreeSet<u64>,
 }
+
+/// Epochs of which a late block still counts.
+const MISSED: usize = 8;
 
 impl Timers {
     /// Starts an epoch. `busy` says whether anything waits to be put into a block or to be settled.
     pub(crate) fn enter(&mut self, now: Millis, pace: spec::Pace, settings: &Settings, busy: bool) {
         self.block_seen = false;
+        self.awaits = None;
         match pace {
             spec::Pace::Clocked => {
                 self.vote_ready = false;
@@ -96,7 +112,8 @@ impl Timers {
                 self.vote = None;
                 let idle = if busy { 0 } else { settings.idle_interval };
                 self.propose = Some(now + idle);
-                self.timeout = now + idle + wait(self.failures, settings);
+                self.since = now + idle;
+                self.timeout = self.since + wait(self.slow, settings);
             }
         }
     }
@@ -105,15 +122,54 @@ impl Timers {
     pub(crate) fn hurry(&mut self, now: Millis, pace: spec::Pace, settings: &Settings) {
         if pace == spec::Pace::Responsive {
             self.propose = self.propose.map(|at| at.min(now));
-            self.timeout = self.timeout.min(now + wait(self.failures, settings));
+            if now < self.since {
+                self.since = now;
+                self.timeout = self.timeout.min(now + wait(self.slow, settings));
+            }
+        }
+    }
+
+    /// Whether the epoch goes on for so long that somebody may have missed how it began.
+    pub(crate) fn is_stuck(&self, now: Millis, settings: &Settings) -> bool {
+        self.failing || now >= self.stuck_at(settings)
+    }
+
+    /// When it will, at the latest.
+    pub(crate) const fn stuck_at(&self, settings: &Settings) -> Millis {
+        self.since.saturating_add(settings.epoch_timeout / 2)
+    }
+
+    /// An epoch has timed out.
+    pub(crate) fn miss(&mut self, epoch: u64) {
+        self.failing = true;
+        self.missed.insert(epoch);
+        if self.missed.len() > MISSED {
+            self.missed.pop_first();
+        }
+    }
+
+    /// A block of an epoch has come on its own, or has been certified. If the epoch had timed out the wait was too short;
+    /// counted once for each epoch, so a proposer that is late on purpose doubles one wait and the next good blocks halve
+    /// it again. Says whether it was late.
+    pub(crate) fn comes(&mut self, epoch: u64) -> bool {
+        let is_late = self.missed.remove(&epoch);
+        self.slow = self.slow.saturating_add(is_late.into()).min(16);
+        is_late
+    }
+
+    /// The block of the epoch at hand has been certified: the wait shortens if half of the shorter one would have done.
+    pub(crate) fn certified(&mut self, now: Millis, settings: &Settings) {
+        let shorter = self.slow.saturating_sub(1);
+        if now.saturating_sub(self.since) <= wait(shorter, settings) / 2 {
+            self.slow = shorter;
         }
     }
 }
 
-/// The patience after some failures in a row.
-fn wait(failures: u32, settings: &Settings) -> Millis {
-    // One failure is what a dead proposer costs; only more in a row hint at a slow network.
-    let doublings = failures.saturating_sub(1).min(16);
+/// The patience when so many blocks have come too late.
+fn wait(slow: u32, settings: &Settings) -> Millis {
+    // One may be chance; only more hint at a slow network.
+    let doublings = slow.saturating_sub(1).min(16);
     let doubled = settings.epoch_timeout.saturating_mul(1 << doublings);
     doubled.min(settings.epoch_timeout_cap.max(settings.epoch_timeout))
 }
@@ -125,15 +181,42 @@ mod tests {
     #[test]
     fn patience_doubles_up_to_its_cap() {
         let settings = Settings::new(spec::Pace::Responsive);
-        let waits: Vec<_> = (0..6).map(|failures| wait(failures, &settings)).collect();
+        let waits: Vec<_> = (0..6).map(|slow| wait(slow, &settings)).collect();
         assert_eq!(waits, [1_000, 1_000, 2_000, 4_000, 8_000, 8_000]);
         assert_eq!(wait(u32::MAX, &settings), 8_000);
     }
 
     #[test]
+    fn only_what_comes_too_late_makes_patient() {
+        let settings = Settings::new(spec::Pace::Responsive);
+        let mut timers = Timers::default();
+        let patience = |timers: &mut Timers| {
+            timers.enter(0, spec::Pace::Responsive, &settings, true);
+            timers.timeout
+        };
+        // Dead proposers, as many as there may be.
+        (1..100).for_each(|epoch| timers.miss(epoch));
+        assert_eq!(patience(&mut timers), 1_000);
+        assert_eq!(timers.missed.len(), MISSED);
+        // What was not missed, and what was missed long ago.
+        assert!(!timers.comes(100) && !timers.comes(5));
+        for (epoch, expected) in [(97, 1_000), (98, 2_000), (99, 4_000)] {
+            assert!(timers.comes(epoch) && !timers.comes(epoch), "once for each epoch");
+            assert_eq!(patience(&mut timers), expected);
+        }
+        // A block that takes more than half of the shorter wait changes nothing, quicker ones do.
+        timers.certified(1_001, &settings);
+        assert_eq!(patience(&mut timers), 4_000);
+        for expected in [2_000, 1_000, 1_000] {
+            timers.certified(100, &settings);
+            assert_eq!(patience(&mut timers), expected);
+        }
+    }
+
+    #[test]
     fn the_reference_waits_the_same_in_every_epoch() {
         let settings = Settings::new(spec::Pace::Clocked);
-        let mut timers = Timers { failures: 5, ..Timers::default() };
+        let mut timers = Timers { slow: 5, ..Timers::default() };
         timers.enter(100, spec::Pace::Clocked, &settings, false);
         assert_eq!((timers.vote, timers.timeout, timers.propose), (Some(6_100), 12_100, Some(100)));
         timers.hurry(200, spec::Pace::Clocked, &settings);

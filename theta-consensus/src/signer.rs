@@ -265,11 +265,12 @@ impl RoleSigner for LocalSigner {
                 let key = &guardian.key;
                 Ok(Signed::Message(match rule {
                     GuardianRule::RewardOnly => {
-                        let votes = guardian::sign(key, &message, (*block, *pool), *index, *size);
+                        let votes =
+                            guardian::sign(key, (guardian::SUITE, &message), (*block, *pool), *index, *size);
                         Message::GuardianVotes(votes)
                     }
                     GuardianRule::Finalize => {
-                        let part = Part::single(*index, key.sign(guardian::SUITE, &message));
+                        let part = Part::single(*index, key.sign(finality::SUITE, &message));
                         Message::GuardianPart(GuardianPart::new(*block, part))
                     }
                 }))

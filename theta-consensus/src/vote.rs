@@ -49,10 +49,7 @@ pub(crate) struct LastVote {
 
 /// What orders blocks in votes and locks.
 pub(crate) const fn rank(header: &Header, pace: Pace) -> u64 {
-    match pace {
-        Pace::Clocked => header.height,
-        Pace::Responsive => header.epoch,
-    }
+    header.rank(pace)
 }
 
 /// R1 and R2 for a block that descends from the lock (R3).

@@ -5,7 +5,7 @@ use crate::{
     hash::{Address, EMPTY_ROOT, Hash, keccak},
     rlp_list,
     sign::{SignError, Signature, Signer},
-    spec::HeaderRules,
+    spec::{HeaderRules, Pace},
     trie,
     vote::{EliteVotes, GuardianVotes, VoteSet},
 };
@@ -139,6 +139,14 @@ impl Header {
         let mut out = Vec::new();
         self.encode_signed_by(&Signature::EMPTY, &mut out);
         keccak(out)
+    }
+
+    /// What orders blocks in votes and locks: the height at the clocked pace, the epoch at the responsive one.
+    pub const fn rank(&self, pace: Pace) -> u64 {
+        match pace {
+            Pace::Clocked => self.height,
+            Pace::Responsive => self.epoch,
+        }
     }
 
     /// Whether the proposer signed it.

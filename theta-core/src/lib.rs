@@ -21,6 +21,7 @@ pub mod block;
 pub mod bls;
 pub mod codec;
 pub mod context;
+pub mod evidence;
 pub mod hash;
 pub mod hash_rand;
 pub mod journal;

@@ -38,6 +38,7 @@ use tokio::sync::watch;
 
 use crate::{
     clock::now_millis,
+    evidence::Dossier,
     fetch::{Fetcher, RANGE},
     metrics::Metrics,
     net::{Delivery, Packet, Port, Ticket, Verdict},
@@ -96,6 +97,8 @@ pub(crate) struct Chain {
     /// Whom the next fetch without a named peer asks.
     next_peer: usize,
     fetcher: Fetcher,
+    /// Validators that contradicted themselves.
+    dossier: Dossier,
     metrics: Metrics,
     shelf: Option<Arc<Shelf>>,
 }
@@ -188,6 +191,7 @@ impl Chain {
             wake_at: 0,
             next_peer: 0,
             fetcher: Fetcher::default(),
+            dossier: Dossier::open(&parts.folder)?,
             metrics: parts.metrics,
             shelf: parts.shelf,
         })
@@ -256,6 +260,8 @@ impl Chain {
             Effect::WakeAt(at) => self.wake_at = at,
             Effect::Report(evidence) => {
                 tracing::warn!(offender = %evidence.offender(), "a validator contradicted itself");
+                self.dossier.add(evidence)?;
+                inputs.push_back(Input::Work);
             }
             Effect::Penalize { peer, fault } => {
                 tracing::warn!(peer, ?fault, "a peer broke the protocol");
@@ -296,7 +302,10 @@ impl Chain {
 
     fn build(&mut self, context: &BlockContext, inputs: &mut VecDeque<Input>) -> Result<()> {
         let mut view = self.reader.state(At::Block(context.parent_hash))?;
-        let candidates = self.mempool.lock().candidates(&mut view, MAX_BLOCK_TXS, MAX_BUILT_BYTES)?;
+        let (spec, signer) = (self.reader.spec(), self.signer.unguarded());
+        let mut candidates = self.dossier.charges(&mut view, spec, context.height(), signer)?;
+        let room = MAX_BLOCK_TXS - candidates.len();
+        candidates.extend(self.mempool.lock().candidates(&mut view, room, MAX_BUILT_BYTES)?);
         let (body, left_out) = self.ledger.build_block(context, &candidates, self.signer.unguarded())?;
         for (hash, error) in left_out {
             self.mempool.lock().left_out(&hash, error);

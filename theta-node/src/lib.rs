@@ -11,6 +11,7 @@ pub mod config;
 pub mod demo;
 pub mod devnet;
 pub mod edge;
+mod evidence;
 mod fetch;
 pub mod folder;
 pub mod http;

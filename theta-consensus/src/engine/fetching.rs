@@ -61,6 +61,14 @@ impl Engine {
         }
     }
 
+    /// A peer shows that it is locked on a block, so it has it: it is asked at once, whoever has been asked before.
+    pub(super) fn want_of_holder(&mut self, block: Hash, from: Peer) {
+        match self.wants.get_mut(&block) {
+            Some(want) if want.from != from => *want = Want { from, next: self.now, attempts: 0, ..*want },
+            _ => self.want(block, from, Reason::Peer(from), 0),
+        }
+    }
+
     pub(super) fn fetch(&mut self, out: &mut Vec<Effect>) {
         if self.wants.is_empty() {
             return;

@@ -61,7 +61,11 @@ impl Engine {
         if !self.has_room(from, &hash, header) {
             return;
         }
-        self.wants.remove(&hash);
+        let scheduled = self.tree.next_validators(&parent).and_then(|set| proposer(set, header.epoch));
+        if self.wants.remove(&hash).is_none() && scheduled == Some(header.proposer) {
+            // What had to be asked for got lost, which says nothing of how slow the network is.
+            self.timers.comes(header.epoch);
+        }
         if !self.make_room() {
             return;
         }

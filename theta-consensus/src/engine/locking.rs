@@ -6,6 +6,7 @@ use theta_core::{
     block::CommitCertificate,
     context::Finality,
     hash::{Address, Hash},
+    spec::Pace,
     vote::{Vote, VoteSet},
 };
 
@@ -27,7 +28,7 @@ impl Engine {
     /// Locks on a block that has become the highest certified one, and settles its parent if it certifies that itself.
     pub(super) fn certify(&mut self, hash: Hash, out: &mut Vec<Effect>) {
         let Some(node) = self.tree.node(&hash) else { return };
-        let height = node.header.height;
+        let (height, epoch) = (node.header.height, node.header.epoch);
         let rank = vote::rank(&node.header, self.tree.pace(height));
         if !node.is_valid() || rank <= self.lock.rank {
             return;
@@ -41,7 +42,14 @@ impl Engine {
         let blocks = self.unlogged(&hash);
         self.append(WalRecord { blocks, lock: Some(certificate.clone()), ..WalRecord::default() }, out);
         self.lock = Lock { block: hash, height, rank, certificate };
-        self.timers.failures = 0;
+        self.timers.failing = false;
+        if !self.timers.comes(epoch) && epoch == self.epoch {
+            self.timers.certified(self.now, &self.settings);
+        }
+        if epoch < self.epoch && self.pace() == Pace::Responsive {
+            // This node has gone on without the certificate, so others may have, too.
+            self.status_at = self.now;
+        }
         self.propose_again();
         self.gather_members();
         self.settle(out);
@@ -68,6 +76,7 @@ impl Engine {
         if !node.is_valid() || !vote::settles_parent(&node.header, &below.header, pace) {
             return;
         }
+        self.settled_by = Some((node.block.clone(), self.lock.certificate.clone()));
         let gone = self.tree.settle(&parent);
         self.gather_members();
         let Some(header) = self.tree.header(&parent).cloned() else { return };

@@ -6,7 +6,7 @@ use theta_core::{
     BigUint,
     block::{Block, Extension, Header, transactions_root},
     context::{BlockContext, Body},
-    hash::Hash,
+    hash::{Address, Hash},
     sign::Signature,
     spec::{HeaderRules, Pace},
     stake::ValidatorSet,
@@ -29,8 +29,31 @@ impl Engine {
     pub(super) fn propose_again(&mut self) {
         let has_proposed = self.proposal.as_ref().is_some_and(|block| block.header.epoch == self.epoch);
         if self.pace() == Pace::Responsive && !has_proposed {
+            if self.timers.awaits.is_some() {
+                self.timers.propose = Some(self.now);
+            }
             self.timers.propose.get_or_insert(self.now);
         }
+    }
+
+    /// Whether a block of the epoch before may still get its certificate from those who have not been heard of since. A
+    /// vote for something else counts for the end of an epoch and not for the block, so one faulty voter can open an epoch
+    /// before the last vote for the block has come. A proposer that did not wait for that would build beside the block: no
+    /// two epochs in a row would have one, and nothing would settle.
+    pub(super) fn awaits_certificate(&self) -> bool {
+        let before = self.epoch.saturating_sub(1);
+        let Some(validators) = self.tree.next_validators(&self.lock.block) else { return false };
+        if self.pace() == Pace::Clocked || self.lock.rank >= before {
+            return false;
+        }
+        let heard: Vec<&Vote> = self.book.since(before, validators).collect();
+        let open = validators.as_slice().iter().map(|validator| validator.address);
+        let open: Vec<Address> = open.filter(|one| heard.iter().all(|vote| vote.voter != *one)).collect();
+        heard.iter().any(|vote| {
+            let newer = self.tree.header(&vote.block).is_none_or(|header| header.epoch == before);
+            let voters = heard.iter().filter(|other| other.block == vote.block).map(|vote| vote.voter);
+            newer && validators.is_quorum(validators.stake_of(voters.chain(open.iter().copied())))
+        })
     }
 
     /// The block to extend. Clocked: the highest that the set change rule allows. Responsive: the lock.
@@ -67,6 +90,13 @@ impl Engine {
         }
         if self.waits_for_votes(&parent, header.height, &validators) {
             return;
+        }
+        if self.awaits_certificate() {
+            let until = *self.timers.awaits.get_or_insert(self.now + self.settings.epoch_timeout / 2);
+            if self.now < until {
+                self.timers.propose = Some(until);
+                return;
+            }
         }
         let same = |building: &Building| building.parent == parent && building.epoch == self.epoch;
         if self.building.as_ref().is_some_and(same) {

@@ -132,6 +132,7 @@ impl Engine {
             members: Vec::new(),
             ballot: None,
             final_checkpoint: checkpoint,
+            settled_by: None,
             reported: BTreeSet::new(),
         };
         engine.gather_members();

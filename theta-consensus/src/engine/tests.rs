@@ -15,6 +15,7 @@ use crate::{
     wal::WalVote,
 };
 
+mod hostile;
 mod trace;
 mod upper;
 
@@ -366,6 +367,9 @@ fn a_block_without_parent_is_kept_and_its_parent_asked_for() {
     });
     assert!(asked, "{effects:?}");
     bench.apply(&first, false);
+    // What has not been executed yet is not passed on: whoever does so is blamed if it is bad.
+    assert_eq!(bench.engine.branch(&second.header.hash()).len(), 1);
+    bench.step(Input::Executed { hash: second.header.hash(), post: Some(bench.post.clone()) });
     assert_eq!(bench.engine.branch(&second.header.hash()).len(), 2);
 }
 

@@ -4,10 +4,16 @@ use super::{Effect, Engine, upper};
 use crate::message::Message;
 use theta_core::spec::Pace;
 
+/// How often within a timeout a node repeats itself while nothing is certified.
+const AGAIN: u64 = 4;
+
 impl Engine {
     pub(super) fn enter_epoch(&mut self, out: &mut Vec<Effect>) {
         let (pace, busy) = (self.pace(), self.busy());
         self.timers.enter(self.now, pace, &self.settings, busy);
+        if pace == Pace::Responsive {
+            self.status_at = self.status_at.min(self.timers.stuck_at(&self.settings));
+        }
         // Where nobody can propose, because the tip is of this epoch or a later one, there is nothing to wait for.
         if pace == Pace::Responsive
             && let Some(tip) = self.tree.tip(&self.lock.block, |_| true)
@@ -27,7 +33,7 @@ impl Engine {
         }
         if self.now >= self.timers.timeout {
             self.cast_vote(true, out);
-            self.timers.failures = self.timers.failures.saturating_add(1);
+            self.timers.miss(self.epoch);
             if self.pace() == Pace::Responsive {
                 // The next proposer has to know the highest lock, or whoever holds it cannot vote.
                 out.push(Effect::Broadcast(Message::Status(self.status())));
@@ -40,11 +46,13 @@ impl Engine {
         }
         self.run_ballot(out);
         if self.now >= self.status_at {
-            self.status_at = self.now + self.settings.status_interval.max(1);
-            // While epochs pass without a certificate, patience is long and a vote that got lost would be missing as long:
-            // who has voted says so again. So a network that has healed goes on at once.
-            let has_voted = self.last_vote.is_some_and(|last| last.epoch == self.epoch);
-            if has_voted && self.timers.failures > 0 && self.pace() == Pace::Responsive {
+            // While nothing is certified, a vote that got lost would be missing until the next timeout: who has voted says
+            // so again, several times within one. So a network that has healed goes on at once.
+            let stuck = self.pace() == Pace::Responsive && self.timers.is_stuck(self.now, &self.settings);
+            let again =
+                if stuck { self.settings.epoch_timeout / AGAIN } else { self.settings.status_interval };
+            self.status_at = self.now + again.max(1);
+            if stuck && self.last_vote.is_some_and(|last| last.epoch == self.epoch) {
                 self.cast_vote(true, out);
             }
             out.push(Effect::Broadcast(Message::Status(self.status())));

@@ -71,19 +71,29 @@ impl Engine {
         self.certify(block, out);
         self.complete_lock();
         self.try_advance(out);
+        if self.timers.awaits.is_some() && !self.awaits_certificate() {
+            self.propose_again();
+        }
     }
 
-    /// Whether a peer claims to know a certificate above this node's lock.
+    /// Whether a peer claims to know a certificate above this node's lock, or votes that matter here.
     pub(super) fn is_ahead(&self, status: &Status) -> bool {
         match self.pace() {
             Pace::Clocked => status.certified_height > self.lock.height,
-            Pace::Responsive => status.certified_epoch > self.lock.rank,
+            Pace::Responsive => {
+                let votes = status.opened_by.as_slice().iter();
+                status.certified_epoch > self.lock.rank || { votes }
+                    .any(|vote| vote.epoch >= self.epoch && !self.book.knows(vote))
+            }
         }
     }
 
     pub(super) fn on_status(&mut self, from: Peer, status: Status, out: &mut Vec<Effect>) {
         if !self.is_ahead(&status) {
             return;
+        }
+        for vote in status.opened_by.as_slice() {
+            self.on_vote(from, vote.clone(), out);
         }
         let block = status.certificate.block;
         for vote in status.certificate.votes.as_slice() {
@@ -92,8 +102,8 @@ impl Engine {
                 self.book.insert(vote.clone(), |hash| tree.knows(hash));
             }
         }
-        if self.is_lost(&block) {
-            self.want(block, from, Reason::Peer(from), 0);
+        if self.is_lost(&block) && status.certified_height > self.tree.head_height() {
+            self.want_of_holder(block, from);
         }
         self.certify(block, out);
         self.try_advance(out);

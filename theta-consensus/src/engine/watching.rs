@@ -1,10 +1,12 @@
 //! Contradictions of others: found, kept from being told twice, reported and passed on.
 
-use theta_core::hash::{Address, Hash};
+use theta_core::{
+    evidence::Evidence,
+    hash::{Address, Hash},
+};
 
 use super::{Effect, Engine};
 use crate::{
-    evidence::Evidence,
     message::{Message, Peer},
     vote::rank,
 };

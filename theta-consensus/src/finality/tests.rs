@@ -33,7 +33,7 @@ fn block() -> Hash {
 
 fn vote(pool: &GuardianPool, index: u8) -> GuardianVotes {
     let message = checkpoint(pool).message(&block(), &pool.hash());
-    guardian::sign(&key(index), &message, (block(), pool.hash()), index.into(), SIZE.into())
+    guardian::sign(&key(index), (SUITE, &message), (block(), pool.hash()), index.into(), SIZE.into())
 }
 
 fn votes(pool: &GuardianPool, bits: u8) -> Option<GuardianVotes> {

@@ -37,7 +37,7 @@ impl World {
     fn vote(&self, index: usize) -> GuardianVotes {
         let pool = self.pool.hash();
         let message = GuardianVotes::message(&self.block, &pool);
-        sign(&self.keys[index], &message, (self.block, pool), index, self.keys.len())
+        sign(&self.keys[index], (SUITE, &message), (self.block, pool), index, self.keys.len())
     }
 
     fn verify(&self, votes: &GuardianVotes) -> Result<(), AggregateError> {

@@ -178,7 +178,13 @@ fn guardians_make_a_settled_checkpoint_final() {
     let votes = |signers: &[u8], height| {
         let message = finality::message(GuardianRule::Finalize, "privatenet", height, &block, &pool);
         let votes = signers.iter().map(|index| {
-            guardian::sign(&guardian_key(*index), &message, (block, pool), usize::from(*index), 4)
+            guardian::sign(
+                &guardian_key(*index),
+                (finality::SUITE, &message),
+                (block, pool),
+                usize::from(*index),
+                4,
+            )
         });
         votes.reduce(|a, b| a.merged(&b).expect("fits")).expect("one at least")
     };

@@ -19,6 +19,7 @@ use crate::tree::SettledBlock;
 /// Transactions of one block besides its first.
 const MOST: usize = 20;
 const STAKE: u8 = b's';
+const SLASH: u8 = b'x';
 
 /// A transaction that does nothing.
 pub(super) fn plain(number: u64) -> Vec<u8> {
@@ -28,6 +29,12 @@ pub(super) fn plain(number: u64) -> Vec<u8> {
 /// A transaction that gives a validator another stake, in whole THETA.
 pub(super) fn stake(number: u64, validator: Address, stake: u64) -> Vec<u8> {
     [&[STAKE], number.to_be_bytes().as_slice(), validator.as_slice(), &stake.to_be_bytes()].concat()
+}
+
+/// A transaction that takes the stake of a validator, unless it is the last one. Whether that is right is not asked: here
+/// only those bring it who have seen the proof.
+pub(super) fn slash(validator: Address) -> Vec<u8> {
+    [&[SLASH], validator.as_slice()].concat()
 }
 
 #[derive(Debug)]
@@ -105,6 +112,15 @@ impl Ledger {
                 };
                 let others = validators.as_slice().iter().filter(|other| other.address != changed.address);
                 validators = Arc::new(ValidatorSet::new(others.cloned().chain([changed.clone()])));
+            }
+            if let Some((&SLASH, culprit)) = transaction.split_first() {
+                let others =
+                    validators.as_slice().iter().filter(|other| other.address.as_slice() != culprit).cloned();
+                let left = ValidatorSet::new(others);
+                if !left.as_slice().is_empty() && left != *validators {
+                    changes_validators = true;
+                    validators = Arc::new(left);
+                }
             }
         }
         PostState { changes_validators, ..PostState::new(root, validators) }

@@ -26,6 +26,7 @@ mod plot;
 mod random;
 mod schedules;
 mod setup;
+mod steps;
 
 use theta_core::{hash::Hash, spec::ChainSpec};
 
@@ -34,6 +35,7 @@ pub use self::{
     adversary::Strategy,
     guardians::{Costs, GuardianReport, GuardianScenario},
     plot::Plot,
+    steps::{Counts, Steps},
 };
 use crate::{
     checks::Fault,
@@ -98,6 +100,8 @@ pub struct Scenario {
     pub transaction_every: Millis,
     /// A stake changes so often; 0 for never.
     pub stake_change_every: Millis,
+    /// Whether the ledger takes the stake of whoever is proven to have contradicted itself.
+    pub slashes: bool,
     /// How long executing a block takes; building takes no time.
     pub execution: Millis,
     /// Whether signatures are made and checked, which costs most of the time of a run.
@@ -130,6 +134,7 @@ impl Scenario {
             loses_logs: Vec::new(),
             transaction_every: 1_000,
             stake_change_every: 0,
+            slashes: false,
             execution: 0,
             real_signatures: false,
         }
@@ -232,12 +237,18 @@ pub struct Report {
     pub settled: Vec<u64>,
     /// Height of every node's final checkpoint.
     pub finals: Vec<u64>,
+    /// Validators in every node's newest settled state.
+    pub validators: Vec<usize>,
     /// Most guardians and most elite edge nodes whose votes stand in a settled header.
     pub votes_in_headers: (usize, usize),
     /// Settled height of every node when the calm began.
     pub before_calm: Vec<u64>,
     /// When, after the calm began, the honest node that was last had settled a block more; none while one has not.
     pub healed_after: Option<Millis>,
+    /// When, after the calm began, the last honest node that had crashed was back.
+    pub whole_after: Millis,
+    /// Epochs with a faulty proposer that honest nodes entered between then and `healed_after`.
+    pub faulty_epochs: u32,
     /// Settled height of every node every ten seconds, from the start on.
     pub samples: Vec<Vec<u64>>,
     /// Epoch of every node.

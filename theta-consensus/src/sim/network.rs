@@ -50,13 +50,15 @@ pub(super) struct Network {
     now: Millis,
     queue: BTreeMap<(Millis, u64), Event>,
     sequence: u64,
-    nodes: Vec<Node>,
+    pub(super) nodes: Vec<Node>,
     adversaries: BTreeMap<usize, Box<dyn Adversary>>,
     allies: Vec<usize>,
     keys: Vec<Arc<dyn Signer>>,
     checkpoint_keys: Vec<Option<bls::SecretKey>>,
     audit: Audit,
     born: BTreeMap<Vec<u8>, Millis>,
+    /// The highest epoch that an honest node was in.
+    epoch: u64,
     report: Report,
     #[cfg(test)]
     pub(super) lose_disks_at_blackout: bool,
@@ -80,7 +82,8 @@ impl Network {
         let header = Header { chain: scenario.spec.chain.clone(), ..Header::zero() };
         let genesis = Arc::new(Block { header, transactions: Vec::new() });
         let spec = Arc::new(scenario.spec.clone());
-        let constant = (scenario.stake_change_every == 0).then(|| validators.clone());
+        let constant = scenario.stake_change_every == 0 && !scenario.slashes;
+        let constant = constant.then(|| validators.clone());
         let mut audit = Audit::new(scenario.spec.clone(), constant);
         if scenario.real_signatures {
             audit = audit.with_light_client(genesis.header.clone());
@@ -107,6 +110,7 @@ impl Network {
             locked: 0,
             has_lost_log: false,
             has_restarted: true,
+            recorded: None,
         };
         let nodes = signers.into_iter().enumerate().map(node).collect();
         Self {
@@ -121,14 +125,18 @@ impl Network {
             checkpoint_keys,
             audit,
             born: BTreeMap::new(),
+            epoch: 0,
             #[cfg(test)]
             lose_disks_at_blackout: false,
             report: Report {
                 settled: Vec::new(),
                 finals: Vec::new(),
+                validators: Vec::new(),
                 votes_in_headers: (0, 0),
                 before_calm: Vec::new(),
                 healed_after: None,
+                whole_after: 0,
+                faulty_epochs: 0,
                 samples: Vec::new(),
                 epochs: Vec::new(),
                 violations: Vec::new(),
@@ -143,6 +151,21 @@ impl Network {
     }
 
     pub(super) fn run(mut self) -> Report {
+        self.play();
+        for node in &self.nodes {
+            self.report.settled.push(node.settled_height);
+            self.report.finals.push(node.final_height);
+            let newest = node.ledger.settled.last();
+            self.report.validators.push(newest.map_or(0, |(.., post)| post.validators.as_slice().len()));
+            self.report.epochs.push(node.running.as_ref().map_or(0, |running| running.engine.epoch()));
+        }
+        self.report.latencies.sort_unstable();
+        self.report.violations = self.audit.violations;
+        self.report
+    }
+
+    /// Lets happen what happens.
+    pub(super) fn play(&mut self) {
         for node in 0..self.nodes.len() {
             if !self.scenario.stopped.contains(&node) {
                 let at = self.random.below(50);
@@ -178,14 +201,6 @@ impl Network {
             self.now = at;
             self.happen(event);
         }
-        for node in &self.nodes {
-            self.report.settled.push(node.settled_height);
-            self.report.finals.push(node.final_height);
-            self.report.epochs.push(node.running.as_ref().map_or(0, |running| running.engine.epoch()));
-        }
-        self.report.latencies.sort_unstable();
-        self.report.violations = self.audit.violations;
-        self.report
     }
 
     fn at(&mut self, at: Millis, event: Event) {
@@ -207,6 +222,23 @@ impl Network {
         }
     }
 
+    /// Counts the epochs that a faulty proposer spoils while the network heals.
+    fn count_epoch(&mut self, node: usize) {
+        let Some(running) = &self.nodes[node].running else { return };
+        let epoch = running.engine.epoch();
+        if epoch <= self.epoch {
+            return;
+        }
+        let proposer = running.engine.proposer();
+        self.epoch = epoch;
+        if self.is_calm()
+            && self.report.healed_after.is_none()
+            && self.allies.iter().any(|ally| Some(self.keys[*ally].address()) == proposer)
+        {
+            self.report.faulty_epochs += 1;
+        }
+    }
+
     fn is_calm(&self) -> bool {
         self.now >= self.scenario.calm_from
     }
@@ -215,6 +247,10 @@ impl Network {
         match event {
             Event::Restart { node } => {
                 self.report.restarts += 1;
+                if self.is_calm() && !self.allies.contains(&node) {
+                    self.report.whole_after = self.now - self.scenario.calm_from;
+                    self.report.faulty_epochs = 0;
+                }
                 self.nodes[node].has_restarted = true;
                 for (transaction, _) in self.born.iter().filter(|(_, born)| **born != Millis::MAX) {
                     self.nodes[node].offer(transaction);
@@ -366,6 +402,13 @@ impl Network {
         }
         if honest {
             self.check(node, &outcome);
+            if self.scenario.slashes {
+                for evidence in &outcome.reported {
+                    // The next of those that know of it who proposes brings it.
+                    self.nodes[node].ledger.pool.insert(ledger::slash(evidence.offender()));
+                }
+            }
+            self.count_epoch(node);
         }
         if let Some(running) = &self.nodes[node].running
             && !outcome.crashed
@@ -397,7 +440,11 @@ impl Network {
         for (from, packet) in outcome.requests {
             let to = match from {
                 Some(Peer::Remote(peer)) => usize::try_from(peer).unwrap_or(node),
-                _ => usize::try_from(self.random.below(self.nodes.len() as u64)).unwrap_or(node),
+                // Anybody else.
+                _ => {
+                    let other = self.random.below(self.nodes.len().saturating_sub(1) as u64);
+                    usize::try_from(other).map_or(node, |other| if other < node { other } else { other + 1 })
+                }
             };
             self.send(node, to, 0, packet);
         }

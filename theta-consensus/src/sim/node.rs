@@ -3,9 +3,10 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use theta_core::{
-    block::{Block, CommitCertificate},
+    block::Block,
     bls,
     context::Finality,
+    evidence::Evidence,
     hash::Hash,
     journal::{Disk, Journal, MemDisk},
     sign::Signer,
@@ -16,7 +17,6 @@ use super::{audit::Witness, ledger::Ledger, setup::pretends};
 use crate::{
     checks::Fault,
     engine::{Effect, Engine, Input, Roles, Start},
-    evidence::Evidence,
     message::{Message, Peer},
     pace::{Millis, Settings},
     signer::{Intent, LocalSigner, RoleSigner, Signed},
@@ -103,6 +103,8 @@ pub(super) struct Node {
     pub(super) has_lost_log: bool,
     /// Of the newest final checkpoint, ever.
     pub(super) final_height: u64,
+    /// All inputs, where they are wanted.
+    pub(super) recorded: Option<Vec<(Millis, Input)>>,
 }
 
 type Dice<'a> = &'a mut dyn FnMut() -> bool;
@@ -248,6 +250,9 @@ impl Node {
         while let Some(input) = inputs.pop_front() {
             let Some(running) = &mut self.running else { return outcome };
             let mut effects = Vec::new();
+            if let Some(recorded) = &mut self.recorded {
+                recorded.push((now, input.clone()));
+            }
             running.engine.step(now, input, &mut effects);
             for effect in effects {
                 if dice() {
@@ -330,18 +335,14 @@ impl Node {
         running.final_height = final_height;
         let before = running.seen;
         outcome.fell |= now.0 < before.0 || now.1 < before.1 || now.2 < before.2;
-        let branch = engine.branch(&lock);
+        let branch = engine.unsettled(&lock);
         let below = branch.first().map_or(lock, |block| block.header.parent);
         outcome.fell |= below != settled;
         if now.0 > before.0
-            && let Some(child) = branch.first()
+            && let Some((child, certificate)) = engine.settled_by()
         {
-            let later = branch.iter().skip(1).map(|block| &block.header.certificate);
-            let on_lock = engine.status().certificate;
-            let on_child = |certificate: &&CommitCertificate| certificate.block == child.header.hash();
-            let certificate = later.chain([&on_lock]).find(on_child).cloned().unwrap_or_default();
             let newest = self.ledger.settled.last().map(|(_, block, _)| block.clone());
-            outcome.witness = newest.map(|block| Witness { block, child: child.clone(), certificate });
+            outcome.witness = newest.map(|block| Witness { block, child, certificate });
         }
         running.seen = now;
     }

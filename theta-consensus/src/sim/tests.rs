@@ -270,3 +270,21 @@ fn schedules_break_no_rule_and_heal() {
         assert!(report.healed_after.is_some_and(|after| after <= 8_500), "seed {seed}: {report:?}");
     }
 }
+
+/// `benchmarks.md` F: what a validator makes for a block does not grow with the validators; what it takes in is a vote of each.
+#[test]
+fn a_validator_makes_as_many_messages_among_a_hundred_as_among_four() {
+    let counts = [4, 31, 100].map(|validators| {
+        let steps = Steps::record(ChainSpec::devnet(), validators, 4_000);
+        let mut engine = steps.engine().expect("a beginning");
+        let counts = Steps::replay(&mut engine, steps.inputs());
+        assert!(counts.blocks > 8, "{validators}: {counts:?}");
+        counts
+    });
+    let made = |counts: &Counts| counts.made as f64 / counts.blocks as f64;
+    let taken = |counts: &Counts| counts.taken as f64 / counts.blocks as f64;
+    assert!(made(&counts[2]) <= made(&counts[0]) + 1.0, "{counts:?}");
+    for (counts, validators) in counts.iter().zip([4.0, 31.0, 100.0]) {
+        assert!(taken(counts) <= 2.0 * validators + 6.0, "{validators}: {counts:?}");
+    }
+}

@@ -174,6 +174,7 @@ impl Fork {
                 rules.tx.max_gas = 1 << 24;
                 rules.evm.rule_set = RuleSet::Ethereum;
                 rules.stake.validator_keys = true;
+                rules.stake.slash_equivocation = true;
                 rules.consensus = ConsensusRules {
                     pace: Pace::Responsive,
                     checkpoint_interval: 10,
@@ -214,6 +215,7 @@ pub(super) fn oldest() -> Rules {
             lock_blocks: 28_800,
             reward: RewardRule::Zero,
             validator_keys: false,
+            slash_equivocation: false,
         },
         evm: EvmRules {
             rule_set: RuleSet::Theta,

@@ -85,6 +85,8 @@ pub struct StakeRules {
     pub reward: RewardRule,
     /// Validators have BLS keys with proofs of possession, written by genesis.
     pub validator_keys: bool,
+    /// Whoever proves that a validator contradicted itself has all that is staked with it burned.
+    pub slash_equivocation: bool,
 }
 
 /// Whose rules contracts run by.

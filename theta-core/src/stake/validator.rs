@@ -91,6 +91,14 @@ impl ValidatorPool {
         returned
     }
 
+    /// Takes out a holder with all of its stakes, those being withdrawn too; `None` for one that has none.
+    pub fn burn(&mut self, holder: Address) -> Option<StakeHolder<ThetaWei>> {
+        let index = self.candidates.iter().position(|candidate| candidate.holder == holder)?;
+        let burned = self.candidates.remove(index);
+        self.sort();
+        Some(burned)
+    }
+
     fn sort(&mut self) {
         self.candidates
             .sort_by_cached_key(|candidate| Reverse((candidate.total(), candidate.holder.to_checksum(None))));
@@ -199,6 +207,21 @@ mod tests {
         assert!(pool.take_due(149).is_empty());
         assert_eq!(pool.take_due(150)[0].amount, ThetaWei::wei(10));
         assert!(pool.candidates.is_empty());
+    }
+
+    #[test]
+    fn what_is_burned_is_all_of_a_holder_and_nothing_else() {
+        let mut pool = ValidatorPool::default();
+        for byte in 1..=3 {
+            pool.deposit(address(byte), address(9), ThetaWei::wei(5)).expect("deposit");
+        }
+        pool.deposit(address(1), address(8), ThetaWei::wei(7)).expect("deposit");
+        pool.withdraw(address(2), address(9), 100, 50).expect("begins");
+        let burned = pool.burn(address(9)).expect("staked");
+        assert_eq!((burned.stakes.len(), burned.total()), (3, ThetaWei::wei(10)));
+        assert_eq!(pool.burn(address(9)), None);
+        assert!(pool.take_due(1_000).is_empty());
+        assert_eq!(pool.find(address(8)).expect("there").total(), ThetaWei::wei(7));
     }
 
     #[test]

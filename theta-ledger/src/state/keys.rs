@@ -25,6 +25,9 @@ pub const DISTRIBUTION: &[u8] = b"ls/srdrs/";
 /// BLS keys of validators by holder; only where the chain has them.
 pub const VALIDATOR_KEY: &[u8] = b"ls/vbk/";
 
+/// Up to which height a validator has been punished for contradictions, by holder; only where they are punished.
+pub const PUNISHED: &[u8] = b"ls/pun/";
+
 fn key(prefix: &[u8], rest: &[u8]) -> Vec<u8> {
     [prefix, rest].concat()
 }
@@ -57,6 +60,11 @@ pub fn elite_returns(height: u64) -> Vec<u8> {
 /// Key of a reward distribution rule.
 pub fn distribution(holder: Address) -> Vec<u8> {
     key(DISTRIBUTION, holder.as_slice())
+}
+
+/// Key of a validator's punishment.
+pub fn punished(holder: Address) -> Vec<u8> {
+    key(PUNISHED, holder.as_slice())
 }
 
 /// Key of a validator's BLS key.

@@ -341,6 +341,11 @@ impl StateView {
         self.set_record(keys::VALIDATORS.to_vec(), Some(pool.to_rlp()));
     }
 
+    /// Up to which height what a validator said has been punished; `None` for one that never was.
+    pub fn punished(&mut self, holder: Address) -> Result<Option<u64>, StateError> {
+        self.typed(&keys::punished(holder))
+    }
+
     /// Guardian candidates.
     pub fn guardians(&mut self) -> Result<GuardianPool, StateError> {
         Ok(self.typed(keys::GUARDIANS)?.unwrap_or_default())

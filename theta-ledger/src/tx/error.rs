@@ -9,7 +9,7 @@ use theta_core::{
     stake::{StakeError, reward::UnknownValidator},
 };
 
-use super::TxCoins;
+use super::{TxCoins, equivocation::EquivocationError};
 use crate::state::StateError;
 
 /// Why a transaction was not applied. Every node gives the same variant for the same input and state.
@@ -126,6 +126,9 @@ pub enum TxError {
     /// The proof does not show that a payer signed away more than its fund holds.
     #[error("invalid proof of overspending: {0}")]
     Overspending(&'static str),
+    /// The validator is not punished.
+    #[error(transparent)]
+    Equivocation(#[from] EquivocationError),
     /// The rule belongs to somebody else.
     #[error("Unauthorized to update the split rule of this resource")]
     SplitOwner,

@@ -6,6 +6,7 @@
 
 mod coinbase;
 mod deposit_stake;
+mod equivocation;
 mod error;
 pub mod ethereum;
 mod release_fund;
@@ -36,6 +37,7 @@ use theta_core::{
 pub use self::{
     coinbase::{Coinbase, expected_rewards},
     deposit_stake::{DepositStake, DepositStakeV2, HolderSummary, Purpose},
+    equivocation::EquivocationError,
     error::TxError,
     release_fund::ReleaseFund,
     reserve_fund::ReserveFund,
@@ -223,7 +225,7 @@ macro_rules! transactions {
 transactions! {
     /// Pays the block's rewards.
     Coinbase(Coinbase),
-    /// Punishes an overspending payer; never valid under the reference's rules.
+    /// Punishes an overspending payer or a validator that contradicted itself; never valid under the reference's rules.
     Slash(Slash),
     /// Moves coins.
     Send(Send),
@@ -327,7 +329,7 @@ impl Transaction {
         let regular = rules.tx.regular_gas;
         match self {
             Self::Coinbase(_) => BigUint::ZERO,
-            // It pays nothing and takes a payer's collateral: nobody makes many, and none of them should wait.
+            // It pays nothing and takes a collateral or a stake: nobody makes many, and none of them should wait.
             Self::Slash(_) if rules.tx.slash_overspending => BigUint::from(u128::MAX),
             Self::Slash(_) => BigUint::ZERO,
             Self::Send(tx) => per(&tx.fee, (tx.inputs.len() + tx.outputs.len()).max(2) as u64 * regular / 2),
@@ -344,11 +346,12 @@ impl Transaction {
     }
 
     /// Whether it raises the flag of the set-change rule: a deposit or withdrawal of a validator's stake by the old kinds
-    /// (`ledger/ledger.go`; a type 10 deposit changes the pool too and is not counted).
+    /// (`ledger/ledger.go`; a type 10 deposit changes the pool too and is not counted), or the burning of such stakes.
     pub fn changes_validators(&self) -> bool {
         match self {
             Self::DepositStake(tx) => tx.purpose == Purpose::VALIDATOR,
             Self::WithdrawStake(tx) => tx.purpose == Purpose::VALIDATOR,
+            Self::Slash(tx) => tx.is_of_equivocation(),
             _ => false,
         }
     }

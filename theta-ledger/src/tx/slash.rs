@@ -1,5 +1,6 @@
-//! Kind 1: the punishment of a payer who signed away more than its fund holds. The reference can encode and sign it, and
-//! no rule of its lets it into a block; ours do where `slash_overspending` holds.
+//! Kind 1: the punishment of a payer who signed away more than its fund holds, or of a validator that contradicted itself
+//! (`equivocation`, where the reserve sequence is 0). The reference can encode and sign it, and no rule of its lets it into
+//! a block; ours do where `slash_overspending` and `slash_equivocation` hold.
 //!
 //! Anybody may bring the proof: payments out of one fund, signed by the payer, no two of them with the same payee and
 //! payment sequence, together more than the fund held at first (`edge.md` 5.1). Those that can still settle share what is
@@ -30,17 +31,17 @@ use crate::{
 /// Payments in a proof: as many as one transaction may touch accounts.
 pub const MAX_PROOF_PAYMENTS: usize = 512;
 
-/// Punishes an overspending payer.
+/// Punishes an overspending payer, or a validator that contradicted itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Slash {
     /// Who brings the proof, without coins.
     pub proposer: TxInput,
-    /// The payer.
+    /// The payer, or the validator.
     pub slashed_address: Address,
-    /// Its fund.
+    /// The payer's fund; 0 for a validator.
     #[serde(serialize_with = "json::text")]
     pub reserve_sequence: u64,
-    /// An [`OverspendingProof`].
+    /// An [`OverspendingProof`], or [`theta_core::evidence::Evidence`] against a validator.
     #[serde(serialize_with = "json::base64")]
     pub slash_proof: Vec<u8>,
 }
@@ -101,6 +102,9 @@ fn fund_of(account: &Account, reserve_sequence: u64) -> Option<&ReservedFund> {
 
 impl Slash {
     pub(super) fn check(&self, scope: &Scope<'_>, view: &mut StateView) -> Result<(), TxError> {
+        if scope.rules.stake.slash_equivocation && self.is_of_equivocation() {
+            return self.check_equivocation(scope, view);
+        }
         let bringer = scope.existing(view, self.proposer.address)?;
         if self.proposer.coins != TxCoins::default() {
             return Err(TxError::Overspending("it carries no coins"));
@@ -157,6 +161,9 @@ impl Slash {
         scope: &Scope<'_>,
         view: &mut StateView,
     ) -> Result<Option<VmOutcome>, TxError> {
+        if scope.rules.stake.slash_equivocation && self.is_of_equivocation() {
+            return self.apply_equivocation(scope, view);
+        }
         let mut bringer = scope.existing(view, self.proposer.address)?;
         bringer.sequence = bringer.sequence.wrapping_add(1);
         view.store(bringer);

@@ -3,6 +3,7 @@
 
 mod accounts;
 mod codec;
+mod equivocation;
 mod genesis;
 mod growth;
 mod known;

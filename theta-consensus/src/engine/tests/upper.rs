@@ -59,7 +59,7 @@ fn guardian_votes(block: Hash, signers: std::ops::Range<u8>) -> GuardianVotes {
     let votes = signers.map(|index| {
         let message = GuardianVotes::message(&block, &pool);
         let (at, size) = (usize::from(index), usize::from(GUARDIANS));
-        crate::guardian::sign(&bls_key(index), &message, (block, pool), at, size)
+        crate::guardian::sign(&bls_key(index), (crate::guardian::SUITE, &message), (block, pool), at, size)
     });
     votes.reduce(|a, b| a.merged(&b).expect("fits")).expect("one at least")
 }
@@ -366,7 +366,7 @@ fn final_votes(block: Hash, height: u64, signers: &[u8]) -> GuardianVotes {
     let message = crate::finality::message(rule, "privatenet", height, &block, &pool);
     let votes = signers.iter().map(|index| {
         let (at, size) = (usize::from(*index), usize::from(GUARDIANS));
-        crate::guardian::sign(&bls_key(*index), &message, (block, pool), at, size)
+        crate::guardian::sign(&bls_key(*index), (crate::finality::SUITE, &message), (block, pool), at, size)
     });
     votes.reduce(|a, b| a.merged(&b).expect("fits")).expect("one at least")
 }

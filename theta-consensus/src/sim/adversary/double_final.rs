@@ -6,8 +6,7 @@ use theta_core::hash::Hash;
 
 use super::{Adversary, Hand, equivocate::Equivocate};
 use crate::{
-    finality::{GuardianPart, Part},
-    guardian::SUITE,
+    finality::{GuardianPart, Part, SUITE},
     message::Message,
     sim::node::Packet,
 };

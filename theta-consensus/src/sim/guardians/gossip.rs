@@ -18,6 +18,16 @@ type Micros = u64;
 const END: Micros = 60_000_000;
 /// Bytes of a message besides its bits: kind, block, place, signature and their frames.
 const FRAME: u64 = 2 + 33 + 4 + 98 + 8;
+/// Links, in the group and to anybody, on which a message of another goes on at once. The other links are told now and then
+/// what has come, as gossip does, and ask for what they miss.
+const MESH: usize = 4;
+/// How often they are told, how many of these times a message is named, and the bytes of its name and of a frame.
+const BEAT: Micros = 500_000;
+const NAMED: u32 = 3;
+/// To how many neighbours at once.
+const TOLD: usize = 6;
+const NAME: u64 = 18;
+const NAMES: u64 = 48;
 
 struct Message<S> {
     part: Part<S>,
@@ -38,10 +48,28 @@ impl<S> Message<S> {
 /// What a guardian is busy with.
 enum Event<S> {
     Settled,
-    Arrived { from: usize, message: Arc<Message<S>> },
-    Checked { from: usize, message: Arc<Message<S>>, right: bool },
+    Arrived {
+        from: usize,
+        message: Arc<Message<S>>,
+    },
+    Checked {
+        from: usize,
+        message: Arc<Message<S>>,
+        right: bool,
+    },
     Turn,
     Tick,
+    Beat,
+    /// A neighbour names what it has.
+    Has {
+        from: usize,
+        messages: Arc<Vec<Arc<Message<S>>>>,
+    },
+    /// A neighbour asks for what was named.
+    Asks {
+        from: usize,
+        messages: Vec<Arc<Message<S>>>,
+    },
 }
 
 /// What waits to be checked.
@@ -55,7 +83,10 @@ struct Queued<S> {
 struct Guardian<S> {
     honest: bool,
     tally: Option<Tally<S>>,
-    links: Vec<usize>,
+    links: Links,
+    /// What came lately, and how often it was named.
+    recent: Vec<(u32, Arc<Message<S>>)>,
+    asked: Vec<Arc<Message<S>>>,
     ignored: Vec<usize>,
     queue: VecDeque<Queued<S>>,
     busy: bool,
@@ -97,6 +128,8 @@ impl<'a, T: Scheme> Gossip<'a, T> {
                 honest: true,
                 tally: None,
                 links,
+                recent: Vec::new(),
+                asked: Vec::new(),
                 ignored: Vec::new(),
                 queue: VecDeque::new(),
                 busy: false,
@@ -175,6 +208,13 @@ impl<'a, T: Scheme> Gossip<'a, T> {
                 self.next(me);
             }
             Event::Turn => self.tell(me),
+            Event::Beat => self.name(me),
+            Event::Has { from, messages } => self.ask(me, from, &messages),
+            Event::Asks { from, messages } => {
+                if self.guardians[me].honest {
+                    messages.iter().for_each(|message| self.post(me, from, message, 0));
+                }
+            }
             Event::Tick => {
                 let best = |tally: &Tally<T::Signature>| tally.best();
                 if let Some(part) = self.guardians[me].tally.as_ref().and_then(best) {
@@ -198,6 +238,8 @@ impl<'a, T: Scheme> Gossip<'a, T> {
         let tally = Tally::new(self.groups, Some(me), self.scenario.seed, self.now, step);
         self.guardians[me].tally = Some(tally);
         self.at(self.now + self.round, me, Event::Tick);
+        let phase = self.random.below(BEAT);
+        self.at(self.now + phase, me, Event::Beat);
         let (signature, cost) = self.scheme.charge(|costs, _| costs.sign, || self.scheme.sign(me));
         self.guardians[me].cpu += cost;
         if let Some(signature) = signature {
@@ -248,6 +290,7 @@ impl<'a, T: Scheme> Gossip<'a, T> {
         if !is_whole {
             let part = message.part.clone();
             let onwards = Arc::new(Message { part, hops: message.hops + 1 });
+            guardian.recent.push((0, onwards.clone()));
             self.send(me, from, &onwards, 0);
         }
         self.tell(me);
@@ -275,24 +318,87 @@ impl<'a, T: Scheme> Gossip<'a, T> {
         }
     }
 
-    /// To all neighbours that may want it: single votes to those of the group. Whoever has sent the same has it.
+    /// To neighbours that may want it, single votes to those of the group: what is this guardian's own to all of them, what
+    /// came from another to some. Whoever has sent the same has it.
     fn send(&mut self, me: usize, from: Option<usize>, message: &Arc<Message<T::Signature>>, later: Micros) {
-        let single = message.part.bits.len() == 1;
         let queue = self.guardians[me].queue.iter();
         let same =
             queue.filter(|queued| queued.first == message.part.first && queued.message.is_same(message));
         let has: Vec<usize> = same.map(|queued| queued.from).chain(from).collect();
-        for link in 0..self.guardians[me].links.len() {
-            let to = self.guardians[me].links[link];
-            let elsewhere = single && self.groups.group_of(to) != self.groups.group_of(message.part.first);
-            if elsewhere || has.contains(&to) {
+        let links = &self.guardians[me].links;
+        let single = message.part.bits.len() == 1;
+        let to: Vec<usize> = match (single, from) {
+            (true, None) => links.group.iter().chain(&links.group_lazy).copied().collect(),
+            (true, Some(_)) => links.group.clone(),
+            (false, None) => links.all().collect(),
+            (false, Some(_)) => links.anybody.clone(),
+        };
+        for to in to.into_iter().filter(|to| !has.contains(to)) {
+            self.post(me, to, message, later);
+        }
+    }
+
+    /// When what is sent now arrives.
+    fn delay(&mut self) -> Micros {
+        let half = self.scenario.round_trip * 500;
+        half - half / 5 + self.random.below(half * 2 / 5 + 1)
+    }
+
+    fn post(&mut self, me: usize, to: usize, message: &Arc<Message<T::Signature>>, later: Micros) {
+        self.guardians[me].bytes += message.bytes();
+        let at = self.now + later + self.delay();
+        self.at(at, to, Event::Arrived { from: me, message: message.clone() });
+    }
+
+    /// Names what came lately to the neighbours that did not get it at once.
+    fn name(&mut self, me: usize) {
+        self.at(self.now + BEAT, me, Event::Beat);
+        let guardian = &mut self.guardians[me];
+        for (named, _) in &mut guardian.recent {
+            *named += 1;
+        }
+        guardian.recent.retain(|(named, _)| *named <= NAMED);
+        let of = |single: bool| {
+            let all = guardian.recent.iter().map(|(_, message)| message);
+            all.filter(|message| (message.part.bits.len() == 1) == single).cloned().collect::<Vec<_>>()
+        };
+        let links = &guardian.links;
+        // Neighbours of the group are as good as others for what everybody is told.
+        let others = links.lazy.iter().chain(&links.group_lazy).chain(&links.group).copied().collect();
+        let lists = [(of(true), links.group_lazy.clone()), (of(false), others)];
+        for (messages, mut links) in lists {
+            if messages.is_empty() {
                 continue;
             }
-            self.guardians[me].bytes += message.bytes();
-            let half = self.scenario.round_trip * 500;
-            let delay = half - half / 5 + self.random.below(half * 2 / 5 + 1);
-            let arrived = Event::Arrived { from: me, message: message.clone() };
-            self.at(self.now + later + delay, to, arrived);
+            let messages = Arc::new(messages);
+            shuffle(&mut links, &mut self.random);
+            for to in links.into_iter().take(TOLD) {
+                self.guardians[me].bytes += NAMES + NAME * messages.len() as u64;
+                let at = self.now + self.delay();
+                self.at(at, to, Event::Has { from: me, messages: messages.clone() });
+            }
+        }
+    }
+
+    /// Asks for what is of use and was not asked for yet.
+    fn ask(&mut self, me: usize, from: usize, messages: &[Arc<Message<T::Signature>>]) {
+        let guardian = &mut self.guardians[me];
+        let Some(tally) = &guardian.tally else { return };
+        if guardian.ignored.contains(&from) {
+            return;
+        }
+        let mut wanted = Vec::new();
+        for message in messages.iter().filter(|message| tally.wants(&message.part)) {
+            let queued = guardian.queue.iter().any(|queued| queued.message.is_same(message));
+            if !queued && !guardian.asked.iter().any(|asked| asked.is_same(message)) {
+                guardian.asked.push(message.clone());
+                wanted.push(message.clone());
+            }
+        }
+        if !wanted.is_empty() {
+            guardian.bytes += NAMES + NAME * wanted.len() as u64;
+            let at = self.now + self.delay();
+            self.at(at, from, Event::Asks { from: me, messages: wanted });
         }
     }
 
@@ -337,23 +443,47 @@ fn shuffle(items: &mut [usize], random: &mut Random) {
     }
 }
 
+/// Whom a guardian is linked with. Every link is the other's too, of the same kind.
+#[derive(Clone, Default)]
+struct Links {
+    /// Of the group: those that get a vote at once, and the others.
+    group: Vec<usize>,
+    group_lazy: Vec<usize>,
+    /// Anybody, the same.
+    anybody: Vec<usize>,
+    lazy: Vec<usize>,
+}
+
+impl Links {
+    fn all(&self) -> impl Iterator<Item = usize> {
+        [&self.group, &self.group_lazy, &self.anybody, &self.lazy].into_iter().flatten().copied()
+    }
+}
+
 /// Half of the links within the group, the others to anybody: pairs of a shuffled list in which each stands so often.
-fn links(scenario: &GuardianScenario, groups: Groups, random: &mut Random) -> Vec<Vec<usize>> {
-    let mut links = vec![Vec::new(); scenario.guardians];
-    let mut pair = |members: std::ops::Range<usize>, times: usize, random: &mut Random| {
+fn links(scenario: &GuardianScenario, groups: Groups, random: &mut Random) -> Vec<Links> {
+    let mut links = vec![Links::default(); scenario.guardians];
+    let mut pair = |members: std::ops::Range<usize>,
+                    times: usize,
+                    kind: fn(&mut Links) -> &mut Vec<usize>,
+                    random: &mut Random| {
         let mut ends: Vec<usize> = (0..times).flat_map(|_| members.clone()).collect();
         shuffle(&mut ends, random);
         for pair in ends.chunks_exact(2) {
-            if pair[0] != pair[1] && !links[pair[0]].contains(&pair[1]) {
-                links[pair[0]].push(pair[1]);
-                links[pair[1]].push(pair[0]);
+            if pair[0] != pair[1] && !links[pair[0]].all().any(|one| one == pair[1]) {
+                kind(&mut links[pair[0]]).push(pair[1]);
+                kind(&mut links[pair[1]]).push(pair[0]);
             }
         }
     };
     let inside = scenario.degree / 2;
     for group in 0..groups.count() {
-        pair(groups.range(group), inside, random);
+        pair(groups.range(group), inside.min(MESH), |links| &mut links.group, random);
+        pair(groups.range(group), inside.saturating_sub(MESH), |links| &mut links.group_lazy, random);
     }
-    pair(0..scenario.guardians, scenario.degree - inside, random);
+    let everybody = 0..scenario.guardians;
+    let outside = scenario.degree - inside;
+    pair(everybody.clone(), outside.min(MESH), |links| &mut links.anybody, random);
+    pair(everybody, outside.saturating_sub(MESH), |links| &mut links.lazy, random);
     links
 }

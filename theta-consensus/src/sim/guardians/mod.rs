@@ -1,8 +1,9 @@
 //! Many guardians voting on one checkpoint, in virtual time: how long until each has a certificate, and what it costs.
 //!
 //! What is simulated is the gathering of votes that the engine does (the same code), over a network in which each guardian
-//! has some links to others of its group and some to anybody, messages take half a round trip, and each guardian checks one
-//! message after the other on one core. Signatures are make-believe and cost what [`Costs`] says, or they are real ones and
+//! has some links to others of its group and some to anybody. On four of each kind a message goes on at once; on the others
+//! gossip names twice a second what has come, and whoever misses something asks for it. Messages take half a round trip,
+//! and each guardian checks one message after the other on one core. Signatures are make-believe and cost what [`Costs`] says, or they are real ones and
 //! cost what the given clock says. Byzantine guardians vote for nothing, pass nothing on, and send each neighbour a forged
 //! vote, after which the neighbour ignores them.
 //!

@@ -159,3 +159,26 @@ fn two_blocks_of_an_epoch_that_both_change_validators_end_nothing() {
         }
     }
 }
+
+/// Evidence in a simulated run: detected, told to everybody, brought by whoever proposes next, and the stake is gone.
+#[test]
+fn who_equivocates_loses_its_stake_and_the_chain_goes_on_without_it() {
+    for seed in seeds(0..10) {
+        for (validators, culprits) in [(4, vec![0]), (7, vec![1, 4])] {
+            let adversaries = culprits.iter().map(|node| (*node, Strategy::Equivocate)).collect();
+            let quiet = Scenario::honest(ChainSpec::devnet(), validators, seed);
+            let report = Scenario { adversaries, slashes: true, ..quiet }.run();
+            assert_eq!(report.violations, [], "seed {seed}");
+            let honest = (0..validators).filter(|node| !culprits.contains(node));
+            for node in honest {
+                let left = report.validators[node];
+                assert_eq!(left, validators - culprits.len(), "seed {seed}: {:?}", report.validators);
+                assert!(report.settled[node] > report.samples[3][node] + 10, "seed {seed}: {report:?}");
+            }
+        }
+    }
+    // Where nobody is slashed, all stay.
+    let adversaries = vec![(0, Strategy::Equivocate)];
+    let report = Scenario { adversaries, ..Scenario::honest(ChainSpec::devnet(), 4, 0) }.run();
+    assert_eq!(report.validators, [4; 4]);
+}

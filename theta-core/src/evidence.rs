@@ -3,17 +3,13 @@
 //! Two blocks of one epoch, or votes for two blocks of one rank (`spec/consensus.md` 11; heights and epochs are taken from
 //! the headers, since votes do not sign theirs). The reference keeps no such proof.
 
-use theta_core::{
+use crate::{
     block::Header,
     codec::rlp::{Decode, DecodeError, Encode, Fault as Malformed, Reader, encode_list},
-    hash::Address,
+    hash::{Address, Hash},
+    sign::Signature,
     spec::{ChainSpec, Pace},
     vote::Vote,
-};
-
-use crate::{
-    checks::{SignatureRule, recovers},
-    vote::rank,
 };
 
 /// Two statements of one validator that contradict each other.
@@ -30,6 +26,9 @@ pub enum Evidence {
         headers: Box<[Header; 2]>,
     },
 }
+
+/// Whether a signature over a digest is an address's.
+pub type SignatureRule<'a> = &'a dyn Fn(&Signature, &Hash, Address) -> bool;
 
 /// Why something is no evidence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -53,6 +52,12 @@ pub enum EvidenceError {
 }
 
 impl Evidence {
+    /// The larger height of the two blocks: by it a chain tells what is past and what was punished already.
+    pub fn height(&self) -> u64 {
+        let (Self::Proposals(headers) | Self::Votes { headers, .. }) = self;
+        headers[0].height.max(headers[1].height)
+    }
+
     /// Who is accused.
     pub fn offender(&self) -> Address {
         match self {
@@ -63,10 +68,12 @@ impl Evidence {
 
     /// Whether it proves what it says. Costs two key recoveries.
     pub fn verify(&self, spec: &ChainSpec) -> Result<(), EvidenceError> {
-        self.verify_by(spec, &recovers)
+        self.verify_by(spec, &|signature, digest, address| signature.recover(digest) == Ok(address))
     }
 
-    pub(crate) fn verify_by(&self, spec: &ChainSpec, rule: SignatureRule<'_>) -> Result<(), EvidenceError> {
+    /// Verifies under another rule of what a signature is: a cache of recovered keys, or make-believe in simulations. The
+    /// rule is asked whether a signature over a digest is an address's.
+    pub fn verify_by(&self, spec: &ChainSpec, rule: SignatureRule<'_>) -> Result<(), EvidenceError> {
         let offender = self.offender();
         let (Self::Proposals(headers) | Self::Votes { headers, .. }) = self;
         if headers.iter().any(|header| header.chain != spec.chain) {
@@ -93,7 +100,7 @@ impl Evidence {
                     return Err(EvidenceError::OtherBlock);
                 }
                 let pace = |header: &Header| spec.rules(header.height).consensus.pace;
-                let rank = |header: &Header| (pace(header) == Pace::Clocked, rank(header, pace(header)));
+                let rank = |header: &Header| (pace(header) == Pace::Clocked, header.rank(pace(header)));
                 if votes[0].block == votes[1].block || rank(&headers[0]) != rank(&headers[1]) {
                     return Err(EvidenceError::NoConflict);
                 }
@@ -146,13 +153,9 @@ impl Decode for Evidence {
 
 #[cfg(test)]
 mod tests {
-    use theta_core::{
-        hash::Hash,
-        sign::{SecretKey, Signature},
-    };
-
     use super::*;
-    use crate::message::MAX_MESSAGE_BYTES;
+    use crate::sign::SecretKey;
+    const MAX_MESSAGE_BYTES: usize = 64 * 1024;
 
     fn key(byte: u8) -> SecretKey {
         SecretKey::from_bytes(&[byte; 32]).expect("in range")
