@@ -65,23 +65,24 @@ impl Session {
         }
     }
 
-    pub(crate) fn is_warm_slot(&self, address: Address, key: U256) -> bool {
-        self.slots.get(&(address, key)).is_some_and(|met| met.warm)
-    }
-
-    /// Warms a slot; whether it was cold.
-    pub(crate) fn warm_slot(&mut self, address: Address, key: U256) -> bool {
+    /// Meets a word, which is warm from now on. Gives whether it was cold, and the place for its value from before the
+    /// transaction; nothing where it is cold and `skip` says to leave it so.
+    pub(crate) fn meet(
+        &mut self,
+        address: Address,
+        key: U256,
+        skip: bool,
+    ) -> Option<(bool, &mut Option<U256>)> {
         let met = self.slots.entry((address, key)).or_default();
-        let was_cold = !std::mem::replace(&mut met.warm, true);
-        if was_cold {
+        let is_cold = !met.warm;
+        if is_cold {
+            if skip {
+                return None;
+            }
+            met.warm = true;
             self.journal.push(Undo::Slot((address, key)));
         }
-        was_cold
-    }
-
-    /// The value from before the transaction; `present` is it where the slot was not written yet.
-    pub(crate) fn original(&mut self, address: Address, key: U256, present: U256) -> U256 {
-        *self.slots.entry((address, key)).or_default().original.get_or_insert(present)
+        Some((is_cold, &mut met.original))
     }
 
     pub(crate) fn transient(&self, address: Address, key: U256) -> U256 {

@@ -8,6 +8,7 @@ mod hostile;
 mod known;
 #[path = "../../../theta-ledger/tests/it/nodes.rs"]
 mod nodes;
+mod oracle;
 mod random;
 mod recorded;
 mod rows;
