@@ -14,6 +14,7 @@ mod recorded;
 mod rows;
 mod statetests;
 mod traces;
+mod undone;
 mod world;
 
 use serde_json::Value;
