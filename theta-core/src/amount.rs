@@ -55,6 +55,11 @@ macro_rules! wei {
                 Self(wei.try_into().unwrap_or(U256::MAX))
             }
 
+            /// Reads an amount as [`FromStr`] does, but cuts off what is below one wei; whether anything was.
+            pub fn parse_cut(text: &str) -> Result<(Self, bool), AmountError> {
+                parse_amount(text).map(|(wei, cut)| (Self(wei), cut))
+            }
+
             /// An amount in wei.
             pub const fn from_u256(wei: U256) -> Self {
                 Self(wei)
@@ -128,7 +133,10 @@ macro_rules! wei {
             type Err = AmountError;
             /// `"1.5"` is one and a half token, `"15wei"` is 15 wei.
             fn from_str(text: &str) -> Result<Self, AmountError> {
-                parse_amount(text).map(Self)
+                match parse_amount(text)? {
+                    (wei, false) => Ok(Self(wei)),
+                    (_, true) => Err(AmountError::TooFine(text.to_owned())),
+                }
             }
         }
 
@@ -231,7 +239,8 @@ pub fn from_big(value: &BigUint) -> Option<U256> {
     U256::try_from_be_slice(&value.to_bytes_be())
 }
 
-fn parse_amount(text: &str) -> Result<U256, AmountError> {
+/// The number of wei, and whether digits below one wei were cut off.
+fn parse_amount(text: &str) -> Result<(U256, bool), AmountError> {
     let format = || AmountError::Format(text.to_owned());
     let too_large = || AmountError::TooLarge(text.to_owned());
     let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
@@ -242,22 +251,18 @@ fn parse_amount(text: &str) -> Result<U256, AmountError> {
         .filter(|at| text.is_char_boundary(*at) && text[*at..].eq_ignore_ascii_case("wei"))
     {
         let wei = text[..wei].trim_end();
-        return if wei.is_empty() || !digits(wei) { Err(format()) } else { number(wei) };
+        return if wei.is_empty() || !digits(wei) { Err(format()) } else { Ok((number(wei)?, false)) };
     }
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     if (whole.is_empty() && fraction.is_empty()) || !digits(whole) || !digits(fraction) {
         return Err(format());
     }
     let significant = fraction.trim_end_matches('0');
-    if significant.len() > 18 {
-        return Err(AmountError::TooFine(text.to_owned()));
-    }
+    let (kept, below) = significant.split_at_checked(18).unwrap_or((significant, ""));
     let whole = if whole.is_empty() { U256::ZERO } else { number(whole)? };
-    let fraction = number(&format!("{significant:0<18}"))?;
-    whole
-        .checked_mul(U256::from(WEI_PER_TOKEN))
-        .and_then(|wei| wei.checked_add(fraction))
-        .ok_or_else(too_large)
+    let fraction = number(&format!("{kept:0<18}"))?;
+    let wei = whole.checked_mul(U256::from(WEI_PER_TOKEN)).and_then(|wei| wei.checked_add(fraction));
+    Ok((wei.ok_or_else(too_large)?, !below.is_empty()))
 }
 
 #[cfg(test)]
@@ -301,7 +306,11 @@ mod tests {
             assert!(matches!(text.parse::<TFuelWei>(), Err(AmountError::Format(_))), "{text}");
         }
         // Below one wei the caller decides what is cut off.
-        assert!(matches!("0.0000000000000000019".parse::<TFuelWei>(), Err(AmountError::TooFine(_))));
+        let fine = "0.0000000000000000019";
+        assert!(matches!(fine.parse::<TFuelWei>(), Err(AmountError::TooFine(_))));
+        assert_eq!(TFuelWei::parse_cut(fine), Ok((TFuelWei::wei(1), true)));
+        assert_eq!(TFuelWei::parse_cut("0.0000000000000000010"), Ok((TFuelWei::wei(1), false)));
+        assert!(matches!(TFuelWei::parse_cut("1e3"), Err(AmountError::Format(_))));
     }
 
     #[test]

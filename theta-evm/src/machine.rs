@@ -317,15 +317,14 @@ impl Host for Machine<'_> {
         value: U256,
         skip_cold_load: bool,
     ) -> Result<StateLoad<SStoreResult>, LoadError> {
-        let is_cold = self.visit_slot(address, key, skip_cold_load)?;
-        let present = self.view.slot(address, Hash::from(key));
-        let present = self.park(present).map_err(stop)?;
-        let original = self.session.original(address, key, present);
-        if present != value {
-            let written = self.view.set_slot(address, Hash::from(key), value);
-            self.park(written).map_err(stop)?;
-        }
-        let data = SStoreResult { original_value: original, present_value: present, new_value: value };
+        let (is_cold, original) =
+            self.session.meet(address, key, skip_cold_load).ok_or(LoadError::ColdLoadSkipped)?;
+        let present = self
+            .view
+            .change_slot(address, Hash::from(key), |present| (present != value).then_some(value))
+            .map(|present| (present, *original.get_or_insert(present)));
+        let (present_value, original_value) = self.park(present).map_err(stop)?;
+        let data = SStoreResult { original_value, present_value, new_value: value };
         Ok(StateLoad::new(data, is_cold))
     }
 
@@ -335,7 +334,12 @@ impl Host for Machine<'_> {
         key: U256,
         skip_cold_load: bool,
     ) -> Result<StateLoad<U256>, LoadError> {
-        let is_cold = self.visit_slot(address, key, skip_cold_load)?;
+        let is_cold = if self.ethereum {
+            let met = self.session.meet(address, key, skip_cold_load);
+            met.ok_or(LoadError::ColdLoadSkipped)?.0
+        } else {
+            false
+        };
         let value = self.view.slot(address, Hash::from(key));
         self.park(value).map(|value| StateLoad::new(value, is_cold)).map_err(stop)
     }
@@ -376,16 +380,6 @@ impl Machine<'_> {
         Ok(true)
     }
 
-    fn visit_slot(&mut self, address: Address, key: U256, skip: bool) -> Result<bool, LoadError> {
-        if !self.ethereum {
-            return Ok(false);
-        }
-        if skip && !self.session.is_warm_slot(address, key) {
-            return Err(LoadError::ColdLoadSkipped);
-        }
-        Ok(self.session.warm_slot(address, key))
-    }
-
     fn load(&mut self, address: Address, code: bool) -> Result<AccountInfoLoad<'static>, StateError> {
         let is_empty = self.is_empty(address)?;
         let code = if code { Some(self.code_of(address)?) } else { None };
@@ -413,7 +407,7 @@ impl Machine<'_> {
         for access in &call.access {
             self.session.warm(access.address);
             for slot in &access.slots {
-                self.session.warm_slot(access.address, (*slot).into());
+                self.session.meet(access.address, (*slot).into(), false);
             }
         }
         let mut refund = 0;

@@ -249,19 +249,22 @@ fn store(context: Context<'_, '_>) -> InstructionExecResult {
     revm::interpreter::require_non_staticcall!(context.interpreter);
     revm::interpreter::popn!([key, value], context.interpreter);
     let (address, key) = (context.interpreter.input.target_address, Hash::from(key));
-    let current = context.host.view.slot(address, key);
-    let current = context.host.park(current)?;
-    let cost = if current == value {
-        SAME_VALUE
-    } else if current.is_zero() {
-        NEW_SLOT
-    } else {
-        EXISTING_SLOT
-    };
-    revm::interpreter::gas!(context.interpreter, cost);
+    let mut paid = true;
+    let gas = &mut context.interpreter.gas;
     // Also a value that changes nothing: the write gives the account a storage root.
-    let written = context.host.view.set_slot(address, key, value);
-    context.host.park(written)
+    let written = context.host.view.change_slot(address, key, |current| {
+        let cost = if current == value {
+            SAME_VALUE
+        } else if current.is_zero() {
+            NEW_SLOT
+        } else {
+            EXISTING_SLOT
+        };
+        paid = gas.record_regular_cost(cost);
+        paid.then_some(value)
+    });
+    context.host.park(written)?;
+    if paid { Ok(()) } else { Err(InstructionResult::OutOfGas) }
 }
 
 fn jump(context: Context<'_, '_>) -> InstructionExecResult {

@@ -3,7 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use revm::primitives::{AddressSet, HashMap};
+use revm::primitives::{
+    AddressSet,
+    map::{AddressMap, U256Map},
+};
 use theta_core::hash::{Address, U256};
 
 type Slot = (Address, U256);
@@ -20,18 +23,21 @@ struct Met {
 #[derive(Debug, Default)]
 pub(crate) struct Session {
     accounts: AddressSet,
-    slots: HashMap<Slot, Met>,
+    /// Which of `storages` is an account's.
+    places: AddressMap<u32>,
+    storages: Vec<U256Map<Met>>,
     transient: BTreeMap<Slot, U256>,
     created: BTreeSet<Address>,
     destroyed: BTreeSet<Address>,
     journal: Vec<Undo>,
 }
 
+/// What to take back. Of storage, which is most of it, it says no more than needed; the rest stands apart if it is large.
 #[derive(Debug)]
 enum Undo {
     Account(Address),
-    Slot(Slot),
-    Transient(Slot, U256),
+    Slot(u32, U256),
+    Transient(Box<(Slot, U256)>),
     Created(Address),
     Destroyed(Address),
 }
@@ -47,8 +53,12 @@ impl Session {
         for undo in self.journal.drain(to.min(self.journal.len())..).rev() {
             match undo {
                 Undo::Account(address) => drop(self.accounts.remove(&address)),
-                Undo::Slot(slot) => self.slots.entry(slot).or_default().warm = false,
-                Undo::Transient(slot, value) => drop(self.transient.insert(slot, value)),
+                Undo::Slot(place, key) => {
+                    if let Some(met) = self.storages[place as usize].get_mut(&key) {
+                        met.warm = false;
+                    }
+                }
+                Undo::Transient(before) => drop(self.transient.insert(before.0, before.1)),
                 Undo::Created(address) => drop(self.created.remove(&address)),
                 Undo::Destroyed(address) => drop(self.destroyed.remove(&address)),
             }
@@ -65,23 +75,29 @@ impl Session {
         }
     }
 
-    pub(crate) fn is_warm_slot(&self, address: Address, key: U256) -> bool {
-        self.slots.get(&(address, key)).is_some_and(|met| met.warm)
-    }
-
-    /// Warms a slot; whether it was cold.
-    pub(crate) fn warm_slot(&mut self, address: Address, key: U256) -> bool {
-        let met = self.slots.entry((address, key)).or_default();
-        let was_cold = !std::mem::replace(&mut met.warm, true);
-        if was_cold {
-            self.journal.push(Undo::Slot((address, key)));
+    /// Meets a word, which is warm from now on. Gives whether it was cold, and the place for its value from before the
+    /// transaction; nothing where it is cold and `skip` says to leave it so.
+    pub(crate) fn meet(
+        &mut self,
+        address: Address,
+        key: U256,
+        skip: bool,
+    ) -> Option<(bool, &mut Option<U256>)> {
+        let storages = &mut self.storages;
+        let place = *self.places.entry(address).or_insert_with(|| {
+            storages.push(U256Map::default());
+            storages.len() as u32 - 1
+        });
+        let met = storages[place as usize].entry(key).or_default();
+        let is_cold = !met.warm;
+        if is_cold {
+            if skip {
+                return None;
+            }
+            met.warm = true;
+            self.journal.push(Undo::Slot(place, key));
         }
-        was_cold
-    }
-
-    /// The value from before the transaction; `present` is it where the slot was not written yet.
-    pub(crate) fn original(&mut self, address: Address, key: U256, present: U256) -> U256 {
-        *self.slots.entry((address, key)).or_default().original.get_or_insert(present)
+        Some((is_cold, &mut met.original))
     }
 
     pub(crate) fn transient(&self, address: Address, key: U256) -> U256 {
@@ -90,7 +106,7 @@ impl Session {
 
     pub(crate) fn set_transient(&mut self, address: Address, key: U256, value: U256) {
         let old = self.transient.insert((address, key), value).unwrap_or_default();
-        self.journal.push(Undo::Transient((address, key), old));
+        self.journal.push(Undo::Transient(Box::new(((address, key), old))));
     }
 
     pub(crate) fn is_created(&self, address: Address) -> bool {

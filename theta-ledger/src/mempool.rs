@@ -168,15 +168,17 @@ struct Ahead {
 }
 
 impl Ahead {
-    /// Carries out what follows in the row.
+    /// Carries out what follows in the row; `count` rises with each.
     fn carry_out(
         &mut self,
         reader: &LedgerReader,
         base: &Base,
         waiting: &BTreeMap<u64, Waiting>,
+        count: &mut u64,
     ) -> Result<(), StateError> {
         while let Some(found) = waiting.get(&self.next) {
             let (start, view) = (self.view.checkpoint(), &mut self.view);
+            *count += 1;
             match reader.with_scope(&base.context, &Admission, |scope| run(scope, view, &found.raw)) {
                 Ok(_) => {
                     self.starts.push(start);
@@ -392,6 +394,7 @@ pub struct Mempool {
     swept: Millis,
     /// Transactions so far.
     admitted: u64,
+    carried_out: u64,
 }
 
 impl std::fmt::Debug for Mempool {
@@ -436,7 +439,14 @@ impl Mempool {
             base,
             swept: 0,
             admitted: 0,
+            carried_out: 0,
         })
+    }
+
+    /// Transactions carried out on copies of the state since the pool was made: those on trial, and what stands before them
+    /// in their rows. What an admission costs beyond its signature is counted in these.
+    pub const fn carried_out(&self) -> u64 {
+        self.carried_out
     }
 
     /// Transactions that wait.
@@ -494,7 +504,10 @@ impl Mempool {
     /// An account as it will be when its waiting transactions are carried out, as far as that is known.
     pub fn preview(&mut self, address: Address) -> Result<Option<crate::state::Account>, StateError> {
         match self.queues.get_mut(&address) {
-            Some(queue) => advance(&self.reader, &self.base, address, queue)?.view.load(address),
+            Some(queue) => {
+                let count = &mut self.carried_out;
+                advance(&self.reader, &self.base, address, queue, count)?.view.load(address)
+            }
             None => self.base.view.clone().load(address),
         }
     }
@@ -565,13 +578,14 @@ impl Mempool {
         raw: &RawTx,
         price: &BigUint,
     ) -> Result<(Option<Hash>, Option<u64>), AdmitError> {
-        let (reader, base, limits) = (&self.reader, &self.base, &self.limits);
+        let (reader, base, limits, count) = (&self.reader, &self.base, &self.limits, &mut self.carried_out);
         let mut none = Queue::default();
         let queue = self.queues.get_mut(&sender).unwrap_or(&mut none);
         // What fails in its effect alone, such as a deposit on a locked stake, is found here too.
         let valid = |view: &mut StateView| {
             reader.with_scope(&base.context, &Admission, |scope| run(scope, view, raw)).map(drop)
         };
+        *count += 1;
         let full = queue.len() >= limits.per_sender;
         let Place::Row(sequence) = place else {
             valid(&mut base.view.clone())?;
@@ -586,7 +600,7 @@ impl Mempool {
         {
             return Err(AdmitError::Underpriced(needed.clone()));
         }
-        let ahead = advance(reader, base, sender, queue)?;
+        let ahead = advance(reader, base, sender, queue, count)?;
         if replaced.is_some() {
             // It has to be valid where the old one stands: with what comes before it carried out.
             ahead.rewind(sequence);
@@ -746,7 +760,9 @@ impl Mempool {
         queue.ahead = queue.ahead.take().filter(|ahead| ahead.base == self.base.hash);
         let expected = self.base.next(sender)?;
         let blocked = !queue.waiting.contains_key(&expected);
-        let checked = |waiting: &Waiting| {
+        let count = &mut self.carried_out;
+        let mut checked = |waiting: &Waiting| {
+            *count += 1;
             let mut view = self.base.view.clone();
             let done = self
                 .reader
@@ -785,6 +801,7 @@ fn advance<'a>(
     base: &Base,
     sender: Address,
     queue: &'a mut Queue,
+    count: &mut u64,
 ) -> Result<&'a mut Ahead, StateError> {
     let fresh = match queue.ahead.take().filter(|ahead| ahead.base == base.hash) {
         Some(ahead) => ahead,
@@ -793,6 +810,6 @@ fn advance<'a>(
         }
     };
     let ahead = queue.ahead.insert(fresh);
-    ahead.carry_out(reader, base, &queue.waiting)?;
+    ahead.carry_out(reader, base, &queue.waiting, count)?;
     Ok(ahead)
 }

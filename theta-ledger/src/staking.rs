@@ -28,14 +28,14 @@ pub fn deposit(
     match purpose {
         Purpose::VALIDATOR => {
             let mut pool = view.validators()?.unwrap_or_default();
-            pool.deposit(source, holder, stake.theta)?;
-            view.set_validators(&pool);
+            Arc::make_mut(&mut pool).deposit(source, holder, stake.theta)?;
+            view.set_validators(pool);
         }
         Purpose::GUARDIAN => {
             let mut pool = view.guardians()?;
             let key = if pool.contains(holder) { None } else { Some(checked(summary)?.key) };
-            pool.deposit(source, holder, stake.theta, key)?;
-            view.set_guardians(&pool);
+            Arc::make_mut(&mut pool).deposit(source, holder, stake.theta, key)?;
+            view.set_guardians(pool);
         }
         Purpose::ELITE_EDGE => {
             let mut node = match view.elite(holder)? {
@@ -72,13 +72,13 @@ pub fn withdraw(
     match purpose {
         Purpose::VALIDATOR => {
             let mut pool = view.validators()?.unwrap_or_default();
-            pool.withdraw(source, holder, parent_height, lock)?;
-            view.set_validators(&pool);
+            Arc::make_mut(&mut pool).withdraw(source, holder, parent_height, lock)?;
+            view.set_validators(pool);
         }
         Purpose::GUARDIAN => {
             let mut pool = view.guardians()?;
-            pool.withdraw(source, holder, parent_height, lock)?;
-            view.set_guardians(&pool);
+            Arc::make_mut(&mut pool).withdraw(source, holder, parent_height, lock)?;
+            view.set_guardians(pool);
         }
         Purpose::ELITE_EDGE => {
             let mut node = view.elite(holder)?.ok_or(StakeError::NoHolder(holder))?;
@@ -115,7 +115,7 @@ pub fn pools(view: &mut StateView, rules: &Rules, height: u64) -> Result<Option<
         })?;
         elite.nodes.insert(node.stakes.holder, node);
     }
-    Ok(Some(Arc::new(Pools { guardians: view.guardians()?, elite })))
+    Ok(Some(Arc::new(Pools { guardians: Arc::unwrap_or_clone(view.guardians()?), elite })))
 }
 
 /// What the end of every block does: returns stakes that are due (`ledger.md` 7.4).
@@ -123,14 +123,14 @@ pub fn end_of_block(view: &mut StateView, rules: &Rules) -> Result<(), TxError> 
     let parent_height = view.height();
     // The pool is sorted and written again even if nothing is due; a stored order that was not sorted changes here.
     if let Some(mut pool) = view.validators()? {
-        let due = pool.take_due(parent_height);
-        view.set_validators(&pool);
+        let due = Arc::make_mut(&mut pool).take_due(parent_height);
+        view.set_validators(pool);
         return_theta(view, due)?;
     }
     let mut guardians = view.guardians()?;
     if !guardians.guardians.is_empty() {
-        let due = guardians.take_due(parent_height);
-        view.set_guardians(&guardians);
+        let due = Arc::make_mut(&mut guardians).take_due(parent_height);
+        view.set_guardians(guardians);
         return_theta(view, due)?;
     }
     if rules.stake.elite_edge {

@@ -10,8 +10,8 @@ use theta_core::{
 use theta_ledger::{
     state::account::Split,
     tx::{
-        DepositStake, DepositStakeV2, HolderSummary, Purpose, ReserveFund, Send, SetSplitRule, SmartContract,
-        TxInput, TxOutput, Unsigned, WithdrawStake,
+        DepositStake, DepositStakeV2, HolderSummary, OverspendingProof, Purpose, ReserveFund, Send,
+        SetSplitRule, Slash, SmartContract, TxInput, TxOutput, Unsigned, WithdrawStake,
     },
     vm::VmCall,
 };
@@ -169,6 +169,13 @@ impl Wallet {
             splits,
             duration,
         })
+    }
+
+    /// Brings the proof that `payer` signed more payments out of a fund than it holds, which burns the fund's collateral.
+    /// Costs no fee. Chains take it where their rules say so (`slash_overspending`); under the main network's no block may
+    /// hold one (`ledger.md` 3).
+    pub fn slash(&self, sequence: u64, payer: Address, proof: &OverspendingProof) -> Unsigned<Slash> {
+        self.unsigned(Slash::new(self.address(), sequence, payer, proof))
     }
 
     /// Creates or calls a contract; `call.from` is replaced by the account.

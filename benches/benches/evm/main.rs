@@ -1,10 +1,11 @@
-//! `evm/transfer`, `evm/erc20/{1e3,1e5}`, `evm/{snailtracer,storage_heavy,deploy,precompiles}`: our machine by Ethereum's
+//! `evm/transfer`, `evm/erc20/{1e3,1e5,1e6}`, `evm/{snailtracer,storage_heavy,deploy,precompiles}`: our machine by Ethereum's
 //! rules on a view of our state, beside raw revm: the same calls in the same run, by turns, and the same gas.
 //!
 //! Prints one JSON line for each. `warm` begins every round with everything read: our view and the peer's database in
 //! memory. `block` begins every 512 transactions having read nothing, as blocks do: our view and the peer's cache read the
 //! same tries. The heavy ones are one call a round, on what is warm.
 
+mod parallel;
 mod programs;
 
 use theta_benches::{
@@ -39,7 +40,12 @@ fn line(bench: &str, rounds: &[(Run, Run)], count: usize, peer: &str) {
 }
 
 fn transfers(bench: &str, accounts: u64, token_calls: bool) {
-    let (count, rounds) = if only_test() { (64, 1) } else { (8 * BLOCK, 11) };
+    // A large state takes longer to lay out again than to run calls on.
+    let (count, rounds) = match accounts {
+        _ if only_test() => (64, 1),
+        ..=100_000 => (8 * BLOCK, 11),
+        _ => (8 * BLOCK, 5),
+    };
     let world = World::new(accounts, vec![token(accounts)]);
     let (warm, mut database) = (world.warm_view(), world.warm_database());
     let mut random = Random::new(SEED);
@@ -82,10 +88,13 @@ fn heavy(bench: &str, contracts: Vec<Contract>, call: &VmCall) {
 }
 
 fn main() {
-    let large = if only_test() { 2_000 } else { 100_000 };
-    for (bench, accounts, token_calls) in
-        [("evm/transfer", 1_000, false), ("evm/erc20/1e3", 1_000, true), ("evm/erc20/1e5", large, true)]
-    {
+    let size = |accounts| if only_test() { 2_000 } else { accounts };
+    for (bench, accounts, token_calls) in [
+        ("evm/transfer", 1_000, false),
+        ("evm/erc20/1e3", 1_000, true),
+        ("evm/erc20/1e5", size(100_000), true),
+        ("evm/erc20/1e6", size(1_000_000), true),
+    ] {
         if asked_for(bench) {
             transfers(bench, accounts, token_calls);
         }
@@ -96,4 +105,5 @@ fn main() {
             heavy(bench, contracts, &call);
         }
     }
+    parallel::run();
 }

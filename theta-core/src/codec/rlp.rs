@@ -152,26 +152,35 @@ impl<'a> Reader<'a> {
         self.rest.first().is_some_and(|byte| *byte >= 0xc0)
     }
 
+    /// Whether the next item is a list, its payload, and where that begins.
     fn item(&mut self) -> Result<(bool, &'a [u8], usize), DecodeError> {
         let at = self.at;
         let error = |fault| DecodeError { at, fault };
-        let mut rest = self.rest;
-        if rest.is_empty() {
-            return Err(error(Fault::Cut));
-        }
-        let header = RlpHeader::decode(&mut rest).map_err(|source| {
-            error(match source {
-                alloy_rlp::Error::InputTooShort => Fault::Cut,
-                alloy_rlp::Error::Overflow => Fault::TooLarge,
-                _ => Fault::NotCanonical,
-            })
-        })?;
-        // The header check leaves the payload to us; `get` keeps a lying length from reaching past the input.
-        let body = rest.get(..header.payload_length).ok_or(error(Fault::Cut))?;
-        let used = self.rest.len() - rest.len();
-        self.rest = &rest[header.payload_length..];
-        self.at += used + header.payload_length;
-        Ok((header.list, body, at + used))
+        // Nearly all items are short; their header is one byte or none.
+        let (list, header, length) = match *self.rest {
+            [] => return Err(error(Fault::Cut)),
+            [0..=0x7f, ..] => (false, 0, 1),
+            [0x81, 0..=0x7f, ..] => return Err(error(Fault::NotCanonical)),
+            [byte @ 0x80..=0xb7, ..] => (false, 1, usize::from(byte - 0x80)),
+            [byte @ 0xc0..=0xf7, ..] => (true, 1, usize::from(byte - 0xc0)),
+            [0xb8..=0xbf | 0xf8..=0xff, ..] => {
+                let mut rest = self.rest;
+                let header = RlpHeader::decode(&mut rest).map_err(|source| {
+                    error(match source {
+                        alloy_rlp::Error::InputTooShort => Fault::Cut,
+                        alloy_rlp::Error::Overflow => Fault::TooLarge,
+                        _ => Fault::NotCanonical,
+                    })
+                })?;
+                (header.list, self.rest.len() - rest.len(), header.payload_length)
+            }
+        };
+        // `get` keeps a lying length from reaching past the input.
+        let behind = &self.rest[header..];
+        let body = behind.get(..length).ok_or(error(Fault::Cut))?;
+        self.rest = &behind[length..];
+        self.at += header + length;
+        Ok((list, body, at + header))
     }
 
     /// Reads a string.
@@ -303,7 +312,16 @@ impl Encode for BigUint {
 
 impl Decode for BigUint {
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        input.integer_bytes().map(Self::from_bytes_be)
+        let body = input.integer_bytes()?;
+        // What fits a machine word is nearly every amount there is.
+        let mut word = [0; 16];
+        Ok(match word.len().checked_sub(body.len()) {
+            Some(start) => {
+                word[start..].copy_from_slice(body);
+                Self::from(u128::from_be_bytes(word))
+            }
+            None => Self::from_bytes_be(body),
+        })
     }
 }
 

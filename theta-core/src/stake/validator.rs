@@ -1,7 +1,5 @@
 //! Validator candidates and the set that they give.
 
-use std::cmp::Reverse;
-
 use serde::{Deserialize, Serialize};
 
 use super::{Stake, StakeError, StakeHolder};
@@ -100,8 +98,14 @@ impl ValidatorPool {
     }
 
     fn sort(&mut self) {
-        self.candidates
-            .sort_by_cached_key(|candidate| Reverse((candidate.total(), candidate.holder.to_checksum(None))));
+        let mut keyed: Vec<_> =
+            self.candidates.drain(..).map(|candidate| (candidate.total(), candidate)).collect();
+        // The texts are asked for where stakes are equal alone: each is a hash.
+        let text = |candidate: &StakeHolder<ThetaWei>| candidate.holder.to_checksum(None);
+        keyed.sort_by(|(stake, candidate), (other_stake, other)| {
+            other_stake.cmp(stake).then_with(|| text(other).cmp(&text(candidate)))
+        });
+        self.candidates.extend(keyed.into_iter().map(|(_, candidate)| candidate));
     }
 }
 

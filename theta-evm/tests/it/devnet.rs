@@ -10,7 +10,7 @@ use theta_core::{
     codec::rlp::Encode,
     context::BlockContext,
     hash::{Address, EMPTY_ROOT, Hash, U256, keccak},
-    sign::SecretKey,
+    sign::{SecretKey, Signature},
     spec::ChainSpec,
     trie::list_root,
 };
@@ -386,4 +386,39 @@ fn a_stake_that_leaves_no_fee_is_undone_with_its_transaction() {
     assert_eq!(chain.balance(staker), whole(1) - fee);
     let mut view = chain.ledger.reader().state(At::Block(chain.tip)).unwrap();
     assert_eq!(view.elite_total().unwrap().get(), whole(10_000));
+}
+
+/// The reference falls over such signatures (`evm.md` 7.3).
+#[test]
+fn signatures_of_odd_length_are_an_ordinary_refusal() {
+    for spec in [ChainSpec::privatenet(), ChainSpec::devnet()] {
+        let mut chain = Chain::new(spec, &[op::STOP]);
+        for length in [0, 1, 27, 64, 66, 130] {
+            let (_, raw) = signed(&wallet(0, None));
+            let Transaction::SmartContract(mut transaction) = raw.transaction else { panic!("another kind") };
+            transaction.from.signature = Signature::from_bytes(vec![1; length]);
+            let raw = RawTx::decode(RawTx::new(transaction.into()).bytes).unwrap();
+            assert_eq!(chain.extend(&[raw]), [TxError::SignatureLength.to_string()], "{length}");
+        }
+        assert!(chain.extend(&[signed(&wallet(0, None)).1]).is_empty(), "the sender is as before");
+    }
+}
+
+/// A call without a transaction has as much gas as the largest transaction, and no more.
+#[test]
+fn a_call_without_a_transaction_is_bounded_too() {
+    // JUMPDEST, PUSH1 0, JUMP.
+    for spec in [ChainSpec::privatenet(), ChainSpec::devnet()] {
+        let chain = Chain::new(spec, &[op::JUMPDEST, op::PUSH1, 0, op::JUMP]);
+        let reader = chain.ledger.reader();
+        let most = reader.spec().rules(3).tx.max_gas;
+        for (gas_limit, error) in
+            [(most, "out of gas"), (most + 1, "invalid gas limit"), (u64::MAX, "invalid gas limit")]
+        {
+            let call = VmCall { from: key(1).address(), to: Some(CONTRACT), gas_limit, ..VmCall::default() };
+            let outcome = reader.call(At::Block(chain.tip), &call).unwrap();
+            assert_eq!(outcome.error, error, "{gas_limit}");
+            assert!(outcome.gas_used <= most);
+        }
+    }
 }

@@ -13,7 +13,10 @@ use theta_ledger::{
     vm::{ContractVm, VmCall, VmEnv, VmOutcome},
 };
 
-use super::nodes::Nodes;
+use super::{
+    nodes::Nodes,
+    world::{World, both, stake_input, to},
+};
 
 const USER: Address = Address::repeat_byte(0x11);
 const CONTRACT: Address = Address::repeat_byte(0xcc);
@@ -245,4 +248,41 @@ fn texts_of_curve_errors() {
         let call = VmCall { to, ..to_contract(1_000_000, hex::decode(input).unwrap()) };
         assert_eq!(execute(&today(), &call, &mut state("")).error, text);
     }
+}
+
+/// Whoever the summary of a node that is staked behind, its keys and its proofs are made of, must have made them.
+#[test]
+fn summaries_that_do_not_parse_stake_nothing() {
+    let amount = U256::from(20_000) * U256::from(10).pow(U256::from(18));
+    let refused = |world: &mut World, place: u8, data: Vec<u8>, what: &str| {
+        let call = VmCall { data, ..to(Address::with_last_byte(place)) };
+        let outcome = world.run(&call);
+        let got = (outcome.error.as_str(), outcome.gas_used);
+        assert_eq!(got, ("invalid stake operation", call.gas_limit), "{place}: {what}");
+    };
+    both(|mut world| {
+        for (place, elite) in [(204, false), (206, true)] {
+            let whole = stake_input(elite, amount);
+            let gap = if elite { 32 } else { 0 };
+            for length in [0, 1, 20, 68, 164, 228] {
+                // What is missing counts as zeros, the amount too.
+                refused(&mut world, place, whole[..length].to_vec(), "cut");
+            }
+            // Holder, key, proof, signature.
+            for at in (0..229).step_by(7) {
+                let mut flipped = whole.clone();
+                flipped[at] ^= 0x10;
+                refused(&mut world, place, flipped, &format!("flipped at {at}"));
+            }
+            let mut poor = whole.clone();
+            poor[229 + gap] = 0xff;
+            refused(&mut world, place, poor, "more than there is");
+            refused(&mut world, place, vec![0xff; 2_000], "all bits set");
+        }
+        for place in [205, 207] {
+            for data in [Vec::new(), vec![7], vec![0xff; 1_000]] {
+                refused(&mut world, place, data, "no stake");
+            }
+        }
+    });
 }

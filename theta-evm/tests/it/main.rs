@@ -8,11 +8,13 @@ mod hostile;
 mod known;
 #[path = "../../../theta-ledger/tests/it/nodes.rs"]
 mod nodes;
+mod oracle;
 mod random;
 mod recorded;
 mod rows;
 mod statetests;
 mod traces;
+mod undone;
 mod world;
 
 use serde_json::Value;

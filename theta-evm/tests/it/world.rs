@@ -80,7 +80,7 @@ impl World {
         let mut view = self.view.clone();
         view.root().unwrap();
         let (mut theta, mut tfuel) = (U256::ZERO, view.elite_total().unwrap().get());
-        for guardian in view.guardians().unwrap().guardians {
+        for guardian in &view.guardians().unwrap().guardians {
             theta += guardian.stakes.stakes.iter().map(|stake| stake.amount.get()).sum::<U256>();
         }
         for key in view.records_with(b"ls/a/").unwrap().keys() {

@@ -35,8 +35,8 @@ pub struct StateView {
     trie: Trie,
     height: u64,
     accounts: AddressMap<Cell<Account>>,
-    storage: BTreeMap<Address, Storage>,
-    records: BTreeMap<Vec<u8>, Cell<Vec<u8>>>,
+    storage: AddressMap<Storage>,
+    records: BTreeMap<Vec<u8>, Cell<Record>>,
     /// No split rule ends below this height, once that was looked at.
     splits_end: Option<u64>,
     journal: Vec<Undo>,
@@ -76,6 +76,18 @@ struct Storage {
 }
 
 impl Storage {
+    /// A word as it now is, read if it was not yet.
+    fn slot(&mut self, key: Hash) -> Result<&mut Slot, StateError> {
+        match self.slots.entry(key) {
+            Entry::Occupied(slot) => Ok(slot.into_mut()),
+            Entry::Vacant(place) => {
+                let bytes = self.trie.get(key.as_slice())?;
+                let value = bytes.map_or(Ok(U256::ZERO), |bytes| decode(key.as_slice(), &bytes))?;
+                Ok(place.insert(Slot { value, changed: false }))
+            }
+        }
+    }
+
     fn root(&mut self, workers: &dyn Workers) -> Result<Hash, StateError> {
         let slots = std::mem::take(&mut self.slots).into_iter().filter(|(_, slot)| slot.changed).map(
             |(key, Slot { value, .. })| {
@@ -87,11 +99,55 @@ impl Storage {
     }
 }
 
+/// A record: its bytes, or what they say where all transactions of a kind change the same one. Such a record is decoded once
+/// and encoded when its bytes are asked for.
+#[derive(Clone, Debug)]
+enum Record {
+    Bytes(Vec<u8>),
+    Validators(Arc<ValidatorPool>),
+    Guardians(Arc<GuardianPool>),
+    Heights(Arc<HeightList>),
+}
+
+impl Record {
+    fn into_bytes(self) -> Vec<u8> {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Validators(pool) => pool.to_rlp(),
+            Self::Guardians(pool) => pool.to_rlp(),
+            Self::Heights(list) => list.to_rlp(),
+        }
+    }
+}
+
+/// What a [`Record`] holds decoded.
+trait Decoded: Encode + Decode {
+    fn record(value: Arc<Self>) -> Record;
+    fn of(record: &Record) -> Option<&Arc<Self>>;
+}
+
+macro_rules! decoded {
+    ($($variant:ident($value:ty)),*) => {$(
+        impl Decoded for $value {
+            fn record(value: Arc<Self>) -> Record {
+                Record::$variant(value)
+            }
+            fn of(record: &Record) -> Option<&Arc<Self>> {
+                match record {
+                    Record::$variant(value) => Some(value),
+                    _ => None,
+                }
+            }
+        }
+    )*};
+}
+decoded!(Validators(ValidatorPool), Guardians(GuardianPool), Heights(HeightList));
+
 /// What stood at a place before. The large ones stand apart: most changes are of words.
 #[derive(Clone)]
 enum Undo {
     Account(Address, Option<Box<Cell<Account>>>),
-    Record(Vec<u8>, Option<Cell<Vec<u8>>>),
+    Record(Vec<u8>, Option<Cell<Record>>),
     Slot { address: Address, key: Hash, old: Option<Slot>, written: bool },
     Storage(Address, Option<Box<Storage>>),
     SplitsEnd(Option<u64>),
@@ -114,7 +170,7 @@ impl StateView {
             trie: Trie::open(root, nodes)?,
             height,
             accounts: AddressMap::default(),
-            storage: BTreeMap::new(),
+            storage: AddressMap::default(),
             records: BTreeMap::new(),
             splits_end: None,
             journal: Vec::new(),
@@ -175,14 +231,7 @@ impl StateView {
 
     /// The account's record as it stands, without releasing reserved funds.
     pub fn account(&mut self, address: Address) -> Result<Option<&Account>, StateError> {
-        let cell = match self.accounts.entry(address) {
-            Entry::Occupied(cell) => cell.into_mut(),
-            Entry::Vacant(place) => {
-                let value = read(&self.trie, &keys::account(address))?;
-                place.insert(Cell { value, changed: false })
-            }
-        };
-        Ok(cell.value.as_ref())
+        account_cell(&mut self.accounts, &self.trie, address)
     }
 
     /// The account as a transaction loads it: expired reserved funds are released, in the copy given out only.
@@ -241,27 +290,20 @@ impl StateView {
     }
 
     fn storage(&mut self, address: Address) -> Result<&mut Storage, StateError> {
-        if !self.storage.contains_key(&address) {
-            let root = self.account(address)?.map_or(Hash::ZERO, |account| account.root);
-            let trie = Trie::open(root, self.trie.source().clone())?;
-            self.storage.insert(address, Storage { trie, slots: HashMap::default(), written: false });
+        match self.storage.entry(address) {
+            Entry::Occupied(found) => Ok(found.into_mut()),
+            Entry::Vacant(place) => {
+                let account = account_cell(&mut self.accounts, &self.trie, address)?;
+                let root = account.map_or(Hash::ZERO, |account| account.root);
+                let trie = Trie::open(root, self.trie.source().clone())?;
+                Ok(place.insert(Storage { trie, slots: HashMap::default(), written: false }))
+            }
         }
-        Ok(self.storage.get_mut(&address).expect("inserted above"))
     }
 
     /// A word of a contract's storage.
     pub fn slot(&mut self, address: Address, key: Hash) -> Result<U256, StateError> {
-        let storage = self.storage(address)?;
-        let Storage { trie, slots, .. } = storage;
-        match slots.entry(key) {
-            Entry::Occupied(slot) => Ok(slot.get().value),
-            Entry::Vacant(place) => {
-                let bytes = trie.get(key.as_slice())?;
-                let value = bytes.map_or(Ok(U256::ZERO), |bytes| decode(key.as_slice(), &bytes))?;
-                place.insert(Slot { value, changed: false });
-                Ok(value)
-            }
-        }
+        Ok(self.storage(address)?.slot(key)?.value)
     }
 
     /// Writes a word of a contract's storage; zero removes it. Makes no account: the caller has.
@@ -271,6 +313,25 @@ impl StateView {
         let old = storage.slots.insert(key, Slot { value, changed: true });
         self.journal.push(Undo::Slot { address, key, old, written });
         Ok(())
+    }
+
+    /// Writes the word that `decide` makes of the present one, which is given back; `None` writes nothing. One look-up for
+    /// what would be two by [`Self::slot`] and [`Self::set_slot`].
+    pub fn change_slot(
+        &mut self,
+        address: Address,
+        key: Hash,
+        decide: impl FnOnce(U256) -> Option<U256>,
+    ) -> Result<U256, StateError> {
+        let storage = self.storage(address)?;
+        let slot = storage.slot(key)?;
+        let old = *slot;
+        if let Some(value) = decide(old.value) {
+            *slot = Slot { value, changed: true };
+            let written = std::mem::replace(&mut storage.written, true);
+            self.journal.push(Undo::Slot { address, key, old: Some(old), written });
+        }
+        Ok(old.value)
     }
 
     /// All words of a contract's storage that are not zero.
@@ -292,21 +353,39 @@ impl StateView {
 
     // Other records
 
+    fn cell(&mut self, key: &[u8]) -> Result<&mut Cell<Record>, StateError> {
+        if !self.records.contains_key(key) {
+            let value = self.trie.get(key)?.map(Record::Bytes);
+            self.records.insert(key.to_vec(), Cell { value, changed: false });
+        }
+        Ok(self.records.get_mut(key).expect("inserted above"))
+    }
+
     /// A record's bytes.
     pub fn record(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
-        if let Some(cell) = self.records.get(key) {
-            return Ok(cell.value.clone());
-        }
-        let value = self.trie.get(key)?;
-        self.records.insert(key.to_vec(), Cell { value: value.clone(), changed: false });
-        Ok(value)
+        Ok(self.cell(key)?.value.clone().map(Record::into_bytes))
     }
 
     /// Sets a record's bytes; `None` or nothing removes it.
     pub fn set_record(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
-        let value = value.filter(|bytes| !bytes.is_empty());
+        self.put(key, value.filter(|bytes| !bytes.is_empty()).map(Record::Bytes));
+    }
+
+    fn put(&mut self, key: Vec<u8>, value: Option<Record>) {
         let old = self.records.insert(key.clone(), Cell { value, changed: true });
         self.journal.push(Undo::Record(key, old));
+    }
+
+    /// A record that stays decoded.
+    fn decoded<T: Decoded>(&mut self, key: &[u8]) -> Result<Option<Arc<T>>, StateError> {
+        let cell = self.cell(key)?;
+        let Some(record) = &cell.value else { return Ok(None) };
+        if let Some(value) = T::of(record) {
+            return Ok(Some(value.clone()));
+        }
+        let value = Arc::new(decode::<T>(key, &record.clone().into_bytes())?);
+        cell.value = Some(T::record(value.clone()));
+        Ok(Some(value))
     }
 
     fn typed<T: Decode>(&mut self, key: &[u8]) -> Result<Option<T>, StateError> {
@@ -324,7 +403,7 @@ impl StateView {
             self.records.range(prefix.to_vec()..).take_while(|(key, _)| key.starts_with(prefix))
         {
             match &cell.value {
-                Some(value) => found.insert(key.clone(), value.clone()),
+                Some(value) => found.insert(key.clone(), value.clone().into_bytes()),
                 None => found.remove(key),
             };
         }
@@ -332,13 +411,13 @@ impl StateView {
     }
 
     /// Validator candidates; `None` where the state has none.
-    pub fn validators(&mut self) -> Result<Option<ValidatorPool>, StateError> {
-        self.typed(keys::VALIDATORS)
+    pub fn validators(&mut self) -> Result<Option<Arc<ValidatorPool>>, StateError> {
+        self.decoded(keys::VALIDATORS)
     }
 
     /// Stores the validator candidates.
-    pub fn set_validators(&mut self, pool: &ValidatorPool) {
-        self.set_record(keys::VALIDATORS.to_vec(), Some(pool.to_rlp()));
+    pub fn set_validators(&mut self, pool: Arc<ValidatorPool>) {
+        self.put(keys::VALIDATORS.to_vec(), Some(Record::Validators(pool)));
     }
 
     /// Up to which height what a validator said has been punished; `None` for one that never was.
@@ -347,13 +426,13 @@ impl StateView {
     }
 
     /// Guardian candidates.
-    pub fn guardians(&mut self) -> Result<GuardianPool, StateError> {
-        Ok(self.typed(keys::GUARDIANS)?.unwrap_or_default())
+    pub fn guardians(&mut self) -> Result<Arc<GuardianPool>, StateError> {
+        Ok(self.decoded(keys::GUARDIANS)?.unwrap_or_default())
     }
 
     /// Stores the guardian candidates.
-    pub fn set_guardians(&mut self, pool: &GuardianPool) {
-        self.set_record(keys::GUARDIANS.to_vec(), Some(pool.to_rlp()));
+    pub fn set_guardians(&mut self, pool: Arc<GuardianPool>) {
+        self.put(keys::GUARDIANS.to_vec(), Some(Record::Guardians(pool)));
     }
 
     /// An elite edge node.
@@ -422,9 +501,9 @@ impl StateView {
 
     /// Appends a height to the list of blocks with validator stake transactions.
     pub fn add_stake_height(&mut self, height: u64) -> Result<(), StateError> {
-        let mut heights: HeightList = self.typed(keys::STAKE_HEIGHTS)?.unwrap_or_default();
-        heights.0.push(height);
-        self.set_record(keys::STAKE_HEIGHTS.to_vec(), Some(heights.to_rlp()));
+        let mut heights: Arc<HeightList> = self.decoded(keys::STAKE_HEIGHTS)?.unwrap_or_default();
+        Arc::make_mut(&mut heights).0.push(height);
+        self.put(keys::STAKE_HEIGHTS.to_vec(), Some(Record::Heights(heights)));
         Ok(())
     }
 
@@ -482,7 +561,7 @@ impl StateView {
         let records = std::mem::take(&mut self.records)
             .into_iter()
             .filter(|(_, cell)| cell.changed)
-            .map(|(key, cell)| (key, cell.value.unwrap_or_default()));
+            .map(|(key, cell)| (key, cell.value.map(Record::into_bytes).unwrap_or_default()));
         self.trie.update(accounts.chain(records), workers)?;
         self.journal.clear();
         Ok(self.trie.root())
@@ -516,6 +595,22 @@ impl StateView {
     ) -> Result<(), StateError> {
         Ok(self.trie.visit(prefix, visit)?)
     }
+}
+
+/// An account as it now is, read if it was not yet.
+fn account_cell<'a>(
+    accounts: &'a mut AddressMap<Cell<Account>>,
+    trie: &Trie,
+    address: Address,
+) -> Result<Option<&'a Account>, StateError> {
+    let cell = match accounts.entry(address) {
+        Entry::Occupied(cell) => cell.into_mut(),
+        Entry::Vacant(place) => {
+            let value = read(trie, &keys::account(address))?;
+            place.insert(Cell { value, changed: false })
+        }
+    };
+    Ok(cell.value.as_ref())
 }
 
 fn read<T: Decode>(trie: &Trie, key: &[u8]) -> Result<Option<T>, StateError> {

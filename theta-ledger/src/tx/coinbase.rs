@@ -117,7 +117,7 @@ pub fn expected_rewards(
         checkpoint,
         validators: &block.validators,
         pool: &pool,
-        guardians: voted.as_ref().map(|(votes, pool, _)| (*votes, pool)),
+        guardians: voted.as_ref().map(|(votes, pool, _)| (*votes, &**pool)),
         elite: block.elite_votes.as_ref().map(|votes| (votes, &elite)),
         distribution: &|holder| distributions.get(&holder).cloned(),
     })?;

@@ -10,13 +10,22 @@ use std::{
 };
 
 use theta_core::{
-    amount::{Coins, TFuelWei},
+    amount::{Coins, TFuelWei, ThetaWei},
     codec::rlp::Encode,
     hash::{Address, EMPTY_ROOT, Hash, keccak},
+    sign::SecretKey,
+    spec::ChainSpec,
     trie::{Node, NodeSource, Trie, TrieError},
     workers::Inline,
 };
-use theta_ledger::state::{Account, SplitRule, StateView, keys};
+use theta_ledger::{
+    genesis::GenesisBuilder,
+    ledger::Ledger,
+    mempool::{Mempool, MempoolLimits},
+    state::{Account, SplitRule, StateView, keys},
+};
+
+use super::{ledger::send, mempool::insert};
 
 /// Nodes in memory, and how often one was asked for.
 #[derive(Default)]
@@ -117,4 +126,65 @@ fn ended_split_rules_are_looked_for_once() {
     assert_eq!(left(&view), 450);
     view.drop_ended_splits(101).unwrap();
     assert_eq!(left(&view), 449);
+}
+
+const SENDERS: usize = 20;
+
+fn sender(index: usize) -> SecretKey {
+    SecretKey::from_bytes(keccak((index as u64).to_be_bytes()).as_slice()).unwrap()
+}
+
+/// Transactions carried out for each of 100 offers to a pool in which `waiting` wait: new ones, every tenth of which comes
+/// before the one below it, ten better offers for the last of a row, and five that are not valid.
+fn offers(waiting: u64) -> f64 {
+    let spec = ChainSpec::privatenet();
+    let rich = Coins::tfuel(TFuelWei::whole(1_000_000));
+    let keys: Vec<SecretKey> = (0..SENDERS).map(sender).collect();
+    let validator = Address::repeat_byte(9);
+    let mut genesis =
+        GenesisBuilder::new(&spec, 1_700_000_000).validator(validator, validator, ThetaWei::whole(1));
+    for key in &keys {
+        genesis = genesis.account(key.address(), rich);
+    }
+    let ledger = Ledger::builder(spec).open(&genesis.build()).unwrap();
+    let limits = MempoolLimits { transactions: 1 << 20, per_sender: 1 << 16, ..MempoolLimits::default() };
+    let mut pool = Mempool::new(ledger.reader(), limits).unwrap();
+    let mut next = vec![1; SENDERS];
+    for number in 0..waiting as usize {
+        let who = number % SENDERS;
+        insert(&mut pool, send(&keys[who], next[who], 1).bytes, 0).unwrap();
+        next[who] += 1;
+    }
+    let before = pool.carried_out();
+    for number in 0..100_u64 {
+        let who = number as usize % SENDERS;
+        let (key, sequence) = (&keys[who], next[who]);
+        // Another mix for each sender.
+        let offered = match (number + number / 20 * 3) % 20 {
+            0 | 10 => {
+                insert(&mut pool, send(key, sequence + 1, 1).bytes, 0).unwrap();
+                next[who] += 2;
+                insert(&mut pool, send(key, sequence, 1).bytes, 0)
+            }
+            5 | 15 => insert(&mut pool, super::mempool::offering(key, sequence - 1, "0.5").bytes, 0),
+            7 => {
+                assert!(insert(&mut pool, send(key, 0, 1).bytes, 0).is_err());
+                continue;
+            }
+            _ => {
+                next[who] += 1;
+                insert(&mut pool, send(key, sequence, 1).bytes, 0)
+            }
+        };
+        offered.unwrap();
+    }
+    (pool.carried_out() - before) as f64 / 100.0
+}
+
+#[test]
+fn an_offer_costs_a_large_pool_no_more() {
+    let (small, large) = (offers(100), offers(2_000));
+    println!("100 {small}, 2000 {large}");
+    assert!(large <= 1.2 * small, "{small} {large}");
+    assert!(small >= 1.0, "each is tried once at least");
 }

@@ -22,7 +22,7 @@ pub fn insert(pool: &mut Mempool, bytes: Vec<u8>, now: Millis) -> Result<Admitte
     pool.insert(screened, now)
 }
 
-fn offering(from: &SecretKey, sequence: u64, fee: &str) -> RawTx {
+pub fn offering(from: &SecretKey, sequence: u64, fee: &str) -> RawTx {
     let (amount, fee) = (Coins::tfuel(TFuelWei::whole(1)), Coins::tfuel(fee.parse().unwrap()));
     let body = Send {
         fee: fee.into(),

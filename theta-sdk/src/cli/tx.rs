@@ -4,7 +4,7 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde_json::json;
 use theta_core::{
-    amount::{Coins, TFuelWei, ThetaWei},
+    amount::{AmountError, Coins, TFuelWei, ThetaWei, Wei},
     hash::Address,
 };
 use theta_ledger::{
@@ -32,10 +32,10 @@ pub(super) enum Tx {
         #[arg(long, value_parser = address)]
         to: Address,
         /// THETA: whole tokens, or an integer with the suffix wei.
-        #[arg(long, default_value = "0")]
+        #[arg(long, default_value = "0", value_parser = theta)]
         theta: ThetaWei,
         /// TFUEL: whole tokens, or an integer with the suffix wei.
-        #[arg(long, default_value = "0")]
+        #[arg(long, default_value = "0", value_parser = tfuel)]
         tfuel: TFuelWei,
     },
     /// Stake behind a node.
@@ -53,8 +53,8 @@ pub(super) enum Tx {
         #[arg(long, value_parser = holder)]
         holder: Holder,
         /// Whole tokens, or an integer with the suffix wei: THETA, for elite edge nodes TFUEL.
-        #[arg(long)]
-        stake: String,
+        #[arg(long, value_parser = tfuel)]
+        stake: TFuelWei,
         /// 0 validator, 1 guardian, 2 elite edge node.
         #[arg(long, default_value_t = 0)]
         purpose: u8,
@@ -85,7 +85,7 @@ pub(super) struct Common {
     #[arg(long)]
     seq: Option<u64>,
     /// Fee in TFUEL; the least one when missing.
-    #[arg(long)]
+    #[arg(long, value_parser = tfuel)]
     fee: Option<TFuelWei>,
     /// Do not wait until it is settled.
     #[arg(long = "async")]
@@ -127,6 +127,22 @@ impl Common {
     }
 }
 
+/// An amount of which digits below one wei are cut off (`wallet.md` 5); whoever wrote them is told.
+fn told<W: Wei>(text: &str, (amount, cut): (W, bool)) -> W {
+    if cut {
+        eprintln!("notice: `{text}` has digits below one wei, which are cut off: {}wei", amount.get());
+    }
+    amount
+}
+
+fn theta(text: &str) -> Result<ThetaWei, AmountError> {
+    ThetaWei::parse_cut(text).map(|parsed| told(text, parsed))
+}
+
+fn tfuel(text: &str) -> Result<TFuelWei, AmountError> {
+    TFuelWei::parse_cut(text).map(|parsed| told(text, parsed))
+}
+
 /// A node as a deposit names it.
 #[derive(Clone, Debug)]
 pub(super) enum Holder {
@@ -159,8 +175,8 @@ pub(super) async fn run(session: &Session, command: Tx) -> anyhow::Result<()> {
         Tx::Deposit { common, source, holder, stake, purpose } => {
             let purpose = Purpose(purpose);
             let stake = match purpose {
-                Purpose::ELITE_EDGE => Coins::tfuel(stake.parse()?),
-                _ => Coins::theta(stake.parse()?),
+                Purpose::ELITE_EDGE => Coins::tfuel(stake),
+                _ => Coins::theta(ThetaWei::from_u256(stake.get())),
             };
             let (wallet, sequence, fee) = common.open(session, source).await?;
             let raw = match holder {
@@ -178,5 +194,54 @@ pub(super) async fn run(session: &Session, command: Tx) -> anyhow::Result<()> {
             let raw = wallet.withdraw(sequence, holder, Purpose(purpose), fee).sign(wallet.signer())?;
             common.finish(session, raw).await
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::{super::Command, *};
+    use crate::cli::Cli;
+
+    const WHO: &str = "0x2E833968E5bB786Ae419c4d13189fB081Cc43bab";
+
+    fn sent(amount: &str, option: &str) -> Result<Coins, i32> {
+        let arguments = ["thetacli", "tx", "send", "--from", WHO, "--to", WHO, option, amount];
+        match Cli::try_parse_from(arguments).map_err(|error| error.exit_code())?.command {
+            Command::Tx(Tx::Send { theta, tfuel, .. }) => Ok(Coins { theta, tfuel }),
+            _ => Err(0),
+        }
+    }
+
+    #[test]
+    fn amounts_are_exact_or_wrong_usage() {
+        for (text, wei) in [
+            ("0.07", 70_000_000_000_000_000_u128),
+            ("0.1", 100_000_000_000_000_000),
+            ("1.1", 1_100_000_000_000_000_000),
+            ("0.00000012", 120_000_000_000),
+            ("123456.789123456789123456", 123_456_789_123_456_789_123_456),
+            // Cut off, and told on stderr.
+            ("0.0000000000000000019", 1),
+            (".5", 500_000_000_000_000_000),
+            ("5.", 5_000_000_000_000_000_000),
+            ("70000000000000000wei", 70_000_000_000_000_000),
+            ("1WEI", 1),
+        ] {
+            assert_eq!(sent(text, "--theta"), Ok(Coins::theta(ThetaWei::wei(wei))), "{text}");
+            assert_eq!(sent(text, "--tfuel"), Ok(Coins::tfuel(TFuelWei::wei(wei))), "{text}");
+        }
+        for text in ["1e3", "1,5", "+1", "-1", "1_000", " 1", "1.5wei", ""] {
+            assert_eq!((sent(text, "--theta"), sent(text, "--tfuel")), (Err(2), Err(2)), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_stake_is_an_amount_of_its_purposes_coin() {
+        let arguments = ["thetacli", "tx", "deposit", "--source", WHO, "--holder", WHO, "--stake"];
+        let with = |stake| Cli::try_parse_from(arguments.into_iter().chain([stake]));
+        assert!(with("200000").is_ok());
+        assert_eq!(with("lots").expect_err("no amount").exit_code(), 2);
     }
 }

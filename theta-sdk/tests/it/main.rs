@@ -2,11 +2,17 @@
 #![allow(clippy::unwrap_used, reason = "a malformed fixture is a failed test")]
 
 use serde_json::Value;
-use theta_core::sign::{SecretKey, Signature};
+use theta_core::{
+    amount::TFuelWei,
+    hash::keccak,
+    sign::{SecretKey, Signature},
+};
+use theta_ledger::tx::{OverspendingProof, RawTx, ServicePayment, Transaction};
 use theta_sdk::{
     hd::{self, Path},
     keystore::{self, Effort, Keystore, KeystoreError},
     message,
+    wallet::Wallet,
 };
 
 fn json(name: &str) -> Vec<Value> {
@@ -107,4 +113,24 @@ fn messages_of_other_wallets_verify_and_are_signed_the_same() {
         seen += 1;
     }
     assert_eq!(seen, 5);
+}
+
+#[test]
+fn a_wallet_brings_the_proof_of_overspending() {
+    let (bringer, payer) =
+        (SecretKey::from_bytes(&[2; 32]).unwrap(), SecretKey::from_bytes(&[3; 32]).unwrap());
+    let mut payment =
+        ServicePayment::new(payer.address(), bringer.address(), TFuelWei::whole(60), 1, 7, b"video".to_vec());
+    payment.sign_as_payer("privatenet", &payer).unwrap();
+    let proof = OverspendingProof { reserve_sequence: 7, payments: vec![payment] };
+    let wallet = Wallet::new("privatenet", bringer.clone());
+    let unsigned = wallet.slash(5, payer.address(), &proof);
+    let digest = keccak(unsigned.sign_bytes());
+    let raw = unsigned.sign(wallet.signer()).unwrap();
+    let Transaction::Slash(slash) = RawTx::decode(raw.bytes.clone()).unwrap().transaction else {
+        panic!("another kind")
+    };
+    assert_eq!(slash.proposer.signature.recover(&digest), Ok(bringer.address()));
+    assert_eq!((slash.proposer.sequence, slash.slashed_address), (5, payer.address()));
+    assert_eq!((slash.reserve_sequence, slash.proof().unwrap()), (7, proof));
 }
