@@ -7,6 +7,8 @@
 //! for as many blocks as a withdrawal takes. What was punished is remembered by height in the state: no proof of an
 //! earlier contradiction is good any more, whoever made several of them and stakes again later.
 
+use std::sync::Arc;
+
 use theta_core::{
     amount::Coins,
     codec::rlp::{Decode, Encode},
@@ -108,7 +110,7 @@ impl Slash {
             return Err(EquivocationError::Ahead { height, from: height.saturating_sub(AHEAD) }.into());
         }
         let mut pool = view.validators()?.unwrap_or_default();
-        if pool.burn(offender).is_none() {
+        if Arc::make_mut(&mut pool).burn(offender).is_none() {
             return Err(EquivocationError::NoStake(offender).into());
         }
         if ValidatorSet::of_pool(&pool).as_slice().is_empty() {
@@ -130,8 +132,10 @@ impl Slash {
         view.store(bringer);
         let evidence = self.evidence()?;
         let mut pool = view.validators()?.unwrap_or_default();
-        pool.burn(self.slashed_address).ok_or(EquivocationError::NoStake(self.slashed_address))?;
-        view.set_validators(&pool);
+        Arc::make_mut(&mut pool)
+            .burn(self.slashed_address)
+            .ok_or(EquivocationError::NoStake(self.slashed_address))?;
+        view.set_validators(pool);
         view.add_stake_height(scope.height())?;
         view.set_record(
             keys::punished(self.slashed_address),
