@@ -156,7 +156,7 @@ fn offers(waiting: u64) -> f64 {
     ledger.reached(Finality::Settled, &first).unwrap();
     let limits = MempoolLimits { transactions: 1 << 20, per_sender: 1 << 16, ..MempoolLimits::default() };
     let mut pool = Mempool::new(ledger.reader(), limits).unwrap();
-    let mut next = vec![1; SENDERS];
+    let mut next = [1; SENDERS];
     for number in 0..waiting as usize {
         let who = number % SENDERS;
         insert(&mut pool, send(&keys[who], next[who], 1).bytes, 0).unwrap();
