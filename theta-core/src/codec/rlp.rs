@@ -306,7 +306,15 @@ impl Decode for U256 {
 
 impl Encode for BigUint {
     fn encode(&self, out: &mut Vec<u8>) {
-        encode_integer_bytes(&self.to_bytes_be(), out);
+        // What fits a machine word is nearly every amount there is.
+        let mut digits = self.iter_u64_digits();
+        match (digits.next(), digits.next(), digits.next()) {
+            (low, high, None) => {
+                let word = u128::from(high.unwrap_or_default()) << 64 | u128::from(low.unwrap_or_default());
+                word.encode(out);
+            }
+            _ => encode_integer_bytes(&self.to_bytes_be(), out),
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use std::{
 use theta_core::{
     amount::{Coins, TFuelWei, ThetaWei},
     codec::rlp::Encode,
+    context::Finality,
     hash::{Address, EMPTY_ROOT, Hash, keccak},
     sign::SecretKey,
     spec::ChainSpec,
@@ -25,7 +26,10 @@ use theta_ledger::{
     state::{Account, SplitRule, StateView, keys},
 };
 
-use super::{ledger::send, mempool::insert};
+use super::{
+    ledger::{extend, key, send},
+    mempool::{insert, offering},
+};
 
 /// Nodes in memory, and how often one was asked for.
 #[derive(Default)]
@@ -140,16 +144,19 @@ fn offers(waiting: u64) -> f64 {
     let spec = ChainSpec::privatenet();
     let rich = Coins::tfuel(TFuelWei::whole(1_000_000));
     let keys: Vec<SecretKey> = (0..SENDERS).map(sender).collect();
-    let validator = Address::repeat_byte(9);
+    let validator = key(9).address();
     let mut genesis =
-        GenesisBuilder::new(&spec, 1_700_000_000).validator(validator, validator, ThetaWei::whole(1));
+        GenesisBuilder::new(&spec, 1_700_000_000).validator(validator, validator, ThetaWei::whole(5_000_000));
     for key in &keys {
         genesis = genesis.account(key.address(), rich);
     }
-    let ledger = Ledger::builder(spec).open(&genesis.build()).unwrap();
+    let genesis = genesis.build();
+    let mut ledger = Ledger::builder(spec).open(&genesis).unwrap();
+    let (first, _) = extend(&mut ledger, genesis.hash(), &[]);
+    ledger.reached(Finality::Settled, &first).unwrap();
     let limits = MempoolLimits { transactions: 1 << 20, per_sender: 1 << 16, ..MempoolLimits::default() };
     let mut pool = Mempool::new(ledger.reader(), limits).unwrap();
-    let mut next = vec![1; SENDERS];
+    let mut next = [1; SENDERS];
     for number in 0..waiting as usize {
         let who = number % SENDERS;
         insert(&mut pool, send(&keys[who], next[who], 1).bytes, 0).unwrap();
@@ -166,7 +173,7 @@ fn offers(waiting: u64) -> f64 {
                 next[who] += 2;
                 insert(&mut pool, send(key, sequence, 1).bytes, 0)
             }
-            5 | 15 => insert(&mut pool, super::mempool::offering(key, sequence - 1, "0.5").bytes, 0),
+            5 | 15 => insert(&mut pool, offering(key, sequence - 1, "0.5").bytes, 0),
             7 => {
                 assert!(insert(&mut pool, send(key, 0, 1).bytes, 0).is_err());
                 continue;

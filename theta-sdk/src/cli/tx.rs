@@ -201,8 +201,8 @@ pub(super) async fn run(session: &Session, command: Tx) -> anyhow::Result<()> {
 mod tests {
     use clap::Parser as _;
 
-    use super::{super::Command, *};
-    use crate::cli::Cli;
+    use super::*;
+    use crate::cli::{Cli, Command};
 
     const WHO: &str = "0x2E833968E5bB786Ae419c4d13189fB081Cc43bab";
 
