@@ -195,7 +195,7 @@ fn guardians() {
             let votes = all.votes(0, percent);
             let rest = all.votes(count * percent / 100, 100 - percent);
             let publics: Vec<bls::PublicKey> =
-                all.pool.with_stake().take(count * percent / 100).map(|one| one.key.clone()).collect();
+                all.pool.with_stake().take(count * percent / 100).map(|one| one.key).collect();
             let (mut verify, mut floor, mut merge) = (Vec::new(), Vec::new(), Vec::new());
             for _ in 0..rounds {
                 verify.push(timed(|| all.checkpoint().verify(&votes).expect("right")).1);
