@@ -68,6 +68,8 @@ pub(super) struct Attempt {
     /// Of which pool it is, and why it went there.
     pub(super) pool: Option<(usize, Spill)>,
     pub(super) step: Step,
+    /// A commitment that came before the node's word that it runs: messages overtake each other.
+    early: Option<Hash>,
     /// When the node has to have made its next step, where that is not placement's to watch.
     pub(super) until: Option<Millis>,
 }
@@ -215,7 +217,7 @@ impl Job {
     ) {
         // Where the node was bound to its result placement waits no more.
         let until = bound.then(|| now.saturating_add(self.wall_ms()).saturating_add(settings.grace_ms));
-        self.attempts.push(Attempt { node, place, pool: None, step: Step::Offered, until });
+        self.attempts.push(Attempt { node, place, pool: None, step: Step::Offered, early: None, until });
         self.offers += 1;
     }
 
@@ -387,6 +389,10 @@ impl Job {
                     _ => Answer::Refused,
                 }
             }
+            (Message::Committed { commit, .. }, Step::Offered) => {
+                attempt.early = Some(commit);
+                return None;
+            }
             (Message::Committed { commit, .. }, Step::Running { price }) => {
                 attempt.step = Step::Committed { price, commit };
                 attempt.until = None;
@@ -410,6 +416,14 @@ impl Job {
         };
         self.faults += u32::from(answer == Answer::Failed);
         Some((place, answer))
+    }
+
+    /// What a node that has just said that it runs had said before.
+    pub(super) fn overtaken(&mut self, from: NodeId) -> Option<Message> {
+        let attempt = self.attempts.iter_mut().find(|attempt| attempt.node == from)?;
+        let runs = matches!(attempt.step, Step::Running { .. });
+        let commit = attempt.early.take_if(|_| runs)?;
+        Some(Message::Committed { task: self.task_id, epoch: self.epoch, commit })
     }
 
     /// Claims and their attempts, when they are not needed any more.
@@ -603,7 +617,7 @@ impl Job {
     pub(super) fn offer(&mut self, node: NodeId, place: AttemptId, pool: Option<(usize, Spill)>) -> Message {
         self.offers += 1;
         self.spilled.extend(pool.map(|(_, why)| (node, why)));
-        self.attempts.push(Attempt { node, place, pool, step: Step::Offered, until: None });
+        self.attempts.push(Attempt { node, place, pool, step: Step::Offered, early: None, until: None });
         self.message_of_offer()
     }
 

@@ -269,8 +269,14 @@ impl Scheduler {
         if self.jobs.get(&id).is_none_or(|job| job.epoch != epoch) {
             return;
         }
-        if let Some((attempt, answer)) = self.with_job(&id, |job| job.message(from, message, now)).flatten() {
-            self.answer(attempt, answer, now, out);
+        let mut next = Some(message);
+        while let Some(message) = next.take() {
+            if let Some((attempt, answer)) =
+                self.with_job(&id, |job| job.message(from, message, now)).flatten()
+            {
+                self.answer(attempt, answer, now, out);
+                next = self.with_job(&id, |job| job.overtaken(from)).flatten();
+            }
         }
     }
 

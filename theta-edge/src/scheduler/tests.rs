@@ -98,3 +98,26 @@ fn a_message_of_another_epoch_counts_for_nothing() {
         assert_eq!(asked(&out).len(), new_offers, "epoch {said}");
     }
 }
+
+#[test]
+fn a_commitment_that_overtakes_the_word_before_it_counts() {
+    let (mut scheduler, mut out) = (Scheduler::new(Settings::default()), Vec::new());
+    let spec = JobSpec { quorum: crate::job::Quorum::of(1), ..spec() };
+    let (job, task, from) = (spec.id(), spec.task().id(), NodeId(Address::repeat_byte(10)));
+    scheduler.step(0, Input::Node { node: from, up: true }, &mut out);
+    scheduler.step(0, Input::Submit(spec), &mut out);
+    scheduler.step(0, Input::Promised { job, held: true }, &mut out);
+    assert_eq!(offered(&out), [(from, task)]);
+    out.clear();
+    let commit = Message::Committed { task, epoch: 1, commit: Hash::ZERO };
+    scheduler.step(1, Input::Message { from, message: commit }, &mut out);
+    let reveals = |out: &[Effect]| {
+        let reveal =
+            |effect: &&Effect| matches!(effect, Effect::Send { message: Message::Reveal { .. }, .. });
+        out.iter().filter(reveal).count()
+    };
+    assert_eq!(reveals(&out), 0, "its price is not known");
+    let accepted = Message::Accepted { task, epoch: 1, price: crate::payment::Price::default() };
+    scheduler.step(2, Input::Message { from, message: accepted }, &mut out);
+    assert_eq!(reveals(&out), 1);
+}
