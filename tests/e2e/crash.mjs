@@ -81,6 +81,11 @@ export async function crash() {
   for (let round = 1; round <= ROUNDS; round += 1) {
     const name = (what) => `crash ${round}: ${what}`;
     const { ready } = net;
+    // What was under way when the nodes were killed outlives them, and goes into blocks first.
+    await until("nothing waits any more", async () => {
+      const pools = await Promise.all(ready.nodes.map(({ thetaRpc }) => call(thetaRpc, "theta.GetPendingTransactions")));
+      return pools.every(({ tx_hashes: waiting }) => (waiting ?? []).length === 0);
+    });
     const sequences = await Promise.all(
       ready.accounts.slice(0, SENDERS).map(async ({ address }) => (await account(ready.thetaRpc, address)).sequence),
     );
