@@ -324,6 +324,17 @@ impl ModelOffer {
         !name.is_empty() && name.len() <= MAX_NAME && name.bytes().all(plain)
     }
 
+    /// Whether it does what is asked.
+    pub fn takes(&self, ask: &Ask) -> Result<(), Refusal> {
+        match ask {
+            Ask::Embed(_) if self.dimensions.is_none() => {
+                Err(Refusal::new("model", "makes text, not vectors"))
+            }
+            Ask::Generate(_) if !self.generates => Err(Refusal::new("model", "makes vectors, not text")),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether it can be believed at all.
     pub fn is_sane(&self) -> bool {
         Self::is_name(&self.name)

@@ -6,14 +6,15 @@ use minijinja::{Environment, ErrorKind, context};
 use serde::Deserialize;
 use theta_edge::infer::{Role, Turn};
 
-use crate::folder::{ModelError, json, optional};
+use crate::folder::{ModelError, optional_json};
 
 /// For models that have none.
 const PLAIN: &str =
     "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}assistant:";
 const NAME: &str = "chat";
-const FILE: &str = "tokenizer_config.json";
-/// Steps of a template, so that none runs without end.
+/// Where a model's folder has it.
+pub(crate) const FILE: &str = "tokenizer_config.json";
+/// How deep macros of a template may call each other.
 const MAX_DEPTH: usize = 64;
 
 #[derive(Debug)]
@@ -57,10 +58,7 @@ struct Marks {
 
 impl Template {
     pub(crate) fn open(folder: &Path) -> Result<Self, ModelError> {
-        let config: Config = match optional(folder, FILE)? {
-            Some(_) => json(folder, FILE)?,
-            None => Config::default(),
-        };
+        let config: Config = optional_json(folder, FILE)?.unwrap_or_default();
         let wrong = |error: minijinja::Error| {
             ModelError::Use(folder.join(FILE), format!("its chat_template: {error:#}"))
         };

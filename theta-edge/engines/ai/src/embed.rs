@@ -9,8 +9,13 @@ use serde::Deserialize;
 use theta_edge::infer::{Refusal, Reply};
 use tokenizers::Tokenizer;
 
-use crate::folder::{Broken, ModelError, json, optional};
+use crate::folder::{Broken, ModelError, json, optional_json};
 use crate::{Answer, Halt, Watch};
+
+/// Says how many tokens it was made for.
+pub(crate) const LENGTH: &str = "sentence_bert_config.json";
+/// Says how its vectors are made of its tokens'.
+pub(crate) const POOLING: &str = "1_Pooling/config.json";
 
 pub(crate) struct Embedder {
     model: BertModel,
@@ -39,15 +44,13 @@ impl Embedder {
     pub(crate) fn open(folder: &Path, tokenizer: Tokenizer, weights: VarBuilder<'_>) -> Result<Self, Broken> {
         let config: Config = json(folder, "config.json")?;
         let mut context = config.max_position_embeddings;
-        if optional(folder, "sentence_bert_config.json")?.is_some() {
-            context = context.min(json::<Length>(folder, "sentence_bert_config.json")?.max_seq_length);
+        if let Some(length) = optional_json::<Length>(folder, LENGTH)? {
+            context = context.min(length.max_seq_length);
         }
-        let pooling = Path::new("1_Pooling").join("config.json");
-        let pooling = pooling.to_str().unwrap_or_default();
-        if optional(folder, pooling)?.is_some() && !json::<Pooling>(folder, pooling)?.pooling_mode_mean_tokens
+        if optional_json::<Pooling>(folder, POOLING)?.is_some_and(|pooling| !pooling.pooling_mode_mean_tokens)
         {
             let problem = "its vectors are not averages of its tokens'; no other kind is made here";
-            return Err(ModelError::Use(folder.join(pooling), problem.to_owned()).into());
+            return Err(ModelError::Use(folder.join(POOLING), problem.to_owned()).into());
         }
         let dimensions = u32::try_from(config.hidden_size).unwrap_or(u32::MAX);
         let model = BertModel::load(weights, &config)?;

@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use serde::Deserialize;
+use theta_edge::executor::RunError;
 use theta_edge::infer::{Ask, ModelOffer};
+use theta_edge::job::KindTag;
 use theta_edge::payment::Price;
 use tokenizers::Tokenizer;
 
-use crate::chat::Template;
-use crate::embed::Embedder;
+use crate::chat::{self, Template};
+use crate::embed::{self, Embedder};
 use crate::generate::Generator;
 use crate::{Answer, Halt, Watch, digest};
 
@@ -68,7 +70,7 @@ struct Kind {
 }
 
 /// A file, if it is there.
-pub(crate) fn optional(folder: &Path, name: &str) -> Result<Option<Vec<u8>>, ModelError> {
+fn optional(folder: &Path, name: &str) -> Result<Option<Vec<u8>>, ModelError> {
     let path = folder.join(name);
     match std::fs::read(&path) {
         Ok(bytes) => Ok(Some(bytes)),
@@ -80,8 +82,19 @@ pub(crate) fn optional(folder: &Path, name: &str) -> Result<Option<Vec<u8>>, Mod
 /// A file of JSON.
 pub(crate) fn json<T: for<'a> Deserialize<'a>>(folder: &Path, name: &str) -> Result<T, ModelError> {
     let path = folder.join(name);
-    let bytes = std::fs::read(&path).map_err(ModelError::of(&path))?;
-    serde_json::from_slice(&bytes).map_err(|error| ModelError::Use(path, error.to_string()))
+    parse(&std::fs::read(&path).map_err(ModelError::of(&path))?, path)
+}
+
+/// The same, if it is there.
+pub(crate) fn optional_json<T: for<'a> Deserialize<'a>>(
+    folder: &Path,
+    name: &str,
+) -> Result<Option<T>, ModelError> {
+    optional(folder, name)?.map(|bytes| parse(&bytes, folder.join(name))).transpose()
+}
+
+fn parse<T: for<'a> Deserialize<'a>>(bytes: &[u8], path: PathBuf) -> Result<T, ModelError> {
+    serde_json::from_slice(bytes).map_err(|error| ModelError::Use(path, error.to_string()))
 }
 
 impl Local {
@@ -98,13 +111,7 @@ impl Local {
         let (weights, sums) = weights(folder)?;
         let broken = |error: candle_core::Error| ModelError::Use(folder.to_owned(), error.to_string());
         let mut parts = sums;
-        for name in [
-            "config.json",
-            "tokenizer.json",
-            "tokenizer_config.json",
-            "sentence_bert_config.json",
-            "1_Pooling/config.json",
-        ] {
+        for name in ["config.json", "tokenizer.json", chat::FILE, embed::LENGTH, embed::POOLING] {
             parts.push(blake3::hash(&optional(folder, name)?.unwrap_or_default()).as_bytes().to_vec());
         }
         parts.push(processor().into_bytes());
@@ -140,12 +147,11 @@ impl Local {
     }
 
     pub(crate) fn answer(&self, ask: &Ask, seed: u64, watch: &Watch) -> Result<Answer, Halt> {
-        use theta_edge::infer::Refusal;
         match (self, ask) {
             (Self::Embeds(model), Ask::Embed(texts)) => model.answer(texts, watch),
             (Self::Generates(model), Ask::Generate(ask)) => model.answer(ask, seed, watch),
-            (Self::Embeds(_), _) => Err(Halt::Asker(Refusal::new("model", "makes vectors, not text"))),
-            (Self::Generates(_), _) => Err(Halt::Asker(Refusal::new("model", "makes text, not vectors"))),
+            // Asked for what its offer does not say.
+            _ => Err(Halt::Node(RunError::Kind(KindTag::Infer))),
         }
     }
 }

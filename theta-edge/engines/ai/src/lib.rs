@@ -40,7 +40,6 @@ use theta_core::hash::Hash;
 use theta_edge::executor::{Attempt, Ending, Executor, Frames, OutFile, Output, RunError};
 use theta_edge::infer::{Ask, ModelOffer, Refusal, Reply, TOKEN, VECTORS};
 use theta_edge::job::{KindTag, Task, Work};
-use theta_edge::payment::Price;
 
 pub use folder::ModelError;
 pub use upstream::{Upstream, UpstreamError};
@@ -89,13 +88,6 @@ impl Ai {
         for offer in upstream.offers() {
             self.models.insert(offer.executor, Model { offer, runs: Runs::There(upstream.clone()) });
         }
-        self
-    }
-
-    /// The same models at a price.
-    #[must_use]
-    pub fn priced(mut self, price: Price) -> Self {
-        self.models.values_mut().for_each(|model| model.offer.price = price);
         self
     }
 }
@@ -185,7 +177,7 @@ impl Executor for Ai {
         let until = Duration::from_secs(task.limits.wall_seconds);
         let seed = u64::from_le_bytes(task.id().0[..8].try_into().unwrap_or_default());
         let frames = attempt.frames.clone();
-        let answer = match ask.check() {
+        let answer = match ask.check().and_then(|()| model.offer.takes(&ask)) {
             Err(refusal) => Err(Halt::Asker(refusal)),
             Ok(()) => match model.runs {
                 Runs::Here(local) => {

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use theta_edge::executor::{Frames, RunError};
 use theta_edge::infer::{Ask, Finish, Generate, ModelOffer, Prompt, Refusal, Reply};
+use theta_edge::job::KindTag;
 use theta_edge::payment::Price;
 use zeroize::Zeroizing;
 
@@ -118,8 +119,8 @@ impl Upstream {
         match (ask, model.dimensions) {
             (Ask::Embed(texts), Some(dimensions)) => self.embed(&model.name, dimensions, texts).await,
             (Ask::Generate(ask), None) => self.generate(&model.name, ask, frames).await,
-            (Ask::Embed(_), None) => Err(Halt::Asker(Refusal::new("model", "makes text, not vectors"))),
-            (Ask::Generate(_), Some(_)) => Err(Halt::Asker(Refusal::new("model", "makes vectors, not text"))),
+            // Asked for what its offer does not say.
+            _ => Err(Halt::Node(RunError::Kind(KindTag::Infer))),
         }
     }
 

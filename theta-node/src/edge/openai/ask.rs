@@ -189,7 +189,7 @@ fn turn(at: usize, message: Value) -> Result<Turn, Problem> {
     let place = |name: &str| format!("messages[{at}]{name}");
     let Value::Object(fields) = message else { return Err(Problem::param(place(""), "is no object")) };
     let mut fields = Fields(fields);
-    let role = match fields.get::<String>("role", "is a text")?.as_deref() {
+    let role = match fields.any("role").as_ref().and_then(Value::as_str) {
         Some("system" | "developer") => Role::System,
         Some("user") => Role::User,
         Some("assistant") => Role::Assistant,
@@ -278,6 +278,7 @@ mod tests {
             (json!({ "response_format": { "type": "json_schema" } }), "response_format"),
             (json!({ "messages": [] }), "messages"),
             (json!({ "messages": [{ "role": "tool", "content": "x" }] }), "messages[0].role"),
+            (json!({ "messages": [{ "role": 7, "content": "x" }] }), "messages[0].role"),
             (json!({ "messages": [{ "role": "user" }] }), "messages[0].content"),
             (
                 json!({ "messages": [{ "role": "user", "content": [{ "type": "image_url" }] }] }),

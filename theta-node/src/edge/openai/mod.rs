@@ -6,10 +6,7 @@
 mod ask;
 mod text;
 
-use std::{
-    convert::Infallible,
-    time::{Duration, SystemTime},
-};
+use std::{convert::Infallible, time::Duration};
 
 use axum::{
     Json, Router,
@@ -40,7 +37,7 @@ use super::{
     asker::{AskerLoop, Refused},
     requester::{Jobs, Order},
 };
-use crate::http::limited;
+use crate::{clock::now_millis, http::limited};
 
 /// Largest request.
 const MAX_BODY: usize = 8 << 20;
@@ -177,6 +174,7 @@ impl V1 {
 
     /// Gives a question to nodes that have the model.
     async fn begin(&self, model: &ModelOffer, ask: &Ask) -> Result<(Hash, Text), Problem> {
+        model.takes(ask)?;
         let bytes = serde_json::to_vec(ask).map_err(anyhow::Error::from)?;
         let ask_blob = self.jobs.blobs.add(bytes).await.map_err(anyhow::Error::from)?;
         let fuel = ask.most_tokens(model.context).saturating_mul(TOKEN);
@@ -223,10 +221,6 @@ impl V1 {
             reply => Ok((reply, output)),
         }
     }
-}
-
-fn seconds() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn row(model: &ModelOffer) -> Value {
@@ -392,7 +386,7 @@ impl V1 {
     ) -> Result<Response, Problem> {
         let (job, mut text) = self.begin(&model, &ask).await?;
         let id = format!("{}{}", if form == Form::Chat { "chatcmpl-" } else { "cmpl-" }, hex::encode(job));
-        let answer = Answer { form, id, model: model.name, created: seconds() };
+        let answer = Answer { form, id, model: model.name, created: now_millis() / 1000 };
         // What goes wrong before the text begins has a status of its own.
         let first = text.next().await;
         let begun = match first {

@@ -25,8 +25,8 @@ enum Manner {
 struct Model {
     manner: Manner,
     text: &'static str,
-    /// What another node has to have done before this one goes on.
-    begun: Arc<AtomicBool>,
+    /// Whether it has failed since this was last unset.
+    failed: Arc<AtomicBool>,
 }
 
 const MODEL: Hash = Hash::repeat_byte(7);
@@ -58,7 +58,7 @@ impl Executor for Model {
             Manner::Fails => {
                 // The piece is on its way before the failure is.
                 tokio::time::sleep(Duration::from_millis(300)).await;
-                self.begun.store(true, Ordering::SeqCst);
+                self.failed.store(true, Ordering::SeqCst);
                 return Err(RunError::Lost("it fell over".to_owned()));
             }
             Manner::Hangs => std::future::pending().await,
@@ -141,7 +141,7 @@ impl Net {
 }
 
 fn model(manner: Manner, text: &'static str) -> Model {
-    Model { manner, text, begun: Arc::default() }
+    Model { manner, text, failed: Arc::default() }
 }
 
 /// The texts of a stream's events, and its last line.
@@ -189,16 +189,16 @@ async fn a_stream_goes_on_at_another_node_and_never_begins_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_another_node_does_not_go_on_with_ends_with_a_reason() {
     let failing = model(Manner::Fails, "1, 2....");
-    let begun = failing.begun.clone();
+    let failed = failing.failed.clone();
     let net = Net::new(vec![failing, model(Manner::Right, "one two")]).await;
     let mut interrupted = 0;
     for _ in 0..8 {
-        begun.store(false, Ordering::SeqCst);
+        failed.store(false, Ordering::SeqCst);
         let (status, stream) = net.chat(true).await;
         let (text, last) = pieces(&stream);
         assert_eq!(status, 200, "{stream}");
         // What was shown is never contradicted in silence.
-        match begun.load(Ordering::SeqCst) {
+        match failed.load(Ordering::SeqCst) {
             true => {
                 assert!(text == "1, 2" && last.contains("interrupted"), "{stream}");
                 interrupted += 1;
