@@ -56,6 +56,17 @@ impl Placement {
         row.rate > 0.0 && f64::from(self.state.queue.pending(shape)) / row.rate * 1_000.0 < 2.0 * p95 as f64
     }
 
+    /// Whether a task passes over slow nodes: what waits is done sooner elsewhere, and this one has not waited for that longer
+    /// than it pays. What is over sooner than it would be tried again takes what there is.
+    pub(super) fn is_choosy(&mut self, task: u32, now: Millis) -> bool {
+        let row = &self.state.tasks[task as usize];
+        let (seq, shape) = (row.seq, self.state.jobs[row.job as usize].shape);
+        let (_, p95) = self.run_ms(shape);
+        let waits = self.passed_over.get(&task).filter(|(of, _)| *of == seq);
+        let waited = waits.map_or(0, |(_, since)| now.saturating_sub(*since));
+        p95 >= CHOOSY.0 && waited < p95 && self.is_short(shape)
+    }
+
     /// Whether a task should go to a pool, and to which.
     pub(super) fn spill(&mut self, task: u32, now: Millis) -> Option<(u32, Spill)> {
         let job = &self.state.jobs[self.state.tasks[task as usize].job as usize];
@@ -85,8 +96,7 @@ impl Placement {
             self.give(task, POOLS + pool, Some(why), now, step);
             return;
         }
-        let quick =
-            self.is_short(self.state.jobs[self.state.tasks[task as usize].job as usize].shape).then_some(now);
+        let quick = self.is_choosy(task, now).then_some(now);
         let state = &mut self.state;
         let row = &state.tasks[task as usize];
         let job = &state.jobs[row.job as usize];
@@ -163,6 +173,7 @@ impl Placement {
     }
 
     pub(super) fn give(&mut self, task: u32, node: u32, why: Option<Spill>, now: Millis, step: &mut Step) {
+        self.passed_over.remove(&task);
         let row = &self.state.tasks[task as usize];
         let (job, index, epoch) = (row.job, row.index, row.epoch + 1);
         self.log(Event::Placed { task, node, epoch }, now, step);

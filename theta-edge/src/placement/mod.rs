@@ -188,6 +188,8 @@ pub struct Placement {
     excluded: Vec<u32>,
     /// Tasks that some nodes may not have and no other could take: the next one that has room is asked.
     choosy: BTreeSet<(u64, u32)>,
+    /// By task: its sequence, and since when nobody was good enough for it.
+    passed_over: BTreeMap<u32, (u64, Millis)>,
     /// Whether it is looked at soon whether what waits has to go to a pool.
     spilling: bool,
 }
@@ -212,6 +214,7 @@ impl Placement {
             machines: Vec::new(),
             excluded: Vec::new(),
             choosy: BTreeSet::new(),
+            passed_over: BTreeMap::new(),
             spilling: false,
         }
     }

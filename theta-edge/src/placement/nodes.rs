@@ -141,6 +141,10 @@ impl Placement {
     /// A task waits for another node than those that it may not go to.
     pub(super) fn wait_choosy(&mut self, task: u32, seq: u64, now: Millis) {
         self.choosy.insert((seq, task));
+        let since = self.passed_over.entry(task).or_insert((seq, now));
+        if since.0 != seq {
+            *since = (seq, now);
+        }
         self.wheel.set(now.saturating_add(CHOOSY.0), Timer::Ready { task, seq });
     }
 
@@ -161,7 +165,7 @@ impl Placement {
             let (seq, shape) = (row.seq, self.state.jobs[row.job as usize].shape);
             self.excluded.clear();
             self.state.exclude(task, &mut self.excluded);
-            let slow = self.state.fleet.rows[node as usize].is_slow(now) && self.is_short(shape);
+            let slow = self.state.fleet.rows[node as usize].is_slow(now) && self.is_choosy(task, now);
             if slow || self.excluded.contains(&node) {
                 // Not here, but on the next one that has room.
                 self.wait_choosy(task, seq, now);

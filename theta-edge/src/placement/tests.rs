@@ -493,6 +493,34 @@ fn a_straggler_gets_one_clone_elsewhere_and_the_first_result_counts() {
 }
 
 #[test]
+fn where_all_nodes_have_become_slow_tasks_are_given_to_them() {
+    // Over in less than it would take to be tried again, and longer than that.
+    for (quick, slow, most) in [(20, 200, 1_000), (2_000, 20_000, 30_000)] {
+        let mut world = World::new(Settings::default());
+        for number in 0..2 {
+            world.node(
+                number,
+                Conduct::Works(quick),
+                Offer { operator: number as u32 + 1, ..Offer::default() },
+            );
+        }
+        world.submit(job(1, 40));
+        world.run(60 * quick);
+        assert_eq!(world.ended[&hash(1)].done, 40);
+        (0..2).for_each(|number| drop(world.conduct.insert(id(number), Conduct::Works(slow))));
+        for number in 2..20 {
+            let begun = world.now;
+            world.submit(job(number, 1));
+            while !world.ended.contains_key(&hash(number)) {
+                let next = world.plan.first().unwrap().0;
+                world.run(next);
+                assert!(world.now - begun < most, "job {number} has taken {} ms", world.now - begun);
+            }
+        }
+    }
+}
+
+#[test]
 fn tenants_with_equal_weight_get_equal_shares_of_what_they_need_most() {
     let mut world = World::new(Settings::default());
     for number in 0..20 {

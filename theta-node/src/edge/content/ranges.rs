@@ -15,7 +15,7 @@ use tokio::{
 use crate::http::Slot;
 
 /// Bytes that are read at once.
-const PIECE: u64 = 64 * 1024;
+const PIECE: u64 = 256 * 1024;
 /// A client that takes nothing for so long is left.
 const STALLED: Duration = Duration::from_secs(30);
 
