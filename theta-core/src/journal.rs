@@ -156,6 +156,83 @@ impl Disk for MemDisk {
     }
 }
 
+/// A disk that is written when [`Deferred::commit`] says so: what many records change costs one sync. Clones are one disk.
+///
+/// To the journal above it all is durable at once. Nothing that follows from a record may leave the process before the
+/// commit; where records of one journal follow from those of another, that one is committed first.
+#[derive(Debug)]
+pub struct Deferred<D>(Arc<Mutex<Held<D>>>);
+
+impl<D> Clone for Deferred<D> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+#[derive(Debug)]
+struct Held<D> {
+    disk: D,
+    /// Contents that take the place of all.
+    fresh: Option<Vec<u8>>,
+    /// What comes behind.
+    tail: Vec<u8>,
+    broken: bool,
+}
+
+impl<D: Disk> Held<D> {
+    fn commit(&mut self) -> io::Result<()> {
+        if self.broken {
+            return Err(io::Error::other("an earlier write failed"));
+        }
+        let tail = std::mem::take(&mut self.tail);
+        // Should it fail, what reached the disk is unknown; only a new open can tell.
+        self.broken = true;
+        match self.fresh.take() {
+            Some(fresh) => self.disk.replace(&[fresh, tail].concat())?,
+            None if tail.is_empty() => {}
+            None => self.disk.append(&tail).and_then(|()| self.disk.sync())?,
+        }
+        self.broken = false;
+        Ok(())
+    }
+}
+
+impl<D: Disk> Deferred<D> {
+    /// Puts itself before a disk.
+    pub fn new(disk: D) -> Self {
+        Self(Arc::new(Mutex::new(Held { disk, fresh: None, tail: Vec::new(), broken: false })))
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Held<D>) -> T) -> T {
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Makes everything so far durable. After an error every later call fails too.
+    pub fn commit(&self) -> io::Result<()> {
+        self.with(Held::commit)
+    }
+}
+
+impl<D: Disk> Disk for Deferred<D> {
+    fn read(&mut self) -> io::Result<Vec<u8>> {
+        self.with(|held| held.commit().and_then(|()| held.disk.read()))
+    }
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.with(|held| held.tail.extend(bytes));
+        Ok(())
+    }
+    fn sync(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+    fn replace(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.with(|held| {
+            held.tail.clear();
+            held.fresh = Some(bytes.to_vec());
+        });
+        Ok(())
+    }
+}
+
 /// A journal of one kind of record.
 pub struct Journal<R> {
     disk: Box<dyn Disk>,
@@ -296,6 +373,27 @@ mod tests {
             disk.flip(at);
         }
         assert_eq!(open(&disk).expect("whole again"), [0, 1, 2]);
+    }
+
+    #[test]
+    fn deferred_records_are_there_after_a_commit_and_not_before() {
+        let disk = MemDisk::default();
+        let deferred = Deferred::new(disk.clone());
+        let (mut journal, _) = Journal::open(deferred.clone()).expect("empty");
+        let committed = |expected: &[u64]| assert_eq!(open(&disk).expect("whole"), expected);
+        journal.append(&1_u64).expect("in memory");
+        journal.append(&2).expect("in memory");
+        committed(&[]);
+        deferred.commit().expect("in memory");
+        committed(&[1, 2]);
+        journal.append(&3).expect("in memory");
+        journal.replace(&[7]).expect("in memory");
+        journal.append(&8).expect("in memory");
+        committed(&[1, 2]);
+        disk.crash(0);
+        deferred.commit().expect("in memory");
+        committed(&[7, 8]);
+        assert_eq!(Journal::<u64>::open(deferred).expect("whole").1, [7, 8]);
     }
 
     #[test]

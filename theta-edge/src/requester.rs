@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use theta_core::amount::TFuelWei;
 use theta_core::hash::{Address, Hash};
-use theta_core::journal::{Disk, JournalError};
+use theta_core::journal::{Deferred, Disk, JournalError};
 use theta_core::sign::Signer;
 
 use crate::Millis;
@@ -116,6 +116,12 @@ pub struct Requester {
     journal: History<Record>,
     /// One for each fund that is in use, the newest last.
     purses: Vec<Purse>,
+    /// Whether the journals are [`Deferred`](theta_core::journal::Deferred).
+    deferred: bool,
+    /// Ends of jobs, to be put on record once what was paid for them is durable.
+    ended: Vec<(Hash, Record)>,
+    /// Jobs whose end is on record, and whose promises are given back once that is durable.
+    closed: Vec<Hash>,
 }
 
 impl std::fmt::Debug for Requester {
@@ -138,10 +144,44 @@ impl Requester {
         purses: Vec<Purse>,
         now: Millis,
     ) -> Result<(Self, Vec<Todo>), RequesterError> {
+        Self::open_with(chain_id, signer, settings, jobs, purses, (now, false))
+    }
+
+    /// The same over [`Deferred`](theta_core::journal::Deferred) journals, so that many steps cost one sync. Before the host
+    /// carries out what a step gave it commits them, that of the jobs before those of the purses, and then calls
+    /// [`Self::committed`].
+    pub fn open_deferred(
+        chain_id: &str,
+        signer: Arc<dyn Signer>,
+        settings: Settings,
+        jobs: Deferred<impl Disk + 'static>,
+        purses: Vec<Purse>,
+        now: Millis,
+    ) -> Result<(Self, Vec<Todo>), RequesterError> {
+        Self::open_with(chain_id, signer, settings, jobs, purses, (now, true))
+    }
+
+    fn open_with(
+        chain_id: &str,
+        signer: Arc<dyn Signer>,
+        settings: Settings,
+        jobs: impl Disk + 'static,
+        purses: Vec<Purse>,
+        (now, deferred): (Millis, bool),
+    ) -> Result<(Self, Vec<Todo>), RequesterError> {
         let (journal, records) = History::open(jobs)?;
         let mut effects = Vec::new();
         let scheduler = Scheduler::recover(settings, records, now, &mut effects);
-        let mut requester = Self { chain_id: chain_id.to_owned(), signer, scheduler, journal, purses };
+        let mut requester = Self {
+            chain_id: chain_id.to_owned(),
+            signer,
+            scheduler,
+            journal,
+            purses,
+            deferred,
+            ended: Vec::new(),
+            closed: Vec::new(),
+        };
         requester.purses.sort_by_key(|purse| purse.fund().map_or(u64::MAX, |(sequence, _)| sequence));
         let todo = requester.carry_out(now, effects)?;
         Ok((requester, todo))
@@ -306,12 +346,33 @@ impl Requester {
         Ok(Todo::Send { to, envelope })
     }
 
+    /// Everything so far is durable. What may only now be written is, to be committed with the next step; whether there is
+    /// any.
+    pub fn committed(&mut self) -> Result<bool, RequesterError> {
+        for job in std::mem::take(&mut self.closed) {
+            for purse in &mut self.purses {
+                purse.release(&job)?;
+            }
+        }
+        for (job, record) in std::mem::take(&mut self.ended) {
+            self.journal.append(&record)?;
+            self.closed.push(job);
+        }
+        let size = self.scheduler.size();
+        self.journal.tidy(size, || self.scheduler.records())?;
+        Ok(!self.closed.is_empty())
+    }
+
     fn carry_out(&mut self, now: Millis, effects: Vec<Effect>) -> Result<Vec<Todo>, RequesterError> {
         let (mut todo, mut wake) = (Vec::new(), None);
         // What the purse answers makes new effects, which come after those at hand: the journal keeps their order.
         let mut queue = VecDeque::from(effects);
         while let Some(effect) = queue.pop_front() {
             let answer = match effect {
+                Effect::Append(Record::Closed(report)) if self.deferred => {
+                    self.ended.push((report.job, Record::Closed(report)));
+                    None
+                }
                 Effect::Append(record) => {
                     self.journal.append(&record)?;
                     None
@@ -327,6 +388,7 @@ impl Requester {
                     let signed = self.pay(&job, fund, (node, item, amount), &mut todo)?;
                     Some(Input::Paid { job, node, signed })
                 }
+                Effect::Release { job } if self.ended.iter().any(|(ended, _)| *ended == job) => None,
                 Effect::Release { job } => {
                     for purse in &mut self.purses {
                         purse.release(&job)?;
@@ -361,8 +423,10 @@ impl Requester {
             }
         }
         // Now the journal says what the scheduler knows; in the middle of the effects it is behind.
-        let size = self.scheduler.size();
-        self.journal.tidy(size, || self.scheduler.records())?;
+        if !self.deferred {
+            let size = self.scheduler.size();
+            self.journal.tidy(size, || self.scheduler.records())?;
+        }
         todo.extend(wake.map(Todo::WakeAt));
         Ok(todo)
     }

@@ -279,7 +279,7 @@ impl Job {
         if waits && held {
             self.epoch += 1;
             (self.stage, self.since) = (Stage::Running, now);
-        } else if waits {
+        } else if !held && matches!(self.stage, Stage::Promising | Stage::Running) {
             self.fail("budget_exceeded", "the reserve fund has less free than maxTfuel".into());
         }
         waits && held

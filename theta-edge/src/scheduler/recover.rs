@@ -54,6 +54,10 @@ impl Scheduler {
             let Some(job) = scheduler.jobs.get_mut(id) else { continue };
             if job.epoch > 0 && matches!(job.stage, Stage::Promising) {
                 job.resume_running(now);
+                // The purse's journal may be behind this one: what was set aside is set aside again, which changes nothing
+                // where it stands.
+                let (fund, amount) = (job.fund(), job.spec().total_cap);
+                out.push(Effect::Promise { job: *id, fund, amount });
                 scheduler.started.push((*id, job.epoch));
                 for round in 0..=job.most_rounds() {
                     let request = request_id(id, round);

@@ -266,10 +266,18 @@ fn a_cancelled_job_stops_everywhere_and_holds_no_money() {
 
 #[test]
 fn a_crash_at_any_write_or_signature_neither_loses_nor_doubles_a_payment() {
+    for (grouped, least) in [(false, 20), (true, 10)] {
+        let crashes = crash_one_job(grouped);
+        assert!(crashes > least, "{crashes} crashes");
+    }
+}
+
+fn crash_one_job(grouped: bool) -> usize {
     let mut crashes = 0;
     for moment in 0..200 {
         let fuse = Fuse::new(moment);
         let mut world = World::new(3, 100);
+        world.grouped = grouped;
         let whole = Fuse::new(usize::MAX);
         let spec = world.spec(5, 2);
         world.reopen(&fuse).unwrap_or_else(|error| panic!("{error}"));
@@ -283,6 +291,7 @@ fn a_crash_at_any_write_or_signature_neither_loses_nor_doubles_a_payment() {
         let todo = world.requester.remind().unwrap();
         world.carry_out(todo);
         world.settle_down().unwrap();
+        world.rest();
         let report = world.requester.scheduler().report(&spec.id()).expect("it ended").clone();
         assert_eq!(report.state, State::Succeeded, "crash at {moment}");
         assert_eq!(report.paid.len(), 2, "crash at {moment}");
@@ -298,17 +307,26 @@ fn a_crash_at_any_write_or_signature_neither_loses_nor_doubles_a_payment() {
             break;
         }
     }
-    assert!(crashes > 20, "{crashes} crashes");
+    crashes
 }
 
 /// Three jobs over five nodes, of which one lies, one vanishes and one breaks, crashed at every write, sync and signature
 /// of the requester's two journals.
 #[test]
 fn a_crash_at_any_place_of_a_busy_log_loses_no_job_and_pays_nobody_twice() {
+    for (grouped, least) in [(false, 40), (true, 20)] {
+        let (crashes, adopted) = crash_three_jobs(grouped);
+        assert!(crashes > least, "{crashes} crashes");
+        assert!(adopted > 0, "work that was out is taken up again and not done again");
+    }
+}
+
+fn crash_three_jobs(grouped: bool) -> (usize, usize) {
     let (mut crashes, mut adopted) = (0, 0);
     for moment in 0..400 {
         let fuse = Fuse::new(moment);
         let mut world = World::new(6, 100);
+        world.grouped = grouped;
         world.conducts = [Conduct::Lies(999), Conduct::Honest, Conduct::Breaks, Conduct::Vanishes].into();
         world.referee = Some(world.truth.clone());
         let specs: Vec<_> =
@@ -327,6 +345,7 @@ fn a_crash_at_any_place_of_a_busy_log_loses_no_job_and_pays_nobody_twice() {
         let todo = world.requester.remind().unwrap();
         world.carry_out(todo);
         world.settle_down().unwrap();
+        world.rest();
         let after: usize = world.nodes.values().map(|node| node.runs).sum();
         adopted += usize::from(crashed && before > 0 && after == before);
         let mut owed = std::collections::BTreeMap::new();
@@ -356,8 +375,7 @@ fn a_crash_at_any_place_of_a_busy_log_loses_no_job_and_pays_nobody_twice() {
             break;
         }
     }
-    assert!(crashes > 40, "{crashes} crashes");
-    assert!(adopted > 0, "work that was out is taken up again and not done again");
+    (crashes, adopted)
 }
 
 #[test]

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use futures::executor::block_on;
 use theta_core::amount::TFuelWei;
 use theta_core::hash::{Address, Hash};
-use theta_core::journal::{Disk, MemDisk};
+use theta_core::journal::{Deferred, Disk, MemDisk};
 use theta_core::sign::{SecretKey, SignError, Signature, Signer};
 use theta_edge::blob::{BlobRef, MemBlobs};
 use theta_edge::executor::{Attempt, Ending, Executor, Output, RunError, Verdict};
@@ -72,6 +72,7 @@ impl Fuse {
     }
 }
 
+#[derive(Clone)]
 struct FusedDisk(MemDisk, Fuse);
 
 impl Disk for FusedDisk {
@@ -132,7 +133,13 @@ pub(crate) struct World {
     mail: VecDeque<(NodeId, Vec<u8>)>,
     wake: Option<u64>,
     pub(crate) disks: (MemDisk, MemDisk),
+    /// Whether records wait for a commit before anything follows from them, and the requester's journals that do.
+    pub(crate) grouped: bool,
+    journals: Option<Journals>,
 }
+
+/// Of jobs and of the purse.
+type Journals = (Deferred<FusedDisk>, Deferred<FusedDisk>);
 
 pub(crate) fn key(byte: u8) -> SecretKey {
     SecretKey::from_bytes(&[byte; 32]).unwrap()
@@ -170,7 +177,7 @@ impl World {
         }
         let disks = (MemDisk::default(), MemDisk::default());
         let free = Fuse::new(usize::MAX);
-        let (mut requester, _) = open(&payer, &disks, &free, 0).unwrap();
+        let (mut requester, ..) = open(&payer, &disks, &free, 0, false).unwrap();
         requester.adopt(&chain.fund(payer.address(), sequence).unwrap()).unwrap();
         let truth = output(Ending::Exit(0), 500);
         let mut world = Self {
@@ -192,6 +199,8 @@ impl World {
             mail: VecDeque::new(),
             wake: None,
             disks,
+            grouped: false,
+            journals: None,
         };
         world.reopen(&fuse).unwrap();
         world
@@ -203,8 +212,8 @@ impl World {
         self.disks.1.crash(0);
         let me = NodeId::of(&self.payer);
         self.mail.retain(|(to, _)| *to != me);
-        let (requester, todo) = open(&self.payer, &self.disks, fuse, self.now)?;
-        self.requester = requester;
+        let (requester, todo, journals) = open(&self.payer, &self.disks, fuse, self.now, self.grouped)?;
+        (self.requester, self.journals) = (requester, journals);
         self.carry_out(todo);
         for node in self.nodes.keys().copied().collect::<Vec<_>>() {
             let todo = self.requester.step(self.now, Input::Node { node, up: true })?;
@@ -340,6 +349,15 @@ impl World {
     }
 
     pub(crate) fn carry_out(&mut self, todo: Vec<Todo>) {
+        if let Some((jobs, purse)) = &self.journals
+            && jobs.commit().and_then(|()| purse.commit()).is_err()
+        {
+            self.crashed = true;
+            return;
+        }
+        if self.journals.is_some() {
+            self.requester.committed().unwrap();
+        }
         for todo in todo {
             match todo {
                 Todo::Send { to, envelope } => self.post(to, envelope),
@@ -390,6 +408,11 @@ impl World {
         self.settle_down().unwrap();
     }
 
+    /// What waits for the next step is written, too.
+    pub(crate) fn rest(&mut self) {
+        (0..3).for_each(|_| self.carry_out(Vec::new()));
+    }
+
     pub(crate) fn purse(&self) -> &Purse {
         self.requester.purse(self.sequence).unwrap()
     }
@@ -414,10 +437,25 @@ fn open(
     disks: &(MemDisk, MemDisk),
     fuse: &Fuse,
     now: u64,
-) -> Result<(Requester, Vec<Todo>), RequesterError> {
+    grouped: bool,
+) -> Result<(Requester, Vec<Todo>, Option<Journals>), RequesterError> {
     let signer = Arc::new(FusedKey(payer.clone(), fuse.clone()));
     let jobs = FusedDisk(disks.0.clone(), fuse.clone());
     let purse = FusedDisk(disks.1.clone(), fuse.clone());
+    if grouped {
+        let journals = (Deferred::new(jobs), Deferred::new(purse));
+        let purse = Purse::open(CHAIN, signer.clone(), journals.1.clone())?;
+        let opened = Requester::open_deferred(
+            CHAIN,
+            signer,
+            Settings::default(),
+            journals.0.clone(),
+            vec![purse],
+            now,
+        )?;
+        return Ok((opened.0, opened.1, Some(journals)));
+    }
     let purse = Purse::open(CHAIN, signer.clone(), purse)?;
-    Requester::open(CHAIN, signer, Settings::default(), jobs, vec![purse], now)
+    let opened = Requester::open(CHAIN, signer, Settings::default(), jobs, vec![purse], now)?;
+    Ok((opened.0, opened.1, None))
 }

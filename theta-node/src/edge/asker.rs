@@ -7,7 +7,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use theta_core::{hash::Hash, sign::SecretKey};
+use theta_core::{
+    hash::Hash,
+    journal::{Deferred, FileDisk},
+    sign::SecretKey,
+};
 use theta_edge::{
     Millis,
     blob::{BlobError, BlobRef, BlobStore as _},
@@ -25,7 +29,7 @@ use theta_ledger::state::account::SplitRule;
 use theta_sdk::client::Client;
 use tokio::{
     sync::{mpsc, oneshot},
-    task::{AbortHandle, JoinSet},
+    task::{AbortHandle, JoinError, JoinSet},
 };
 
 use super::{
@@ -52,6 +56,9 @@ const HOLDERS: usize = 2;
 const MAX_WAITING: usize = 64;
 /// Milliseconds after which a fund that could not be reserved is tried again.
 const RETRY_MS: u64 = 5_000;
+
+/// Events that share one sync of the journals.
+const TOGETHER: usize = 256;
 
 /// How often blobs are deleted that no open job needs, in milliseconds.
 const PRUNE_MS: u64 = 60_000;
@@ -136,6 +143,16 @@ pub(super) enum AskerEvent {
     Nothing,
 }
 
+/// What follows from records.
+enum After {
+    /// An envelope goes to a node.
+    Send { to: NodeId, envelope: Vec<u8> },
+    /// Whoever gave a job is told that it was taken.
+    Taken(Taken, Hash),
+    /// A task is over.
+    Finished(Report),
+}
+
 pub(super) struct AskerLoop {
     pub(super) id: NodeId,
     pub(super) wire: Wire,
@@ -148,6 +165,10 @@ pub(super) struct AskerLoop {
     pub(super) rpc: String,
     /// The one scheduler of all jobs, and a purse for each fund.
     requester: Requester,
+    /// Of the requester's jobs.
+    journal: Deferred<FileDisk>,
+    /// What waits until that which it follows from is on record.
+    after: Vec<After>,
     wake_at: Millis,
     funds: OpenFunds,
     /// What the chain says that each fund has paid.
@@ -215,10 +236,16 @@ impl AskerLoop {
             settled.insert(sequence, fund.settled.clone());
             purses.push(funds.adopt(fund)?);
         }
-        let jobs = disk(&config.folder, "jobs.journal")?;
+        let journal = Deferred::new(disk(&config.folder, "jobs.journal")?);
         let settings = settings(&config.pools);
-        let (requester, first) =
-            Requester::open(&config.chain, key.clone(), settings, jobs, purses, now_millis())?;
+        let (requester, first) = Requester::open_deferred(
+            &config.chain,
+            key.clone(),
+            settings,
+            journal.clone(),
+            purses,
+            now_millis(),
+        )?;
         let height = config.client.height().await?;
         let wire = Wire::new(&config.folder, config.directory)?;
         let publications = Publications::open(&config.folder, &wire.blobs)?;
@@ -232,6 +259,8 @@ impl AskerLoop {
             rpc: config.rpc,
             client: config.client,
             requester,
+            journal,
+            after: Vec::new(),
             wake_at: Millis::MAX,
             funds,
             settled,
@@ -269,7 +298,7 @@ impl AskerLoop {
         for spec in open {
             self.go(now, spec)?;
         }
-        Ok(())
+        self.commit()
     }
 
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<AskerEvent>) -> Result<()> {
@@ -281,13 +310,53 @@ impl AskerLoop {
                     None => return Ok(()),
                     Some(event) => self.take(now_millis(), event)?,
                 },
-                Some(done) = self.tasks.join_next() => match done {
-                    Ok(event) => self.take(now_millis(), event)?,
-                    // The scheduler's time limit speaks for it.
-                    Err(error) => tracing::error!(%error, "a task of the requester ended without an answer"),
-                },
+                Some(done) = self.tasks.join_next() => self.task_done(done)?,
                 () = tokio::time::sleep(sleep) => self.step(now_millis(), Input::Tick)?,
                 _ = reminder.tick() => self.look_around(now_millis())?,
+            }
+            // What has come meanwhile shares the sync.
+            for _ in 1..TOGETHER {
+                if let Ok(event) = queue.try_recv() {
+                    self.take(now_millis(), event)?;
+                } else if let Some(done) = self.tasks.try_join_next() {
+                    self.task_done(done)?;
+                } else {
+                    break;
+                }
+            }
+            self.commit()?;
+        }
+    }
+
+    fn task_done(&mut self, done: Result<AskerEvent, JoinError>) -> Result<()> {
+        match done {
+            Ok(event) => self.take(now_millis(), event),
+            // The scheduler's time limit speaks for it.
+            Err(error) => {
+                tracing::error!(%error, "a task of the requester ended without an answer");
+                Ok(())
+            }
+        }
+    }
+
+    /// Puts everything so far on record, then does what follows from it. The journals follow from each other in this order:
+    /// a job that was taken, how it is run, what is paid for it.
+    pub(super) fn commit(&mut self) -> Result<()> {
+        loop {
+            self.book.commit()?;
+            self.journal.commit().context("the journal of jobs")?;
+            self.funds.commit()?;
+            self.requester.committed()?;
+            if self.after.is_empty() {
+                return Ok(());
+            }
+            for after in std::mem::take(&mut self.after) {
+                match after {
+                    After::Send { to, envelope } => self.wire.send(to, envelope),
+                    // Whoever asked may be gone; the journal has the job.
+                    After::Taken(taken, job) => drop(taken.send(Ok(job))),
+                    After::Finished(report) => self.finished(report)?,
+                }
             }
         }
     }
@@ -336,6 +405,7 @@ impl AskerLoop {
                 self.step(now, Input::Node { node, up: false })
             }
             AskerEvent::Look(look) => {
+                self.commit()?;
                 look(self);
                 Ok(())
             }
@@ -409,7 +479,7 @@ impl AskerLoop {
     fn carry_out(&mut self, todo: Vec<requester::Todo>) -> Result<()> {
         for next in todo {
             match next {
-                requester::Todo::Send { to, envelope } => self.wire.send(to, envelope),
+                requester::Todo::Send { to, envelope } => self.after.push(After::Send { to, envelope }),
                 requester::Todo::Fetch { job, from, output } => {
                     let (wire, asked) = (self.wire.clone(), self.asked(&job));
                     self.tasks.spawn(async move {
@@ -449,7 +519,7 @@ impl AskerLoop {
                         let _ = shown.try_send((from, at, text));
                     }
                 }
-                requester::Todo::Finished(report) => self.finished(report)?,
+                requester::Todo::Finished(report) => self.after.push(After::Finished(report)),
                 requester::Todo::WakeAt(at) => self.wake_at = at,
                 other => bail!("the requester asks for what this host cannot do: {other:?}"),
             }

@@ -5,10 +5,14 @@ use std::{
     path::Path,
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use theta_core::{amount::TFuelWei, hash::Hash};
+use theta_core::{
+    amount::TFuelWei,
+    hash::Hash,
+    journal::{Deferred, FileDisk},
+};
 use theta_edge::{
     Millis,
     blob::{BlobHash, BlobRef},
@@ -144,6 +148,7 @@ impl theta_core::journal::Record for Record {
 /// All jobs, open ones and those that are remembered.
 pub(super) struct Book {
     journal: History<Record>,
+    file: Deferred<FileDisk>,
     jobs: BTreeMap<Hash, Entry>,
     /// In the order in which they came.
     order: VecDeque<Hash>,
@@ -188,10 +193,16 @@ impl Entry {
 
 impl Book {
     pub(super) fn open(folder: &Path) -> Result<Self> {
-        let (journal, records) = History::open(disk(folder, "book.journal")?)?;
-        let mut book = Self { journal, jobs: BTreeMap::new(), order: VecDeque::new() };
+        let file = Deferred::new(disk(folder, "book.journal")?);
+        let (journal, records) = History::open(file.clone())?;
+        let mut book = Self { journal, file, jobs: BTreeMap::new(), order: VecDeque::new() };
         records.into_iter().for_each(|record| book.apply(record));
         Ok(book)
+    }
+
+    /// Makes what was written durable.
+    pub(super) fn commit(&self) -> Result<()> {
+        self.file.commit().context("the book of jobs")
     }
 
     fn apply(&mut self, record: Record) {

@@ -8,7 +8,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use theta_core::{amount::TFuelWei, hash::U256, sign::SecretKey};
+use theta_core::{
+    amount::TFuelWei,
+    hash::U256,
+    journal::{Deferred, FileDisk},
+    sign::SecretKey,
+};
 use theta_edge::{
     chain::{Chain, Fund},
     payment::{purse::Purse, split, till::MARGIN},
@@ -46,6 +51,8 @@ pub enum Funds {
 /// A fund as the chain last showed it.
 pub(super) struct Open {
     pub(super) fund: Fund,
+    /// Of its purse.
+    journal: Deferred<FileDisk>,
 }
 
 impl Open {
@@ -98,10 +105,17 @@ impl OpenFunds {
     pub(super) fn adopt(&mut self, fund: Fund) -> Result<Purse> {
         let folder = self.folder_of(fund.reserve_sequence);
         std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-        let mut purse = Purse::open(&self.chain, self.key.clone(), disk(&folder, "purse.journal")?)?;
+        let journal = Deferred::new(disk(&folder, "purse.journal")?);
+        let mut purse = Purse::open(&self.chain, self.key.clone(), journal.clone())?;
         purse.adopt(&fund)?;
-        self.open.insert(fund.reserve_sequence, Open { fund });
+        journal.commit()?;
+        self.open.insert(fund.reserve_sequence, Open { fund, journal });
         Ok(purse)
+    }
+
+    /// Makes what the purses wrote durable.
+    pub(super) fn commit(&self) -> Result<()> {
+        self.open.values().try_for_each(|open| open.journal.commit()).context("the journal of a fund")
     }
 
     /// Funds that have blocks left to settle in, the newest first.

@@ -346,6 +346,8 @@ async fn equal_jobs_of_one_moment_are_two_jobs_with_an_answer_each() {
         (id, report)
     };
     let (mut one, mut two) = (submit(&mut asker), submit(&mut asker));
+    assert!(matches!(one.0.try_recv(), Err(oneshot::error::TryRecvError::Empty)), "it is not on record yet");
+    asker.commit().unwrap();
     assert_ne!(one.0.try_recv().unwrap().unwrap(), two.0.try_recv().unwrap().unwrap());
     for report in [&mut one.1, &mut two.1] {
         assert!(matches!(report.try_recv(), Err(oneshot::error::TryRecvError::Empty)), "it is waited for");

@@ -13,7 +13,7 @@ use theta_edge::{
     scheduler::{Input, Report, State},
 };
 
-use super::{AskerEvent, AskerLoop, MAX_JOBS, MAX_WAITING, Refused, Taken, Watchers};
+use super::{After, AskerEvent, AskerLoop, MAX_JOBS, MAX_WAITING, Refused, Taken, Watchers};
 use crate::{
     clock::now_millis,
     edge::{
@@ -80,8 +80,7 @@ impl AskerLoop {
             return Ok(());
         }
         self.book.take(now, name, spec.clone())?;
-        // Whoever asked may be gone; the journal has the job.
-        let _gone = taken.send(Ok(id));
+        self.after.push(After::Taken(taken, id));
         if let Some(done) = done {
             self.waiting.insert(id, done);
         }
@@ -111,7 +110,8 @@ impl AskerLoop {
     pub(super) fn submit_task(&mut self, now: Millis, spec: JobSpec) -> Result<()> {
         let id = spec.id();
         if let Some(report) = self.requester.scheduler().report(&id).cloned() {
-            return self.finished(report);
+            self.after.push(After::Finished(report));
+            return Ok(());
         }
         if !self.funds.open.contains_key(&spec.pool.reserve_sequence) {
             let error = ("no_fund".to_owned(), "the reserve fund of the job has ended".to_owned());
