@@ -150,7 +150,7 @@ enum After {
     /// Whoever gave a job is told that it was taken.
     Taken(Taken, Hash),
     /// A task is over.
-    Finished(Report),
+    Finished(Box<Report>),
 }
 
 pub(super) struct AskerLoop {
@@ -355,7 +355,7 @@ impl AskerLoop {
                     After::Send { to, envelope } => self.wire.send(to, envelope),
                     // Whoever asked may be gone; the journal has the job.
                     After::Taken(taken, job) => drop(taken.send(Ok(job))),
-                    After::Finished(report) => self.finished(report)?,
+                    After::Finished(report) => self.finished(*report)?,
                 }
             }
         }
@@ -519,7 +519,7 @@ impl AskerLoop {
                         let _ = shown.try_send((from, at, text));
                     }
                 }
-                requester::Todo::Finished(report) => self.after.push(After::Finished(report)),
+                requester::Todo::Finished(report) => self.after.push(After::Finished(Box::new(report))),
                 requester::Todo::WakeAt(at) => self.wake_at = at,
                 other => bail!("the requester asks for what this host cannot do: {other:?}"),
             }

@@ -110,7 +110,7 @@ impl AskerLoop {
     pub(super) fn submit_task(&mut self, now: Millis, spec: JobSpec) -> Result<()> {
         let id = spec.id();
         if let Some(report) = self.requester.scheduler().report(&id).cloned() {
-            self.after.push(After::Finished(report));
+            self.after.push(After::Finished(Box::new(report)));
             return Ok(());
         }
         if !self.funds.open.contains_key(&spec.pool.reserve_sequence) {
