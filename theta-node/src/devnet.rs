@@ -13,7 +13,6 @@ use theta_core::{
     hash::Address,
     sign::SecretKey,
     spec::ChainSpec,
-    stake::ValidatorSet,
 };
 use theta_ledger::{
     genesis::{Genesis, GenesisBuilder, ValidatorKey, check_validator_keys},
@@ -176,7 +175,7 @@ fn genesis(config: &DevnetConfig, accounts: &[DevAccount], validators: &[SecretK
         config.spec.chain
     );
     check_validator_keys(&genesis, &config.spec)?;
-    let set = ValidatorSet::of_pool(&genesis.validators());
+    let set = genesis.validator_set(&config.spec);
     let ours: std::collections::BTreeSet<Address> = validators.iter().map(SecretKey::address).collect();
     let theirs: std::collections::BTreeSet<Address> =
         set.as_slice().iter().map(|validator| validator.address).collect();

@@ -94,11 +94,9 @@ impl Dossier {
 
 #[cfg(test)]
 mod tests {
-    use theta_core::{
-        amount::ThetaWei, block::Header, context::Finality, sign::SecretKey, stake::ValidatorSet,
-    };
+    use theta_core::{amount::ThetaWei, block::Header, bls, context::Finality, sign::SecretKey};
     use theta_ledger::{
-        genesis::GenesisBuilder,
+        genesis::{GenesisBuilder, ValidatorKey},
         ledger::{At, Ledger},
     };
 
@@ -124,7 +122,13 @@ mod tests {
         let stake = |builder: GenesisBuilder, byte: u8| {
             builder.validator(key(byte).address(), key(byte).address(), ThetaWei::whole(5_000_000))
         };
-        let genesis = [8, 9].into_iter().fold(GenesisBuilder::new(&spec, 1_700_000_000), stake).build();
+        let with_key = |builder: GenesisBuilder, byte: u8| {
+            let secret = crate::vote_key::vote_key(&key(byte)).expect("derived");
+            let proof = secret.proof_of_possession(bls::Suite::Rfc9380);
+            builder.validator_key(key(byte).address(), ValidatorKey { key: secret.public_key(), proof })
+        };
+        let staked = [8, 9].into_iter().fold(GenesisBuilder::new(&spec, 1_700_000_000), stake);
+        let genesis = [8, 9].into_iter().fold(staked, with_key).build();
         let mut ledger = Ledger::builder(spec.clone()).open(&genesis).expect("a genesis");
         let reader = ledger.reader();
         let folder = tempfile::tempdir().expect("a folder");
@@ -148,8 +152,7 @@ mod tests {
             ledger.apply_block(&context, hash, Arc::new(block)).expect("valid");
             ledger.reached(Finality::Settled, &hash).expect("settles");
         }
-        let pool = reader.state(At::Settled).expect("a state").validators().expect("reads").expect("a pool");
-        let left = ValidatorSet::of_pool(&pool);
+        let left = reader.post_state(At::Settled).expect("a state").validators;
         assert_eq!(left.as_slice().iter().map(|one| one.address).collect::<Vec<_>>(), [key(9).address()]);
         // Where the chain punishes nobody, nothing is brought.
         let old = ChainSpec::privatenet();

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use theta_core::{
     amount::{Coins, TFuelWei, ThetaWei},
     block::Header,
+    bls,
     context::Finality,
     evidence::{Evidence, EvidenceError},
     sign::{SecretKey, Signature},
     spec::ChainSpec,
-    stake::ValidatorSet,
     vote::Vote,
 };
 use theta_ledger::{
-    genesis::{Genesis, GenesisBuilder},
+    genesis::{Genesis, GenesisBuilder, ValidatorKey},
     ledger::{At, Ledger, LedgerReader},
     mempool::{AdmitError, Mempool, MempoolLimits},
     tx::{
@@ -48,7 +48,12 @@ fn genesis(spec: &ChainSpec, others: &[u8]) -> Genesis {
     let with = |builder: GenesisBuilder, other: &u8| {
         builder.validator(key(*other).address(), key(*other).address(), ThetaWei::whole(5_000_000))
     };
-    others.iter().fold(builder, with).build()
+    let with_key = |builder: GenesisBuilder, validator: &u8| {
+        let secret = bls::SecretKey::from_bytes(&[*validator; 32]).unwrap();
+        let proof = secret.proof_of_possession(bls::Suite::Rfc9380);
+        builder.validator_key(key(*validator).address(), ValidatorKey { key: secret.public_key(), proof })
+    };
+    [&[CULPRIT], others].concat().iter().fold(others.iter().fold(builder, with), with_key).build()
 }
 
 fn header(by: u8, chain: &str, epoch: u64, height: u64, timestamp: u32) -> Header {
@@ -68,8 +73,7 @@ fn two_votes(by: u8, height: u64) -> Evidence {
     let headers = [1, 2].map(|time| header(9, CHAIN, height + 3, height, time));
     let votes = headers.each_ref().map(|header| {
         let voter = key(by).address();
-        let mut vote =
-            Vote { block: header.hash(), height, epoch: header.epoch, voter, signature: Signature::EMPTY };
+        let mut vote = Vote::unsigned(header.hash(), height, header.epoch, voter);
         vote.signature = key(by).sign_digest(&vote.digest());
         vote
     });
@@ -118,8 +122,7 @@ impl World {
 
     /// Who may vote next, with how much in whole THETA.
     fn validators(&self) -> Vec<(u8, ThetaWei)> {
-        let pool = self.reader.state(At::Settled).unwrap().validators().unwrap().unwrap();
-        let set = ValidatorSet::of_pool(&pool);
+        let set = self.reader.post_state(At::Settled).unwrap().validators;
         let stake = |byte: u8| set.find(key(byte).address()).map(|validator| (byte, validator.stake));
         ALL.into_iter().filter_map(stake).collect()
     }
