@@ -258,6 +258,8 @@ fn check_entry(record: &Record, entry: &Entry) -> Result<(), SnapshotError> {
 #[derive(Clone, Debug)]
 pub struct GenesisBuilder {
     chain: String,
+    /// Whether validators have keys.
+    keyed: bool,
     timestamp: u64,
     accounts: BTreeMap<Address, Coins>,
     contracts: BTreeMap<Address, Vec<u8>>,
@@ -271,6 +273,7 @@ impl GenesisBuilder {
     pub fn new(spec: &ChainSpec, timestamp: u64) -> Self {
         Self {
             chain: spec.chain.clone(),
+            keyed: spec.rules(0).stake.validator_keys,
             timestamp,
             accounts: BTreeMap::new(),
             contracts: BTreeMap::new(),
@@ -299,6 +302,22 @@ impl GenesisBuilder {
         let _ = self.pool.deposit(source, holder, stake);
         self.accounts.entry(source).or_default();
         self
+    }
+
+    /// The same for a validator that has this key, where the chain's validators have keys.
+    #[cfg(feature = "bls")]
+    pub fn validator_with_key(
+        self,
+        source: Address,
+        holder: Address,
+        stake: ThetaWei,
+        key: &bls::SecretKey,
+    ) -> Self {
+        let proof = key.proof_of_possession(bls::Suite::Rfc9380);
+        let record = ValidatorKey { key: key.public_key(), proof };
+        let keyed = self.keyed;
+        let builder = self.validator(source, holder, stake);
+        if keyed { builder.validator_key(holder, record) } else { builder }
     }
 
     /// Stakes THETA behind a guardian that votes with this key, in addition to what its source has.

@@ -94,13 +94,14 @@ impl Dossier {
 
 #[cfg(test)]
 mod tests {
-    use theta_core::{amount::ThetaWei, block::Header, bls, context::Finality, sign::SecretKey};
+    use theta_core::{amount::ThetaWei, block::Header, context::Finality, sign::SecretKey};
     use theta_ledger::{
-        genesis::{GenesisBuilder, ValidatorKey},
+        genesis::GenesisBuilder,
         ledger::{At, Ledger},
     };
 
     use super::*;
+    use crate::vote_key::vote_key;
 
     fn key(byte: u8) -> SecretKey {
         SecretKey::from_bytes(&[byte; 32]).expect("in range")
@@ -120,15 +121,10 @@ mod tests {
     fn a_kept_proof_is_brought_until_the_offender_is_punished() {
         let spec = ChainSpec::devnet();
         let stake = |builder: GenesisBuilder, byte: u8| {
-            builder.validator(key(byte).address(), key(byte).address(), ThetaWei::whole(5_000_000))
+            let (address, secret) = (key(byte).address(), vote_key(&key(byte)).expect("derived"));
+            builder.validator_with_key(address, address, ThetaWei::whole(5_000_000), &secret)
         };
-        let with_key = |builder: GenesisBuilder, byte: u8| {
-            let secret = crate::vote_key::vote_key(&key(byte)).expect("derived");
-            let proof = secret.proof_of_possession(bls::Suite::Rfc9380);
-            builder.validator_key(key(byte).address(), ValidatorKey { key: secret.public_key(), proof })
-        };
-        let staked = [8, 9].into_iter().fold(GenesisBuilder::new(&spec, 1_700_000_000), stake);
-        let genesis = [8, 9].into_iter().fold(staked, with_key).build();
+        let genesis = [8, 9].into_iter().fold(GenesisBuilder::new(&spec, 1_700_000_000), stake).build();
         let mut ledger = Ledger::builder(spec.clone()).open(&genesis).expect("a genesis");
         let reader = ledger.reader();
         let folder = tempfile::tempdir().expect("a folder");

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use theta_core::{
     amount::{Coins, TFuelWei, ThetaWei},
     block::Header,
-    bls,
     context::Finality,
     evidence::{Evidence, EvidenceError},
     sign::{SecretKey, Signature},
@@ -13,7 +12,7 @@ use theta_core::{
     vote::Vote,
 };
 use theta_ledger::{
-    genesis::{Genesis, GenesisBuilder, ValidatorKey},
+    genesis::{Genesis, GenesisBuilder},
     ledger::{At, Ledger, LedgerReader},
     mempool::{AdmitError, Mempool, MempoolLimits},
     tx::{
@@ -23,7 +22,7 @@ use theta_ledger::{
 };
 
 use super::{
-    ledger::{extend, key},
+    ledger::{bls_key, extend, key},
     mempool::insert,
 };
 
@@ -43,17 +42,18 @@ fn genesis(spec: &ChainSpec, others: &[u8]) -> Genesis {
     let builder = GenesisBuilder::new(spec, 1_700_000_000)
         .account(key(1).address(), rich())
         .account(key(2).address(), rich())
-        .validator(key(CULPRIT).address(), key(CULPRIT).address(), ThetaWei::whole(OWN))
+        .validator_with_key(
+            key(CULPRIT).address(),
+            key(CULPRIT).address(),
+            ThetaWei::whole(OWN),
+            &bls_key(CULPRIT),
+        )
         .validator(key(1).address(), key(CULPRIT).address(), ThetaWei::whole(BACKED));
     let with = |builder: GenesisBuilder, other: &u8| {
-        builder.validator(key(*other).address(), key(*other).address(), ThetaWei::whole(5_000_000))
+        let (address, stake) = (key(*other).address(), ThetaWei::whole(5_000_000));
+        builder.validator_with_key(address, address, stake, &bls_key(*other))
     };
-    let with_key = |builder: GenesisBuilder, validator: &u8| {
-        let secret = bls::SecretKey::from_bytes(&[*validator; 32]).unwrap();
-        let proof = secret.proof_of_possession(bls::Suite::Rfc9380);
-        builder.validator_key(key(*validator).address(), ValidatorKey { key: secret.public_key(), proof })
-    };
-    [&[CULPRIT], others].concat().iter().fold(others.iter().fold(builder, with), with_key).build()
+    others.iter().fold(builder, with).build()
 }
 
 fn header(by: u8, chain: &str, epoch: u64, height: u64, timestamp: u32) -> Header {

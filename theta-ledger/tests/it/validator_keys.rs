@@ -40,19 +40,17 @@ struct World {
 impl World {
     fn new(spec: &ChainSpec) -> Self {
         let rich = Coins { theta: ThetaWei::whole(10_000_000), tfuel: TFuelWei::whole(1_000) };
-        let first = bls_key(9);
-        let record =
-            ValidatorKey { key: first.public_key(), proof: first.proof_of_possession(Suite::Rfc9380) };
-        let mut builder = GenesisBuilder::new(spec, 1_700_000_000).account(key(1).address(), rich).validator(
-            key(9).address(),
-            key(9).address(),
-            ThetaWei::whole(5_000_000),
-        );
-        if spec.rules(0).stake.validator_keys {
-            builder = builder.validator_key(key(9).address(), record);
-        }
+        let (first, stake) = (key(9).address(), ThetaWei::whole(5_000_000));
+        let builder = GenesisBuilder::new(spec, 1_700_000_000)
+            .account(key(1).address(), rich)
+            .validator_with_key(first, first, stake, &bls_key(9));
         let ledger = Ledger::builder(spec.clone()).open(&builder.build()).unwrap();
-        Self { reader: ledger.reader(), ledger }
+        let mut world = Self { reader: ledger.reader(), ledger };
+        // Keys and small stakes come with the second block.
+        let genesis = world.reader.settled().hash;
+        let (hash, _) = extend(&mut world.ledger, genesis, &[]);
+        world.ledger.reached(Finality::Settled, &hash).unwrap();
+        world
     }
 
     /// Settles a block of one transaction, or says why it is not valid.
@@ -193,15 +191,13 @@ fn the_key_is_signed_where_it_means_something_and_nowhere_else() {
     World::new(&ChainSpec::devnet()).take(transaction(false)).unwrap();
     // By the reference's rules the key is neither signed nor kept.
     let mut world = World::new(&ChainSpec::privatenet());
-    // The kind comes with the second block.
-    world.take(plain(&key(6), 1)).unwrap();
-    let mut with_key = body(&key(5), &bls_key(5), 2);
+    let mut with_key = body(&key(5), &bls_key(5), 1);
     let refused = world.take(signed(with_key.clone()));
     assert!(matches!(refused, Err(TxError::Signature)), "{refused:?}");
     with_key.holder_signature = Signature::EMPTY;
     world.take(Unsigned::new(CHAIN, with_key).sign(&key(1)).unwrap()).unwrap();
     let set = world.set();
-    assert_eq!(set.as_slice().len(), 3);
+    assert_eq!(set.as_slice().len(), 2);
     assert!(set.as_slice().iter().all(|validator| validator.bls.is_none()));
     let mut state = world.reader.state(At::Settled).unwrap();
     assert_eq!(state.record(&keys::validator_key(key(5).address())).unwrap(), None);
