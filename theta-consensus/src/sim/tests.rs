@@ -283,7 +283,8 @@ fn certificates_and_their_checks_do_not_grow_with_the_validators() {
         let bitmap = |validators: usize| validators.div_ceil(8);
         // A bitmap of more than one byte has its length in front; so may the lists around it.
         assert!(bytes - bitmap(validators) <= of_four.0 - bitmap(4) + 3, "{validators}: {bytes} {of_four:?}");
-        assert!(checks <= 3.1 && checks <= of_four.1 * 1.1, "{validators}: {checks} {of_four:?}");
+        // Among few the header's certificate is often one's own, which is not checked again.
+        assert!(checks <= 3.1 && checks <= of_four.1 * 1.5, "{validators}: {checks} {of_four:?}");
         assert!(additions <= 3.0 * validators as f64 + 4.0, "{validators}: {additions}");
     }
 }
