@@ -7,7 +7,7 @@ use theta_core::{
     block::{Block, CommitCertificate, Header},
     context::Finality,
     hash::{Address, Hash, U256, keccak},
-    sign::{SecretKey, Signature},
+    sign::SecretKey,
     spec::ChainSpec,
     vote::{Vote, VoteSet},
 };
@@ -84,8 +84,7 @@ pub fn send_with(from: &SecretKey, sequence: u64, to: Address, fee: Coins) -> Ra
 /// The validator's vote for a block.
 fn votes(block: &Header) -> VoteSet {
     let (hash, voter) = (block.hash(), validator().address());
-    let mut vote =
-        Vote { block: hash, height: block.height, epoch: block.epoch, voter, signature: Signature::EMPTY };
+    let mut vote = Vote::unsigned(hash, block.height, block.epoch, voter);
     vote.signature = validator().sign_digest(&vote.digest());
     VoteSet::new([vote])
 }
@@ -110,7 +109,7 @@ pub fn apply_next(ledger: &mut Ledger, candidates: &[Arc<RawTx>]) -> (Hash, Arc<
     let mut block = context.block(reader.spec().rules(context.height()).header, body);
     // Genesis needs no votes.
     let votes = context.parent.height.checked_sub(1).map(|_| votes(&context.parent)).unwrap_or_default();
-    block.header.certificate = CommitCertificate { votes, block: context.parent_hash };
+    block.header.certificate = CommitCertificate { votes: votes.into(), block: context.parent_hash };
     block.header.sign(&validator()).expect("a key in memory signs");
     let (hash, block) = (block.header.hash(), Arc::new(block));
     ledger.apply_block(&context, hash, block.clone()).expect("just built");

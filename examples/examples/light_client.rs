@@ -12,7 +12,6 @@ use theta_core::{
     codec::rlp::Decode,
     hash::Address,
     spec::ChainSpec,
-    stake::ValidatorSet,
 };
 use theta_ledger::{
     genesis::Genesis,
@@ -59,7 +58,7 @@ async fn follow(light: &mut LightClient, node: &Client) -> Result<()> {
 
 async fn check(url: &str, genesis: &Genesis, spec: ChainSpec, address: Address) -> Result<()> {
     let node = Client::http(url)?;
-    let validators = ValidatorSet::of_pool(&genesis.validators());
+    let validators = genesis.validator_set(&spec);
     let mut light = LightClient::new(Arc::new(spec), genesis.header.clone(), validators);
     follow(&mut light, &node).await?;
     let height = light.trusted().height;

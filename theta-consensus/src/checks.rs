@@ -7,21 +7,23 @@
 use std::sync::Arc;
 
 use theta_core::{
-    block::{Block, Header, transactions_root},
+    block::{Block, CommitCertificate, Header, transactions_root},
+    certificate::CertificateVotes,
     evidence::{EvidenceError, SignatureRule},
     hash::{Address, Hash},
     sign::Signature,
     spec::{ChainSpec, GuardianRule},
-    stake::Pools,
+    stake::{Pools, ValidatorSet},
     vote::Vote,
 };
 
 use crate::{
-    certificate::{CertificateError, check_votes},
+    certificate::{CertificateError, Shares, check_votes},
     elite::verify_elite_votes,
     finality::Checkpoint,
     guardian::AggregateError,
     message::{Message, Peer},
+    proposer::check_seed,
 };
 
 /// What a peer did wrong. The message is dropped; what becomes of the peer is the host's policy.
@@ -40,6 +42,13 @@ pub enum Fault {
     /// A header with more or fewer fields than its height has.
     #[error("header has not the fields of its height")]
     Fields,
+    /// A vote without the share that the chain's certificates are made of, with one where they are made of votes, or with a
+    /// wrong one.
+    #[error("vote has not the share that its chain asks for")]
+    Share,
+    /// A seed that is not what the proposer has to make of the parent's.
+    #[error("seed is not its proposer's on this parent")]
+    Seed,
     /// Transactions that do not hash to the header's root.
     #[error("transactions do not belong to the header")]
     Transactions,
@@ -88,9 +97,43 @@ pub struct Checks<T> {
     /// Votes inside it that nobody has checked yet.
     pub(crate) votes: Vec<Vote>,
     pub(crate) low_s: bool,
+    /// Whether votes have shares.
+    pub(crate) has_shares: bool,
     pub(crate) spec: Arc<ChainSpec>,
     /// Pools of the checkpoints that its guardian and elite edge votes are for, where they are known.
     pub(crate) pools: VotedPools,
+    /// What its certificate and its seed are checked against, where that is known.
+    pub(crate) below: Option<Below>,
+}
+
+/// What the blocks below a header, or the block that a status certifies, say of who may sign what.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Below {
+    /// The certified block and its validators, where an aggregate has to be checked.
+    pub(crate) certified: Option<(Arc<Header>, Arc<ValidatorSet>)>,
+    /// The parent and the validators that may propose on it, where a seed has to be checked.
+    pub(crate) parent: Option<(Arc<Header>, Arc<ValidatorSet>)>,
+    pub(crate) shares: Shares,
+}
+
+impl Below {
+    /// Costs a check of a signature for what there is of both, and an addition for each voter.
+    pub(crate) fn verify(
+        &self,
+        certificate: &CommitCertificate,
+        header: Option<&Header>,
+    ) -> Result<(), Fault> {
+        if let (CertificateVotes::Aggregate(votes), Some((certified, validators))) =
+            (&certificate.votes, &self.certified)
+        {
+            let on = (certified.chain.as_str(), &certificate.block, certified.epoch);
+            self.shares.certify(votes, on, validators)?;
+        }
+        if let (Some(header), Some((parent, validators))) = (header, &self.parent) {
+            check_seed(header, parent, validators, self.shares)?;
+        }
+        Ok(())
+    }
 }
 
 /// The pools that guardian and elite edge votes come from.
@@ -125,6 +168,8 @@ pub struct Checked<T> {
     pub(crate) hash: Hash,
     /// Whether its guardian and elite edge votes have been checked too.
     pub(crate) upper: bool,
+    /// Whether its certificate and its seed have been, where they are signed by BLS.
+    pub(crate) below: bool,
 }
 
 impl<T> Checked<T> {
@@ -146,7 +191,13 @@ pub(crate) fn recovers(signature: &Signature, digest: &Hash, address: Address) -
 
 impl<T> Checks<T> {
     fn votes_right(&self, rule: SignatureRule<'_>) -> Result<(), Fault> {
-        let right = |vote: &Vote| signed(&vote.signature, &vote.digest(), vote.voter, self.low_s, rule);
+        let right = |vote: &Vote| {
+            // Whether the share is right shows when it is needed.
+            if vote.share.is_some() != self.has_shares {
+                return Err(Fault::Share);
+            }
+            signed(&vote.signature, &vote.digest(), vote.voter, self.low_s, rule)
+        };
         self.votes.iter().try_for_each(right)
     }
 }
@@ -173,10 +224,18 @@ impl Checks<Message> {
 
     /// `upper` says whether votes of the upper levels are checked too; simulators that make believe leave that out.
     pub(crate) fn verify_by(self, rule: SignatureRule<'_>, upper: bool) -> Result<Checked<Message>, Fault> {
+        let mut is_checked = true;
         if let Message::Status(status) = &self.item
             && !status.certificate.votes.is_empty()
         {
-            check_votes(&status.certificate)?;
+            if (status.certificate.votes.aggregate().is_some()) != self.has_shares {
+                return Err(CertificateError::Form.into());
+            }
+            match &self.below {
+                Some(below) => below.verify(&status.certificate, None)?,
+                None if self.has_shares => is_checked = false,
+                None => check_votes(&status.certificate)?,
+            }
         }
         self.votes_right(rule)?;
         let VotedPools { guardians, elite } = if upper { &self.pools } else { &VotedPools::default() };
@@ -198,7 +257,7 @@ impl Checks<Message> {
             (Message::Evidence(evidence), ..) => evidence.verify_by(&self.spec, rule)?,
             _ => {}
         }
-        Ok(Checked { from: self.from, item: self.item, hash: self.hash, upper: true })
+        Ok(Checked { from: self.from, item: self.item, hash: self.hash, upper: true, below: is_checked })
     }
 }
 
@@ -214,7 +273,7 @@ impl Checks<Block> {
         if header.chain != self.spec.chain {
             return Err(Fault::Chain);
         }
-        if header.extension.rules() != self.spec.rules(header.height).header {
+        if !header.fits(self.spec.rules(header.height)) {
             return Err(Fault::Fields);
         }
         signed(&header.signature, &header.digest(), header.proposer, self.low_s, rule)?;
@@ -222,8 +281,12 @@ impl Checks<Block> {
             return Err(Fault::Transactions);
         }
         self.votes_right(rule)?;
+        let is_checked = self.below.is_some();
+        if let Some(below) = &self.below {
+            below.verify(&header.certificate, Some(header))?;
+        }
         let upper = !upper || verify_upper(header, &self.pools)?;
-        Ok(Checked { from: self.from, item: self.item, hash: self.hash, upper })
+        Ok(Checked { from: self.from, item: self.item, hash: self.hash, upper, below: is_checked })
     }
 }
 

@@ -1,5 +1,6 @@
 //! The validator engine: inputs in, effects out, nothing else. Each idea has a room of its own below this one.
 
+mod certifying;
 mod fetching;
 mod intake;
 mod locking;
@@ -29,16 +30,18 @@ use theta_core::{
 
 pub use self::recovery::{RecoverError, Start};
 use self::{
+    certifying::Shown,
     fetching::{Arrival, Want},
     locking::Lock,
     proposing::Building,
     upper::Ballot,
 };
 use crate::{
+    certificate::Shares,
     checks::{Checked, Checks, Fault, VotedPools},
     message::{Message, Peer, Status},
     pace::{Millis, Settings, Timers},
-    proposer::proposer,
+    proposer::scheduled,
     signer::Intent,
     tree::Tree,
     vote::{LastVote, VoteBook},
@@ -162,6 +165,13 @@ pub enum Effect {
     Report(Evidence),
     /// Give [`Input::Tick`] at this time; replaces earlier ones.
     WakeAt(Millis),
+    /// A validator signed something that no honest one signs, and whoever passed it on could not tell.
+    Accuse {
+        /// Who.
+        validator: Address,
+        /// What.
+        fault: Fault,
+    },
     /// A peer sent something that no honest node sends.
     Penalize {
         /// Who.
@@ -218,6 +228,12 @@ pub struct Engine {
     settled_by: Option<(Arc<Block>, CommitCertificate)>,
     /// Validators that have been reported.
     reported: BTreeSet<Address>,
+    /// How shares are added up and checked.
+    shares: Shares,
+    /// Validators that have given wrong shares: theirs are checked one by one.
+    suspects: BTreeSet<Address>,
+    /// Certificates that peers have shown for blocks that are not executed here.
+    shown: BTreeMap<Peer, Shown>,
 }
 
 impl Engine {
@@ -231,17 +247,17 @@ impl Engine {
         match input {
             Input::Tick => {}
             Input::Work => self.on_work(),
-            Input::Message(Checked { from, item, .. }) => match item {
+            Input::Message(Checked { from, item, below, .. }) => match item {
                 Message::Vote(vote) => self.on_vote(from, vote, out),
-                Message::Status(status) => self.on_status(from, status, out),
+                Message::Status(status) => self.on_status(from, status, below, out),
                 Message::GuardianVotes(votes) => self.on_guardian_votes(from, votes),
                 Message::EliteVote(vote) => self.on_elite_vote(from, vote),
                 Message::EliteVotes(votes) => self.on_elite_votes(from, votes),
                 Message::Evidence(evidence) => self.on_evidence(from, evidence, out),
                 Message::GuardianPart(part) => self.on_guardian_part(from, part, out),
             },
-            Input::Block(Checked { from, item, hash, upper }) => {
-                self.on_block(hash, Arrival { from, block: Arc::new(item), upper }, out);
+            Input::Block(Checked { from, item, hash, upper, below }) => {
+                self.on_block(hash, Arrival { from, block: Arc::new(item), upper, below }, out);
             }
             Input::Built { parent, epoch, body } => self.on_built(parent, epoch, body, out),
             Input::Executed { hash, post } => self.on_executed(hash, post, out),
@@ -253,7 +269,7 @@ impl Engine {
 
     /// Whether a message is of use, and what has to be checked before it may enter. Cheap.
     pub fn wants(&self, from: Peer, message: Message) -> Option<Checks<Message>> {
-        let mut pools = VotedPools::default();
+        let (mut pools, mut below) = (VotedPools::default(), None);
         let votes = match &message {
             Message::Vote(vote) if self.takes(vote) && !self.book.knows(vote) => vec![vote.clone()],
             Message::Vote(_) => return None,
@@ -261,7 +277,8 @@ impl Engine {
                 if !self.is_ahead(status) {
                     return None;
                 }
-                let lists = [&status.certificate.votes, &status.opened_by].map(VoteSet::as_slice);
+                below = self.below_status(&status.certificate);
+                let lists = [status.certificate.votes.list(), status.opened_by.as_slice()];
                 let most =
                     self.members.iter().map(|set| set.as_slice().len()).fold(MAX_VALIDATORS, usize::max);
                 if lists.iter().any(|votes| votes.len() > most) {
@@ -282,7 +299,8 @@ impl Engine {
             Message::Evidence(_) => return None,
         };
         let low_s = self.spec.rules(self.tree.head_height() + 1).tx.low_s;
-        Some(Checks { from, item: message, hash: Hash::ZERO, votes, low_s, spec: self.spec.clone(), pools })
+        let (hash, has_shares, spec) = (Hash::ZERO, self.has_shares(), self.spec.clone());
+        Some(Checks { from, item: message, hash, votes, low_s, has_shares, spec, pools, below })
     }
 
     /// Whether a block is of use, and what has to be checked before it may enter. Cheap, but for its hash.
@@ -297,12 +315,13 @@ impl Engine {
             // As the reference: nobody has to be convinced of what is settled.
             Vec::new()
         } else {
-            let votes = header.certificate.votes.as_slice().iter();
+            let votes = header.certificate.votes.list().iter();
             votes.filter(|vote| !self.book.holds(vote)).cloned().collect()
         };
         let low_s = self.spec.rules(header.height).tx.low_s;
-        let pools = self.voted_pools(header);
-        Some(Checks { from, item: block, hash, votes, low_s, spec: self.spec.clone(), pools })
+        let (pools, below) = (self.voted_pools(header), self.below(header));
+        let (has_shares, spec) = (self.has_shares(), self.spec.clone());
+        Some(Checks { from, item: block, hash, votes, low_s, has_shares, spec, pools, below })
     }
 
     /// Where this node stands, for a peer that has just connected.
@@ -356,7 +375,7 @@ impl Engine {
 
     /// Who proposes in the epoch this node is in, as far as it knows.
     pub fn proposer(&self) -> Option<Address> {
-        proposer(self.tree.next_validators(&self.lock.block)?, self.epoch)
+        self.scheduled(&self.lock.block, self.epoch)
     }
 
     /// What the lock is measured by: the height of its block at the clocked pace, its epoch at the responsive one.
@@ -399,6 +418,11 @@ impl Engine {
         self.open_ballot(out);
         self.learn_finality(out);
         self.enter_epoch(out);
+    }
+
+    /// Who may propose on a known block in an epoch.
+    fn scheduled(&self, parent: &Hash, epoch: u64) -> Option<Address> {
+        scheduled(&self.spec, self.tree.header(parent)?, self.tree.next_validators(parent)?, epoch)
     }
 
     fn pace(&self) -> Pace {

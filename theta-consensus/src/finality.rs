@@ -8,7 +8,6 @@
 //! third of the guardians' stake at fault no two blocks of one height get a certificate, even if more than a third of the
 //! validators' stake is at fault and different nodes have settled different blocks.
 
-mod bits;
 mod part;
 mod tally;
 
@@ -29,10 +28,10 @@ use crate::{
 
 pub use self::part::GuardianPart;
 pub(crate) use self::{
-    bits::Bits,
     part::Part,
     tally::{Groups, Sum, Tally},
 };
+pub(crate) use theta_core::bits::Bits;
 
 /// How guardians sign where their votes finalize: the standard's map to the curve and its tag, so that no vote is good as a
 /// proof of possession or under the reference's rules. Sums of keys and signatures are the same in both suites; what makes

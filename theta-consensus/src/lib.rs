@@ -67,7 +67,7 @@ pub use go_rand::GoRand;
 pub use guardian::{AggregateError, merge_guardian_votes, verify_guardian_votes};
 pub use message::{MAX_MESSAGE_BYTES, Message, Peer, Proposal, Status};
 pub use pace::{Millis, Settings};
-pub use proposer::proposer;
+pub use proposer::{proposer, scheduled, seeded_proposer};
 pub use round::MergeError;
 pub use signer::{Intent, LocalSigner, RoleSigner, Signed};
 pub use theta_core::evidence::{Evidence, EvidenceError};
@@ -111,10 +111,7 @@ mod fixture {
         ValidatorSet::new(list.as_array().expect("a list").iter().map(|validator| {
             let text = |name: &str| validator[name].as_str().expect("text");
             let stake = U256::from_str_radix(text("stake"), 10).expect("number");
-            Validator {
-                address: text("address").parse().expect("address"),
-                stake: ThetaWei::from_u256(stake),
-            }
+            Validator::new(text("address").parse().expect("address"), ThetaWei::from_u256(stake))
         }))
     }
 }

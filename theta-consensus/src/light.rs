@@ -27,16 +27,17 @@ use theta_core::{
     block::{CommitCertificate, Header},
     codec::rlp::{Decode, DecodeError},
     hash::Hash,
-    spec::{ChainSpec, Pace},
-    stake::{GuardianPool, ValidatorPool, ValidatorSet},
+    spec::{CertificateRule, ChainSpec, Pace},
+    stake::{GuardianPool, ValidatorKey, ValidatorPool, ValidatorSet, validator_key},
     trie::{self, ProofError},
     vote::GuardianVotes,
 };
 
 use crate::{
-    certificate::{self, CertificateError},
+    certificate::{self, CertificateError, Shares},
     finality::Checkpoint,
     guardian::AggregateError,
+    proposer::{check_seed, scheduled},
     vote::settles_parent,
 };
 
@@ -56,7 +57,8 @@ pub struct Update {
     pub child: Header,
     /// Votes on the child.
     pub certificate: CommitCertificate,
-    /// Proof of the validator candidates in the block's state: needed where they differ from those trusted so far.
+    /// Proof of the validator candidates in the block's state, and of their keys where validators have keys: needed where they
+    /// differ from those trusted so far.
     pub validators: Option<Vec<Vec<u8>>>,
 }
 
@@ -84,6 +86,12 @@ pub enum LightError {
     /// The certificate is of another block than the child.
     #[error("votes are not on the child")]
     OtherBlock,
+    /// The child is not its proposer's to make.
+    #[error("the child's proposer is not the one that the block's seed draws")]
+    Proposer,
+    /// The child's seed is not what its proposer makes of the block's.
+    #[error("the child's seed does not follow from the block's")]
+    Seed,
     /// A proof does not show what it should.
     #[error("state proof: {0}")]
     Proof(#[from] ProofError),
@@ -128,7 +136,7 @@ impl LightClient {
         trusted: Header,
         validators: &[Vec<u8>],
     ) -> Result<Self, LightError> {
-        let validators = proven_validators(&trusted.state_root, validators)?;
+        let validators = proven_validators(&spec, &trusted, validators)?;
         Ok(Self::new(spec, trusted, validators))
     }
 
@@ -152,7 +160,7 @@ impl LightClient {
         let Update { block, child, certificate, validators } = update;
         for header in [block, child] {
             let rules = self.spec.rules(header.height);
-            if header.chain != self.spec.chain || header.extension.rules() != rules.header {
+            if header.chain != self.spec.chain || !header.fits(rules) {
                 return Err(LightError::Chain);
             }
         }
@@ -171,16 +179,34 @@ impl LightClient {
         if certificate.block != child.hash() {
             return Err(LightError::OtherBlock);
         }
-        certificate::verify(certificate, &self.validators, rules.tx.low_s)?;
+        if certificate.votes.aggregate().is_some()
+            != (rules.consensus.certificate == CertificateRule::Aggregate)
+        {
+            return Err(CertificateError::Form.into());
+        }
+        certificate::verify(certificate, child, &self.validators, rules.tx.low_s)?;
+        self.check_draw(block, child)?;
         if block.height == trusted {
             return Err(LightError::Fork(trusted));
         }
         if let Some(proof) = validators {
-            self.validators = proven_validators(&block.state_root, proof)?;
+            self.validators = proven_validators(&self.spec, block, proof)?;
         }
         self.trusted = block.clone();
         self.hash = hash;
         Ok(&self.trusted)
+    }
+
+    /// Whether the child was its proposer's to make, where a seed says whose: the same validators vote on it and propose it.
+    /// What came between the trusted block and this one is not here, so the block's own seed is taken as its voters took it.
+    fn check_draw(&self, block: &Header, child: &Header) -> Result<(), LightError> {
+        if child.seed.is_none() {
+            return Ok(());
+        }
+        if scheduled(&self.spec, block, &self.validators, child.epoch) != Some(child.proposer) {
+            return Err(LightError::Proposer);
+        }
+        check_seed(child, block, &self.validators, Shares::default()).map_err(|_| LightError::Seed)
     }
 
     /// What the nodes of a proof show about a key of the trusted block's state: its value, or that it has none.
@@ -208,10 +234,23 @@ impl LightClient {
     }
 }
 
-fn proven_validators(root: &Hash, proof: &[Vec<u8>]) -> Result<ValidatorSet, LightError> {
+fn proven_validators(
+    spec: &ChainSpec,
+    header: &Header,
+    proof: &[Vec<u8>],
+) -> Result<ValidatorSet, LightError> {
+    let root = &header.state_root;
     let value = trie::verify(root, VALIDATORS_KEY, proof)?.ok_or(LightError::NoPool)?;
     let pool = ValidatorPool::from_rlp(&value, MAX_POOL_BYTES).map_err(LightError::Pool)?;
-    let set = ValidatorSet::of_pool(&pool);
+    let set = if spec.rules(header.height).stake.validator_keys {
+        ValidatorSet::keyed(&pool, |holder| {
+            let value = trie::verify(root, &validator_key(holder), proof)?;
+            let key = value.map(|value| ValidatorKey::from_rlp(&value, MAX_POOL_BYTES)).transpose();
+            Ok::<_, LightError>(key.map_err(LightError::Pool)?.map(|key| key.key))
+        })?
+    } else {
+        ValidatorSet::of_pool(&pool)
+    };
     // Nobody could ever certify anything for such a set.
     if set.total_stake().is_zero() { Err(LightError::NoValidators) } else { Ok(set) }
 }

@@ -5,13 +5,18 @@
 
 use theta_core::{
     block::Header,
-    spec::Pace,
+    spec::{ChainSpec, Pace},
     stake::{EliteState, ValidatorSet},
 };
 
 use crate::{
-    certificate::verify, checks::Fault, elite::verify_elite_votes, finality::Checkpoint,
-    guardian::AggregateError, proposer::proposer, set_change,
+    certificate::{Shares, verify},
+    checks::Fault,
+    elite::verify_elite_votes,
+    finality::Checkpoint,
+    guardian::AggregateError,
+    proposer::{check_seed, scheduled},
+    set_change,
 };
 
 /// What is known of the chain below the block in question.
@@ -23,14 +28,12 @@ pub struct Below<'a> {
     pub change_near: bool,
     /// The validators that may propose on the parent.
     pub proposers: &'a ValidatorSet,
-    /// Height of the block that the certificate names, where it is in the chain.
-    pub certified: Option<u64>,
+    /// The block that the certificate names, where it is in the chain.
+    pub certified: Option<&'a Header>,
     /// The validators whose votes certify that block. None where it is trusted, as genesis is: it needs no votes.
     pub voters: Option<&'a ValidatorSet>,
-    /// Whether signatures with a high `s` are refused.
-    pub low_s: bool,
-    /// The pace at this height.
-    pub pace: Pace,
+    /// The chain.
+    pub spec: &'a ChainSpec,
     /// Whether this height is a checkpoint.
     pub checkpoint: bool,
     /// The block that the header's guardian votes are for, if it is in the chain, with the pool of the checkpoint there or
@@ -49,26 +52,30 @@ pub fn judge(header: &Header, below: &Below<'_>) -> Result<(), Fault> {
     if header.epoch <= below.parent.epoch {
         return Err(Fault::Epoch);
     }
-    if below.low_s && !header.signature.is_low_s() {
+    if below.spec.rules(header.height).tx.low_s && !header.signature.is_low_s() {
         return Err(Fault::HighS);
     }
-    if below.certified.is_none_or(|height| height >= header.height) {
-        return Err(Fault::Ancestor);
+    let rules = below.spec.rules(header.height);
+    if !header.fits(rules) {
+        return Err(Fault::Fields);
     }
+    let certified = below.certified.filter(|certified| certified.height < header.height);
+    let certified = certified.ok_or(Fault::Ancestor)?;
     if let Some(voters) = below.voters {
-        verify(&header.certificate, voters, below.low_s)?;
+        verify(&header.certificate, certified, voters, rules.tx.low_s)?;
     }
     let certified = &header.certificate.block;
-    let may_certify = match below.pace {
+    let may_certify = match rules.consensus.pace {
         Pace::Clocked => set_change::allows(&header.parent, below.change_near, certified),
         Pace::Responsive => header.parent == *certified,
     };
     if !may_certify {
         return Err(Fault::SetChange);
     }
-    if proposer(below.proposers, header.epoch) != Some(header.proposer) {
+    if scheduled(below.spec, below.parent, below.proposers, header.epoch) != Some(header.proposer) {
         return Err(Fault::Proposer);
     }
+    check_seed(header, below.parent, below.proposers, Shares::default())?;
     judge_upper(header, below)
 }
 
@@ -101,14 +108,13 @@ mod tests {
     #[test]
     fn each_rule_refuses_what_breaks_it() {
         let key = SecretKey::from_bytes(&[7; 32]).expect("in range");
-        let validator = Validator { address: key.address(), stake: ThetaWei::whole(5) };
+        let validator = Validator::new(key.address(), ThetaWei::whole(5));
         let set = ValidatorSet::new([validator]);
         let parent = Header { height: 7, epoch: 9, ..Header::zero() };
         let hash = parent.hash();
-        let mut vote =
-            Vote { block: hash, height: 7, epoch: 9, voter: key.address(), signature: Signature::EMPTY };
+        let mut vote = Vote::unsigned(hash, 7, 9, key.address());
         vote.signature = key.sign_digest(&vote.digest());
-        let certificate = CommitCertificate { block: hash, votes: VoteSet::new([vote]) };
+        let certificate = CommitCertificate { block: hash, votes: VoteSet::new([vote]).into() };
         let header = Header {
             height: 8,
             epoch: 10,
@@ -119,14 +125,14 @@ mod tests {
             signature: key.sign_digest(&hash),
             ..Header::zero()
         };
+        let (spec, strict) = (ChainSpec::new("privatenet", []), ChainSpec::devnet());
         let below = Below {
             parent: &parent,
             change_near: true,
             proposers: &set,
-            certified: Some(7),
+            certified: Some(&parent),
             voters: Some(&set),
-            low_s: true,
-            pace: Pace::Clocked,
+            spec: &spec,
             checkpoint: false,
             guardians: None,
             elite: None,
@@ -141,14 +147,17 @@ mod tests {
         assert_eq!(changed(&|header| header.epoch = 9), Err(Fault::Epoch));
         assert_eq!(changed(&|header| header.proposer.0[0] ^= 1), Err(Fault::Proposer));
         assert_eq!(changed(&|header| header.parent.0[0] ^= 1), Err(Fault::SetChange));
-        assert_eq!(changed(&|header| header.signature = Signature::EMPTY), Err(Fault::HighS));
-        let empty = |header: &mut Header| header.certificate.votes = VoteSet::default();
+        let mut high = header.clone();
+        high.signature = Signature::EMPTY;
+        assert_eq!(judge(&high, &Below { spec: &strict, ..below }), Err(Fault::HighS));
+        assert_eq!(judge(&header, &Below { spec: &strict, ..below }), Err(Fault::Fields));
+        let empty = |header: &mut Header| header.certificate.votes = VoteSet::default().into();
         assert_eq!(changed(&empty), Err(Fault::Certificate(CertificateError::Empty)));
         let trusted = Below { voters: None, ..below };
         let mut bare = header.clone();
         empty(&mut bare);
         assert_eq!(judge(&bare, &trusted), Ok(()));
-        for certified in [None, Some(8)] {
+        for certified in [None, Some(&Header { height: 8, ..Header::zero() })] {
             assert_eq!(judge(&header, &Below { certified, ..below }), Err(Fault::Ancestor));
         }
     }

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use theta_core::{
     BigUint,
-    block::Block,
+    block::{Block, Seed},
     bls,
+    certificate::AggregateVotes,
     hash::{Address, Hash},
     journal::{Disk, Journal, JournalError, Record},
     sign::{SignError, Signature, Signer},
@@ -19,6 +20,7 @@ use theta_core::{
 };
 
 use crate::{
+    certificate::VoteKey,
     elite::EliteVote,
     finality::{self, GuardianPart, Part},
     guardian,
@@ -38,11 +40,15 @@ pub enum Intent {
         rank: u64,
         /// The same of the block that it certifies: of the lock, which never falls.
         certified_rank: u64,
+        /// Where votes have shares, the chain's name. The block's epoch is its rank there.
+        share: Option<String>,
     },
     /// A block, as yet without signature, and votes that help slow peers.
     Proposal {
         /// The block.
         block: Block,
+        /// Where proposers are drawn from a seed, the parent's.
+        seed: Option<Hash>,
         /// See [`Proposal::votes`].
         votes: VoteSet,
     },
@@ -109,6 +115,7 @@ impl Record for Mark {
     const VERSION: u8 = 1;
 }
 
+const NO_VOTE_KEY: &str = "there is no BLS key for a validator's votes and blocks";
 const NO_CHECKPOINT_KEY: &str = "there is no key for votes on checkpoints";
 
 /// The checkpoint a guardian signed last.
@@ -148,6 +155,8 @@ impl CheckpointKey {
 /// A key in memory and its durable mark.
 pub struct LocalSigner {
     key: Arc<dyn Signer>,
+    /// The key of a validator's shares and seeds. The mark binds it as it binds the other one: it signs nothing alone.
+    vote_key: Option<VoteKey>,
     checkpoints: Option<CheckpointKey>,
     journal: Journal<Mark>,
     mark: Mark,
@@ -168,7 +177,21 @@ impl LocalSigner {
     pub fn open(key: Arc<dyn Signer>, disk: impl Disk + 'static) -> Result<Self, JournalError> {
         let (journal, marks) = Journal::open(disk)?;
         let mark = marks.last().copied().unwrap_or_default();
-        Ok(Self { key, checkpoints: None, journal, mark, written: 0 })
+        Ok(Self { key, vote_key: None, checkpoints: None, journal, mark, written: 0 })
+    }
+
+    /// Gives votes their shares and blocks their seeds, as validators do on chains where they have BLS keys.
+    pub fn with_vote_key(self, key: bls::SecretKey) -> Self {
+        Self { vote_key: Some(VoteKey::Curve(key)), ..self }
+    }
+
+    #[cfg(feature = "sim")]
+    pub(crate) fn with_any_vote_key(self, key: VoteKey) -> Self {
+        Self { vote_key: Some(key), ..self }
+    }
+
+    fn vote_key(&self) -> Result<&VoteKey, SignError> {
+        self.vote_key.as_ref().ok_or_else(|| SignError::Refused(NO_VOTE_KEY.to_owned()))
     }
 
     /// Signs for checkpoints too, as a guardian or an elite edge node. The disk has to be this key's alone.
@@ -220,7 +243,7 @@ impl RoleSigner for LocalSigner {
     fn sign(&mut self, intent: &Intent) -> Result<Signed, SignError> {
         let mut mark = self.mark;
         match intent {
-            Intent::Vote { vote, rank, certified_rank } => {
+            Intent::Vote { vote, rank, certified_rank, share } => {
                 if vote.voter != self.address() {
                     return refused("vote is another validator's");
                 }
@@ -237,11 +260,22 @@ impl RoleSigner for LocalSigner {
                     mark.certified_rank = *certified_rank;
                 }
                 self.remember(mark)?;
-                let signature = self.signature(&vote.digest())?;
-                Ok(Signed::Message(Message::Vote(Vote { signature, ..vote.clone() })))
+                let mut vote = vote.clone();
+                if let Some(chain) = share {
+                    let message = AggregateVotes::message(chain, &vote.block, *rank);
+                    vote.share = Some(self.vote_key()?.sign(&message));
+                }
+                vote.signature = self.signature(&vote.digest())?;
+                Ok(Signed::Message(Message::Vote(vote)))
             }
-            Intent::Proposal { block, votes } => {
-                let (epoch, digest) = (block.header.epoch, block.header.digest());
+            Intent::Proposal { block, seed, votes } => {
+                let mut block = block.clone();
+                let epoch = block.header.epoch;
+                if let Some(parent) = seed {
+                    let signature = self.vote_key()?.sign(&Seed::message(&block.header.chain, epoch));
+                    block.header.seed = Some(Seed::after(parent, signature));
+                }
+                let digest = block.header.digest();
                 if block.header.proposer != self.address() {
                     return refused("block is another validator's");
                 }
@@ -253,7 +287,6 @@ impl RoleSigner for LocalSigner {
                 mark.proposed_epoch = epoch;
                 mark.proposed_digest = digest;
                 self.remember(mark)?;
-                let mut block = block.clone();
                 block.header.signature = self.signature(&digest)?;
                 let proposer = self.address();
                 Ok(Signed::Proposal(Proposal { block, proposer, votes: votes.clone() }))
@@ -300,15 +333,15 @@ mod tests {
 
     fn vote(block: u8, height: u64, epoch: u64, certified_rank: u64) -> Intent {
         let block = Hash::repeat_byte(block);
-        let vote = Vote { block, height, epoch, voter: key().address(), signature: Signature::EMPTY };
-        Intent::Vote { vote, rank: height, certified_rank }
+        let vote = Vote::unsigned(block, height, epoch, key().address());
+        Intent::Vote { vote, rank: height, certified_rank, share: None }
     }
 
     fn proposal(epoch: u64, timestamp: u32) -> Intent {
         let header =
             Header { epoch, timestamp: timestamp.into(), proposer: key().address(), ..Header::zero() };
         let block = Block { header, transactions: Vec::new() };
-        Intent::Proposal { block, votes: VoteSet::default() }
+        Intent::Proposal { block, seed: None, votes: VoteSet::default() }
     }
 
     #[test]

@@ -43,6 +43,8 @@ pub(crate) struct Node {
     pub(crate) logged: bool,
     /// Whether its guardian and elite edge votes have been checked.
     pub(crate) upper: bool,
+    /// Whether its certificate and its seed have been.
+    pub(crate) below: bool,
     /// Who sent it.
     pub(crate) from: Peer,
 }
@@ -243,6 +245,7 @@ impl Tree {
             children: Vec::new(),
             logged,
             upper: logged,
+            below: logged,
             from,
         };
         self.nodes.insert(hash, node);
@@ -344,7 +347,7 @@ mod tests {
     use super::*;
 
     fn block(parent: Hash, height: u64, epoch: u64) -> (Hash, Arc<Block>) {
-        let certificate = CommitCertificate { block: parent, ..CommitCertificate::default() };
+        let certificate = CommitCertificate::bare(parent);
         let header = Header { parent, height, epoch, certificate, ..Header::zero() };
         (header.hash(), Arc::new(Block { header, transactions: Vec::new() }))
     }

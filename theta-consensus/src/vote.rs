@@ -86,7 +86,9 @@ impl VoteBook {
 
     /// Whether exactly this vote is here, so that its signature has been checked.
     pub(crate) fn holds(&self, vote: &Vote) -> bool {
-        let same = |known: &Vote| known.epoch == vote.epoch && known.signature == vote.signature;
+        let same = |known: &Vote| {
+            known.epoch == vote.epoch && known.signature == vote.signature && known.share == vote.share
+        };
         self.blocks.get(&vote.block).and_then(|votes| votes.get(&vote.voter)).is_some_and(same)
     }
 
@@ -122,6 +124,13 @@ impl VoteBook {
             if votes.is_empty() {
                 self.blocks.remove(&oldest);
             }
+        }
+    }
+
+    /// Takes a vote out that turned out to be worth nothing.
+    pub(crate) fn drop_vote(&mut self, block: &Hash, voter: Address) {
+        if let Some(votes) = self.blocks.get_mut(block) {
+            votes.remove(&voter);
         }
     }
 
@@ -174,14 +183,13 @@ impl VoteBook {
 
 #[cfg(test)]
 mod tests {
-    use theta_core::{block::CommitCertificate, codec::rlp::Encode, sign::Signature, vote::VoteSet};
+    use theta_core::{block::CommitCertificate, codec::rlp::Encode, vote::VoteSet};
 
     use super::*;
     use crate::fixture::{object, validators};
 
     fn header(height: u64, certified: u8) -> Header {
-        let certificate =
-            CommitCertificate { votes: VoteSet::default(), block: Hash::repeat_byte(certified) };
+        let certificate = CommitCertificate::bare(Hash::repeat_byte(certified));
         Header { height, certificate, parent: Hash::repeat_byte(5), ..Header::zero() }
     }
 
@@ -223,13 +231,7 @@ mod tests {
     }
 
     fn vote(voter: u8, block: u8, epoch: u64) -> Vote {
-        Vote {
-            block: Hash::repeat_byte(block),
-            height: 1,
-            epoch,
-            voter: Address::repeat_byte(voter),
-            signature: Signature::EMPTY,
-        }
+        Vote::unsigned(Hash::repeat_byte(block), 1, epoch, Address::repeat_byte(voter))
     }
 
     #[test]
@@ -266,10 +268,8 @@ mod tests {
             let text = |name: &str| case[name].as_str().expect("text");
             let raw = hex::decode(text("rlp")).expect("hex");
             let vote: Vote = theta_core::codec::rlp::Decode::from_rlp(&raw, 1 << 12).expect("vote");
-            everybody.push(theta_core::stake::Validator {
-                address: vote.voter,
-                stake: theta_core::amount::ThetaWei::wei(1),
-            });
+            let stake = theta_core::amount::ThetaWei::wei(1);
+            everybody.push(theta_core::stake::Validator::new(vote.voter, stake));
             book.insert(vote, |_| true);
         }
         let anybody = ValidatorSet::new(everybody);

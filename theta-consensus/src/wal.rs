@@ -125,15 +125,12 @@ mod tests {
         let header = Header { signature: Signature::from_bytes(vec![7; 65]), ..Header::zero() };
         let block = Block { header, transactions: vec![vec![1, 2], Vec::new()] };
         let vote = Vote {
-            block: Hash::repeat_byte(1),
-            height: 3,
-            epoch: 4,
-            voter: theta_core::hash::Address::repeat_byte(2),
             signature: Signature::from_bytes(vec![9; 65]),
+            ..Vote::unsigned(Hash::repeat_byte(1), 3, 4, theta_core::hash::Address::repeat_byte(2))
         };
         let record = WalRecord {
             blocks: vec![block.clone(), block.clone()],
-            lock: Some(CommitCertificate { votes: VoteSet::new([vote]), block: Hash::repeat_byte(1) }),
+            lock: Some(CommitCertificate { votes: VoteSet::new([vote]).into(), block: Hash::repeat_byte(1) }),
             vote: Some(WalVote { block: Hash::repeat_byte(1), height: 3, epoch: 4 }),
             proposal: Some(block),
             checkpoint: Some((Hash::repeat_byte(5), 11)),

@@ -1,13 +1,15 @@
 //! Blocks and headers (`core/block.go`). Transactions are opaque bytes here; the ledger gives them meaning.
 
 use crate::{
+    bls,
+    certificate::CertificateVotes,
     codec::rlp::{Decode, DecodeError, Encode, Item, Reader, encode_list, encode_string},
     hash::{Address, EMPTY_ROOT, Hash, keccak},
     rlp_list,
     sign::{SignError, Signature, Signer},
-    spec::{HeaderRules, Pace},
+    spec::{CertificateRule, HeaderRules, Pace, ProposerRule, Rules},
     trie,
-    vote::{EliteVotes, GuardianVotes, VoteSet},
+    vote::{EliteVotes, GuardianVotes},
 };
 use alloy_primitives::FixedBytes;
 use num_bigint::BigUint;
@@ -22,12 +24,64 @@ pub type Bloom = FixedBytes<256>;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CommitCertificate {
     /// The votes, all for `block`.
-    pub votes: VoteSet,
+    pub votes: CertificateVotes,
     /// The block they certify.
     pub block: Hash,
 }
 
 rlp_list!(CommitCertificate { votes, block });
+
+impl CommitCertificate {
+    /// A certificate without votes, for what needs none.
+    pub fn bare(block: Hash) -> Self {
+        Self { block, ..Self::default() }
+    }
+}
+
+/// What a block adds to the randomness that draws proposers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seed {
+    /// Hash of the parent's seed and the signature: the proposers of children are drawn from it.
+    pub value: Hash,
+    /// The proposer's, over [`Seed::message`]. It has no other, so it chooses nothing but whether its block is seen at all.
+    pub signature: bls::Signature,
+}
+
+impl Seed {
+    /// What a proposer signs: `[domain, chain, epoch]`.
+    pub fn message(chain: &str, epoch: u64) -> Vec<u8> {
+        let mut out = Vec::new();
+        encode_list(&mut out, |out| {
+            "theta proposer seed".to_owned().encode(out);
+            chain.to_owned().encode(out);
+            epoch.encode(out);
+        });
+        out
+    }
+
+    /// The seed that a signature makes of the parent's.
+    pub fn after(parent: &Hash, signature: bls::Signature) -> Self {
+        Self { value: keccak([parent.as_slice(), signature.as_bytes()].concat()), signature }
+    }
+}
+
+/// Both in one string of 128 bytes.
+impl Encode for Seed {
+    fn encode(&self, out: &mut Vec<u8>) {
+        encode_string(&[self.value.as_slice(), self.signature.as_bytes()].concat(), out);
+    }
+}
+
+impl Decode for Seed {
+    /// Whether the signature is one is not looked at.
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let bytes = input.array::<128>()?;
+        let mut signature = [0; bls::Signature::LENGTH];
+        signature.copy_from_slice(&bytes[32..]);
+        let signature = bls::Signature::from_checked_bytes(signature);
+        Ok(Self { value: Hash::from_slice(&bytes[..32]), signature })
+    }
+}
 
 /// The fields that later forks added to headers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -107,6 +161,8 @@ pub struct Header {
     pub signature: Signature,
     /// Votes of guardians and elite edge nodes.
     pub extension: Extension,
+    /// Where proposers are drawn from a seed, the block's part of it; else none.
+    pub seed: Option<Seed>,
 }
 
 impl Header {
@@ -126,7 +182,24 @@ impl Header {
             proposer: Address::ZERO,
             signature: Signature::EMPTY,
             extension: Extension::None,
+            seed: None,
         }
+    }
+
+    /// What the proposers of children are drawn from: the header's seed, and the hash of one that has none, as genesis.
+    pub fn draw(&self) -> Hash {
+        self.seed.map_or_else(|| self.hash(), |seed| seed.value)
+    }
+
+    /// Whether it has the fields that headers have under these rules, and its certificate their form.
+    pub fn fits(&self, rules: &Rules) -> bool {
+        let votes = &self.certificate.votes;
+        self.extension.rules() == rules.header
+            && self.seed.is_some() == (rules.consensus.proposer == ProposerRule::ProposerSeeded)
+            && match rules.consensus.certificate {
+                CertificateRule::VoteList => votes.aggregate().is_none(),
+                CertificateRule::Aggregate => votes.list().is_empty(),
+            }
     }
 
     /// Hash of the block: Keccak-256 of the encoded header, signature included.
@@ -182,6 +255,9 @@ impl Header {
                     encode_votes(elite.as_ref(), out);
                 }
             }
+            if let Some(seed) = &self.seed {
+                seed.encode(out);
+            }
         });
     }
 }
@@ -210,7 +286,8 @@ impl Encode for Header {
 impl Item for Header {}
 
 impl Decode for Header {
-    /// Reads 12, 13 or 14 fields; whether that is right at its height is [`crate::spec::ChainSpec`]'s to say.
+    /// Reads 12, 13 or 14 fields and a seed behind them, which alone is no list; whether that is right at its height
+    /// [`Header::fits`] says.
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let mut list = input.list()?;
         let mut header = Self {
@@ -227,14 +304,19 @@ impl Decode for Header {
             proposer: list.read()?,
             signature: list.read()?,
             extension: Extension::None,
+            seed: None,
         };
-        if !list.is_empty() {
+        let has_votes = |list: &Reader<'_>| list.rest().first().is_some_and(|first| *first >= 0xc0);
+        if has_votes(&list) {
             let guardians = decode_votes(&mut list)?;
-            header.extension = if list.is_empty() {
-                Extension::Guardians(guardians)
-            } else {
+            header.extension = if has_votes(&list) {
                 Extension::GuardiansAndElite(guardians, decode_votes(&mut list)?)
+            } else {
+                Extension::Guardians(guardians)
             };
+        }
+        if !list.is_empty() {
+            header.seed = Some(list.read()?);
         }
         list.finish()?;
         Ok(header)
@@ -277,11 +359,14 @@ mod tests {
     #[test]
     fn the_number_of_fields_says_which_votes_there_are() {
         for rules in [HeaderRules::Twelve, HeaderRules::Guardians, HeaderRules::GuardiansAndElite] {
-            let header = Header { extension: Extension::empty(rules), ..Header::zero() };
-            let bytes = header.to_rlp();
-            let read = Header::from_rlp(&bytes, 1 << 16).expect("whole");
-            assert_eq!(read.extension.rules(), rules);
-            assert_eq!(read, header);
+            let signature = bls::Signature::from_checked_bytes([0x91; 96]);
+            for seed in [None, Some(Seed::after(&Hash::ZERO, signature))] {
+                let header = Header { extension: Extension::empty(rules), seed, ..Header::zero() };
+                let bytes = header.to_rlp();
+                let read = Header::from_rlp(&bytes, 1 << 16).expect("whole");
+                assert_eq!(read.extension.rules(), rules);
+                assert_eq!(read, header);
+            }
         }
     }
 

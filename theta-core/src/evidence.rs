@@ -171,7 +171,7 @@ mod tests {
 
     fn vote(header: &Header, epoch: u64) -> Vote {
         let voter = key(4).address();
-        let mut vote = Vote { block: header.hash(), height: 0, epoch, voter, signature: Signature::EMPTY };
+        let mut vote = Vote::unsigned(header.hash(), 0, epoch, voter);
         vote.signature = key(4).sign_digest(&vote.digest());
         vote
     }

@@ -17,8 +17,10 @@
 //! (twice as fast), `fjall` brings the default disk store. None changes what existing calls do.
 
 pub mod amount;
+pub mod bits;
 pub mod block;
 pub mod bls;
+pub mod certificate;
 pub mod codec;
 pub mod context;
 pub mod evidence;

@@ -23,12 +23,55 @@ pub struct Vote {
     pub voter: Address,
     /// Over [`Vote::digest`].
     pub signature: Signature,
+    /// Where certificates are aggregates, the voter's part of one: its BLS signature over
+    /// [`crate::certificate::AggregateVotes::message`]. It is signed too, so a wrong one is its voter's fault.
+    pub share: Option<bls::Signature>,
 }
 
-rlp_list!(Vote { block, height, epoch, voter, signature });
+impl Encode for Vote {
+    /// Five items, or six with a share.
+    fn encode(&self, out: &mut Vec<u8>) {
+        encode_list(out, |out| {
+            self.block.encode(out);
+            self.height.encode(out);
+            self.epoch.encode(out);
+            self.voter.encode(out);
+            self.signature.encode(out);
+            if let Some(share) = &self.share {
+                share.encode(out);
+            }
+        });
+    }
+}
+
+impl Decode for Vote {
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let mut list = input.list()?;
+        let mut vote = Self {
+            block: list.read()?,
+            height: list.read()?,
+            epoch: list.read()?,
+            voter: list.read()?,
+            signature: list.read()?,
+            share: None,
+        };
+        if !list.is_empty() {
+            vote.share = Some(list.read()?);
+        }
+        list.finish()?;
+        Ok(vote)
+    }
+}
+
+impl Item for Vote {}
 
 impl Vote {
-    /// What is signed: block, epoch and voter, with height and signature emptied.
+    /// A vote that is not signed yet.
+    pub const fn unsigned(block: Hash, height: u64, epoch: u64, voter: Address) -> Self {
+        Self { block, height, epoch, voter, signature: Signature::EMPTY, share: None }
+    }
+
+    /// What is signed: block, epoch, voter and share, with height and signature emptied.
     pub fn digest(&self) -> Hash {
         let unsigned = Self { height: 0, signature: Signature::EMPTY, ..self.clone() };
         keccak(unsigned.to_rlp())
@@ -164,13 +207,7 @@ mod tests {
 
     fn vote(key: u8, block: u8, epoch: u64) -> Vote {
         let key = SecretKey::from_bytes(&[key; 32]).expect("in range");
-        let mut vote = Vote {
-            block: Hash::repeat_byte(block),
-            height: 7,
-            epoch,
-            voter: key.address(),
-            signature: Signature::EMPTY,
-        };
+        let mut vote = Vote::unsigned(Hash::repeat_byte(block), 7, epoch, key.address());
         vote.signature = key.sign_digest(&vote.digest());
         vote
     }
@@ -182,6 +219,8 @@ mod tests {
         assert!(Vote { height: 99, ..vote.clone() }.verify().is_ok());
         assert!(Vote { epoch: 4, ..vote.clone() }.verify().is_err());
         assert!(Vote { block: Hash::ZERO, ..vote.clone() }.verify().is_err());
+        let share = Some(bls::Signature::from_checked_bytes([0x91; 96]));
+        assert!(Vote { share, ..vote.clone() }.verify().is_err());
         assert!(Vote { voter: Address::ZERO, ..vote }.verify().is_err());
     }
 

@@ -80,7 +80,7 @@ impl Execution {
         workers: &dyn Workers,
     ) -> Result<Executed, BlockError> {
         staking::end_of_block(&mut view, scope.rules).map_err(BlockError::End)?;
-        let pool = view.validators()?.unwrap_or_default();
+        let validators = staking::validators(&mut view, scope.rules)?;
         let pools = staking::pools(&mut view, scope.rules, scope.height())?;
         let root = view.root_by(workers)?;
         let receipts = scope.rules.commits_receipts.then(|| {
@@ -93,7 +93,7 @@ impl Execution {
             receipts,
             results: self.results,
             new_nodes: view.into_new_nodes(),
-            validators: Arc::new(ValidatorSet::of_pool(&pool)),
+            validators,
             changes_validators: self.changes_validators,
             pools,
         })

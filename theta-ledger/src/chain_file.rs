@@ -4,10 +4,10 @@ use std::io::{Read, Seek, SeekFrom, Write};
 
 use theta_core::{
     block::{Block, MAX_BLOCK_BYTES},
+    certificate::CertificateVotes,
     codec::rlp::Encode,
     hash::Hash,
     rlp_list,
-    vote::VoteSet,
 };
 
 use crate::{
@@ -29,7 +29,7 @@ rlp_list!(Extended { block, children, status, changes_validators });
 
 struct Backup {
     extended: Extended,
-    votes: VoteSet,
+    votes: CertificateVotes,
 }
 
 rlp_list!(Backup { extended, votes });
@@ -41,8 +41,9 @@ pub struct ChainBlock {
     pub block: Block,
     /// Its hash.
     pub hash: Hash,
-    /// Votes for it; they may be fewer than certify it.
-    pub votes: VoteSet,
+    /// Votes for it; they may be fewer than certify it. The signatures of a list have been checked, that of an aggregate
+    /// has not: only who knows the validators can.
+    pub votes: CertificateVotes,
     /// The reference's status number.
     pub status: u8,
     /// Whether the set-change rule counts it.
@@ -127,7 +128,7 @@ impl<R: Read + Seek> ChainFile<R> {
         {
             return Err(record.unexpected("the block does not stand on the one below it"));
         }
-        if !votes.are_for(&hash) {
+        if !votes.list().iter().all(|vote| vote.block == hash && vote.verify().is_ok()) {
             return Err(record.unexpected("a vote beside the block is not a valid one for it"));
         }
         let height = header.height;
@@ -163,8 +164,8 @@ pub fn export(
     for height in (first..=last).rev() {
         let (info, above) = (block(height)?, block(height + 1)?);
         let certificate = &above.block.header.certificate;
-        let votes =
-            if certificate.block == info.hash { certificate.votes.clone() } else { VoteSet::default() };
+        let is_its = certificate.block == info.hash;
+        let votes = if is_its { certificate.votes.clone() } else { CertificateVotes::default() };
         let extended = Extended {
             block: (*info.block).clone(),
             children: vec![above.hash],

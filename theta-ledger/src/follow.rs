@@ -10,14 +10,11 @@ use theta_core::{
     context::{BlockContext, Finality, PostState},
     hash::Hash,
     sign::SignError,
-    spec::Pace,
-    stake::ValidatorSet,
 };
 
 use crate::{
-    chain::Status,
     error::BlockError,
-    ledger::{At, BlockInfo, Head, Ledger, LedgerReader},
+    ledger::{At, Head, Ledger, LedgerReader},
     state::StateError,
 };
 
@@ -156,64 +153,6 @@ impl Follower {
         &self.reader
     }
 
-    /// The validators whose votes certify a known block. At the clocked pace those of the state two certificates below
-    /// (`ledger.md` 7.7), at the responsive one those of the newest block that its certificate settles.
-    pub fn validators_of(&self, block: Hash) -> Result<Arc<ValidatorSet>, StateError> {
-        let info = self.known(block)?;
-        let certified = info.block.header.certificate.block;
-        let starts_here = info.status == Status::TRUSTED.0 || certified.is_zero();
-        match self.pace(info.block.header.height) {
-            Pace::Responsive if !starts_here => self.set_settled_by(certified),
-            _ => self.set_below(block, 2),
-        }
-    }
-
-    /// The validators that may propose on a known block and are rewarded there: at the clocked pace those one certificate
-    /// below, at the responsive one those whose votes certify its children.
-    pub fn validators_after(&self, block: Hash) -> Result<Arc<ValidatorSet>, StateError> {
-        match self.pace(self.known(block)?.block.header.height + 1) {
-            Pace::Responsive => self.set_settled_by(block),
-            Pace::Clocked => self.set_below(block, 1),
-        }
-    }
-
-    fn pace(&self, height: u64) -> Pace {
-        self.reader.spec().rules(height).consensus.pace
-    }
-
-    fn known(&self, block: Hash) -> Result<BlockInfo, StateError> {
-        self.reader.block(At::Block(block))?.ok_or_else(|| StateError::UnknownBlock(block.to_string()))
-    }
-
-    /// A certified block settles its parent if no epoch lies between them; else whatever the block below settles is newest.
-    fn set_settled_by(&self, mut block: Hash) -> Result<Arc<ValidatorSet>, StateError> {
-        loop {
-            let info = self.known(block)?;
-            let header = &info.block.header;
-            if info.status == Status::TRUSTED.0 || header.certificate.block.is_zero() {
-                break;
-            }
-            let parent = self.known(header.parent)?;
-            block = header.parent;
-            if parent.block.header.epoch + 1 == header.epoch {
-                break;
-            }
-        }
-        Ok(self.reader.post_state(At::Block(block))?.validators)
-    }
-
-    fn set_below(&self, mut block: Hash, steps: usize) -> Result<Arc<ValidatorSet>, StateError> {
-        for _ in 0..steps {
-            let info = self.known(block)?;
-            let certified = info.block.header.certificate.block;
-            if info.status == Status::TRUSTED.0 || certified.is_zero() {
-                break;
-            }
-            block = certified;
-        }
-        Ok(self.reader.post_state(At::Block(block))?.validators)
-    }
-
     /// Carries out the next block and stores it; it is on disk when this returns.
     pub fn apply(&mut self, block: Arc<Block>) -> Result<PostState, FollowError> {
         let post = self.execute(block)?;
@@ -259,7 +198,7 @@ impl Follower {
             let (found, expected) = (header.chain.clone(), spec.chain.clone());
             return Err(FollowError::Chain { height, found, expected });
         }
-        if header.extension.rules() != spec.rules(height).header {
+        if !header.fits(spec.rules(height)) {
             return Err(FollowError::Fields(height));
         }
         header.verify().map_err(|source| FollowError::Signature { height, source })?;
@@ -268,7 +207,7 @@ impl Follower {
             Some(votes) => self.reader.block(At::Block(votes.block))?,
             None => None,
         };
-        let validators = self.validators_after(newest.hash)?;
+        let validators = self.reader.validators_after(newest.hash)?;
         Ok(BlockContext {
             epoch: header.epoch,
             timestamp: header.timestamp.clone(),

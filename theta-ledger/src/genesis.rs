@@ -3,7 +3,7 @@
 //! A file is records, each a length in eight little-endian bytes and as many bytes of RLP: metadata with the header, a
 //! mark, every entry of the state trie, a mark. All of it is checked while it is read; what is given back is whole.
 
-use std::{collections::BTreeMap, str::FromStr, sync::Arc};
+use std::{collections::BTreeMap, convert::Infallible, str::FromStr, sync::Arc};
 
 use theta_core::{
     BigUint,
@@ -12,12 +12,13 @@ use theta_core::{
     bls::{self, PublicKey},
     codec::rlp::{Decode, Encode},
     hash::{Address, Hash, keccak},
-    rlp_list,
     spec::ChainSpec,
-    stake::{GuardianPool, ValidatorPool},
+    stake::{GuardianPool, ValidatorPool, ValidatorSet},
     trie::{NoNodes, Trie},
     workers::Inline,
 };
+
+pub use theta_core::stake::ValidatorKey;
 
 use crate::{
     error::SnapshotError,
@@ -197,6 +198,26 @@ impl Genesis {
         self.record(keys::VALIDATORS).unwrap_or_default()
     }
 
+    /// The validators of the first blocks.
+    pub fn validator_set(&self, spec: &ChainSpec) -> ValidatorSet {
+        self.set(spec.rules(self.header.height).stake.validator_keys)
+    }
+
+    /// Whether the chain's validators have keys.
+    pub(crate) fn has_validator_keys(&self) -> bool {
+        self.entries.keys().any(|key| key.starts_with(&keys::validator_key(Address::ZERO)[..7]))
+    }
+
+    pub(crate) fn set(&self, keyed: bool) -> ValidatorSet {
+        let pool = self.validators();
+        if !keyed {
+            return ValidatorSet::of_pool(&pool);
+        }
+        let key = |holder| self.record::<ValidatorKey>(&keys::validator_key(holder)).map(|key| key.key);
+        let Ok(set) = ValidatorSet::keyed(&pool, |holder| Ok::<_, Infallible>(key(holder)));
+        set
+    }
+
     /// The guardians.
     pub fn guardians(&self) -> GuardianPool {
         self.record(keys::GUARDIANS).unwrap_or_default()
@@ -233,21 +254,12 @@ fn check_entry(record: &Record, entry: &Entry) -> Result<(), SnapshotError> {
     Ok(())
 }
 
-/// A validator's BLS key in the state of chains that have them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ValidatorKey {
-    /// The key.
-    pub key: PublicKey,
-    /// The key's signature on its own bytes.
-    pub proof: bls::Signature,
-}
-
-rlp_list!(ValidatorKey { key, proof });
-
 /// Makes a genesis.
 #[derive(Clone, Debug)]
 pub struct GenesisBuilder {
     chain: String,
+    /// Whether validators have keys.
+    keyed: bool,
     timestamp: u64,
     accounts: BTreeMap<Address, Coins>,
     contracts: BTreeMap<Address, Vec<u8>>,
@@ -261,6 +273,7 @@ impl GenesisBuilder {
     pub fn new(spec: &ChainSpec, timestamp: u64) -> Self {
         Self {
             chain: spec.chain.clone(),
+            keyed: spec.rules(0).stake.validator_keys,
             timestamp,
             accounts: BTreeMap::new(),
             contracts: BTreeMap::new(),
@@ -289,6 +302,22 @@ impl GenesisBuilder {
         let _ = self.pool.deposit(source, holder, stake);
         self.accounts.entry(source).or_default();
         self
+    }
+
+    /// The same for a validator that has this key, where the chain's validators have keys.
+    #[cfg(feature = "bls")]
+    pub fn validator_with_key(
+        self,
+        source: Address,
+        holder: Address,
+        stake: ThetaWei,
+        key: &bls::SecretKey,
+    ) -> Self {
+        let proof = key.proof_of_possession(bls::Suite::Rfc9380);
+        let record = ValidatorKey { key: key.public_key(), proof };
+        let keyed = self.keyed;
+        let builder = self.validator(source, holder, stake);
+        if keyed { builder.validator_key(holder, record) } else { builder }
     }
 
     /// Stakes THETA behind a guardian that votes with this key, in addition to what its source has.
@@ -444,7 +473,7 @@ pub fn check_validator_keys(genesis: &Genesis, spec: &ChainSpec) -> Result<(), S
     if !spec.rules(0).stake.validator_keys {
         return Ok(());
     }
-    for validator in theta_core::stake::ValidatorSet::of_pool(&genesis.validators()).as_slice() {
+    for validator in ValidatorSet::of_pool(&genesis.validators()).as_slice() {
         let holder = validator.address;
         genesis
             .record::<ValidatorKey>(&keys::validator_key(holder))

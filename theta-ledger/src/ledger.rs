@@ -12,7 +12,6 @@ use theta_core::{
     hash::Hash,
     sign::Signer,
     spec::ChainSpec,
-    stake::ValidatorSet,
     store::{Batch, MemStore, Store},
     trie::{NodeSource, TrieError},
     workers::{Inline, Workers},
@@ -576,12 +575,12 @@ impl LedgerReader {
         }
         let header = &info.block.header;
         let mut view = self.open_state(header)?;
-        let pool = view.validators()?.unwrap_or_default();
+        let rules = self.shared.spec.rules(header.height);
         Ok(PostState {
             root: header.state_root,
-            validators: Arc::new(ValidatorSet::of_pool(&pool)),
+            validators: staking::validators(&mut view, rules)?,
             changes_validators: info.changes_validators,
-            pools: staking::pools(&mut view, self.shared.spec.rules(header.height), header.height)?,
+            pools: staking::pools(&mut view, rules, header.height)?,
         })
     }
 

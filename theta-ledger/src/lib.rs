@@ -39,6 +39,7 @@ pub mod snapshot;
 pub mod staking;
 pub mod state;
 pub mod tx;
+mod validators;
 pub mod vm;
 
 pub use self::{

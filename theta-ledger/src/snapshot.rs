@@ -13,10 +13,11 @@ use std::{
 
 use theta_core::{
     block::{Block, Header},
+    certificate::{AggregateVotes, CertificateVotes},
     codec::rlp::{Decode, Encode},
     hash::{Hash, keccak},
     rlp_list,
-    stake::{ValidatorPool, ValidatorSet},
+    stake::{ValidatorKey, ValidatorPool, ValidatorSet},
     store::{Batch, Store, Table},
     trie::{self, Node, Trie},
     vote::VoteSet,
@@ -29,6 +30,7 @@ use crate::{
     genesis::{Genesis, GenesisSummary, Tally},
     ledger::{At, LedgerReader, genesis_rows},
     records::{Entry, Mark, Metadata, ProofNode, Record, Records, Trio, Version, write_record},
+    staking,
     state::{
         Account, StateError, StateView,
         account::HeightList,
@@ -165,15 +167,17 @@ fn load(
         return refuse("the three last headers are not one above the other");
     }
     check_top(&metadata_record, &tail.third)?;
-    let parents = proven_set(&metadata_record, &tail.first)?;
+    // A chain has keys from its genesis on, or never.
+    let keyed = genesis.map_or(tail.third.0.seed.is_some(), Genesis::has_validator_keys);
+    let parents = proven_set(&metadata_record, &tail.first, keyed)?;
     let proven = match genesis {
-        Some(genesis) if version < 4 => prove_validators(&metadata_record, &metadata.proofs, genesis)?,
+        Some(genesis) if version < 4 => prove_validators(&metadata_record, &metadata.proofs, genesis, keyed)?,
         _ => vec![parents],
     };
     // The votes in the block above, by the newest proven set or, where it has just changed, the one before.
     let certificate = &tail.third.0.certificate;
     if certificate.block != hash
-        || !proven.iter().rev().take(2).any(|set| certifies(set, &certificate.votes, &hash))
+        || !proven.iter().rev().take(2).any(|set| certifies(set, &certificate.votes, &tail.second))
     {
         return refuse("the block above does not hold votes of two thirds for the snapshot's block");
     }
@@ -194,7 +198,7 @@ fn load(
     import.check_whole(&roots, tail.second.height)?;
     let mut view = StateView::open(tail.second.state_root, tail.second.height, import.nodes.clone())?;
     let stored = view.validators()?.unwrap_or_default();
-    if proven.last() != Some(&ValidatorSet::of_pool(&stored)) {
+    if proven.last() != Some(&staking::validators_of(&mut view, &stored, keyed)?) {
         return refuse("the validators in the state are not those that the file proves");
     }
     let Trio { first: (parent, _), second: header, .. } = metadata.tail;
@@ -229,10 +233,25 @@ fn check_checkpoint(record: &Record, last: &LastCheckpoint, block: &Header) -> R
 }
 
 /// Whether votes for a block are valid and of more than two thirds of the stake.
-fn certifies(set: &ValidatorSet, votes: &VoteSet, block: &Hash) -> bool {
-    let valid = votes.as_slice().iter().filter(|vote| vote.block == *block && vote.verify().is_ok());
+fn certifies(set: &ValidatorSet, votes: &CertificateVotes, header: &Header) -> bool {
+    let block = header.hash();
+    if let Some(aggregate) = votes.aggregate() {
+        return is_signed(set, aggregate, header, &block);
+    }
+    let valid = votes.list().iter().filter(|vote| vote.block == block && vote.verify().is_ok());
     let voters: BTreeSet<_> = valid.map(|vote| vote.voter).collect();
     set.is_quorum(set.stake_of(voters))
+}
+
+#[cfg(feature = "bls")]
+fn is_signed(set: &ValidatorSet, votes: &AggregateVotes, header: &Header, block: &Hash) -> bool {
+    votes.verify((&header.chain, block, header.epoch), set).is_ok()
+}
+
+/// Without BLS nothing is certified in this form.
+#[cfg(not(feature = "bls"))]
+const fn is_signed(_: &ValidatorSet, _: &AggregateVotes, _: &Header, _: &Hash) -> bool {
+    false
 }
 
 /// No header above holds the hash of the uppermost one, so it has to be signed, and its votes have to be its own.
@@ -253,6 +272,7 @@ fn check_top(record: &Record, (header, votes): &(Header, VoteSet)) -> Result<(),
 fn proven_set(
     record: &Record,
     (header, proof): &(Header, Vec<ProofNode>),
+    keyed: bool,
 ) -> Result<ValidatorSet, SnapshotError> {
     if proof.iter().any(|node| keccak(&node.node).as_slice() != node.hash) {
         return Err(record.unexpected("a node of a proof is not the one that its hash names"));
@@ -263,7 +283,15 @@ fn proven_set(
         .flatten()
         .ok_or_else(|| record.unexpected("the proof of a validator set proves none"))?;
     let pool = ValidatorPool::from_rlp(&value, value.len()).map_err(|source| record.malformed(source))?;
-    Ok(ValidatorSet::of_pool(&pool))
+    if !keyed {
+        return Ok(ValidatorSet::of_pool(&pool));
+    }
+    ValidatorSet::keyed(&pool, |holder| {
+        let value = trie::verify(&header.state_root, &keys::validator_key(holder), &nodes)
+            .map_err(|_| record.unexpected("the proof of a validator set lacks a candidate's key"))?;
+        let key = value.map(|value| ValidatorKey::from_rlp(&value, value.len())).transpose();
+        Ok(key.map_err(|source| record.malformed(source))?.map(|key| key.key))
+    })
 }
 
 /// Follows the changes of the validators from the genesis on; gives every set, in their order.
@@ -271,6 +299,7 @@ fn prove_validators(
     record: &Record,
     trios: &[Trio],
     genesis: &Genesis,
+    keyed: bool,
 ) -> Result<Vec<ValidatorSet>, SnapshotError> {
     let Some((first, changes)) = trios.split_first() else {
         return Err(record.unexpected("nothing proves the validators"));
@@ -280,7 +309,7 @@ fn prove_validators(
     {
         return Err(record.unexpected("the proof does not begin with this chain's genesis"));
     }
-    let mut sets = vec![ValidatorSet::of_pool(&genesis.validators())];
+    let mut sets = vec![genesis.set(keyed)];
     for trio in changes {
         let (first, second, third) = (&trio.first.0, &trio.second, &trio.third.0);
         let (lower, middle) = (first.hash(), second.hash());
@@ -293,10 +322,10 @@ fn prove_validators(
         }
         check_top(record, &trio.third)?;
         // The last set that was proven is the one that votes, or the one before where two changes follow closely.
-        if !sets.iter().rev().take(2).any(|set| certifies(set, &third.certificate.votes, &middle)) {
+        if !sets.iter().rev().take(2).any(|set| certifies(set, &third.certificate.votes, second)) {
             return Err(record.unexpected("a change of the validators lacks the votes of two thirds"));
         }
-        sets.push(proven_set(record, &trio.first)?);
+        sets.push(proven_set(record, &trio.first, keyed)?);
     }
     Ok(sets)
 }
@@ -529,17 +558,19 @@ impl<W: Write> Export<'_, W> {
         Ok(info.block.header.clone())
     }
 
-    /// Votes for a block as the block above it holds them.
+    /// Votes for a block as the block above it holds them; an aggregate has no place in the format, and no reader needs it.
     fn votes_for(&self, block: &Header) -> Result<VoteSet, SnapshotError> {
-        let above = self.header(block.height + 1)?;
-        let certificate = above.certificate;
-        Ok(if certificate.block == block.hash() { certificate.votes } else { VoteSet::default() })
+        let certificate = self.header(block.height + 1)?.certificate;
+        Ok(match certificate.votes {
+            CertificateVotes::List(votes) if certificate.block == block.hash() => votes,
+            _ => VoteSet::default(),
+        })
     }
 
     fn proof(&self, height: u64) -> Result<Vec<ProofNode>, SnapshotError> {
-        let proofs = self.reader.prove(At::Height(height), &[keys::VALIDATORS.to_vec()])?;
+        let nodes = self.reader.prove_validators(At::Height(height))?;
         let node = |node: Vec<u8>| ProofNode { hash: keccak(&node).to_vec(), node };
-        Ok(proofs.into_iter().flatten().map(node).collect())
+        Ok(nodes.into_iter().map(node).collect())
     }
 
     /// The proof of a change of the validators.
@@ -652,7 +683,7 @@ mod tests {
             check_checkpoint(&record, &last, block).expect("linked");
             assert_eq!(metadata.tail.first.0.hash(), block.parent);
             assert_eq!(metadata.tail.third.0.parent, block.hash());
-            let proven = proven_set(&metadata_record, &metadata.tail.first).expect("a proof");
+            let proven = proven_set(&metadata_record, &metadata.tail.first, false).expect("a proof");
             let store: Arc<dyn Store> = Arc::new(MemStore::default());
             let mut import = Import { store: &store, nodes: Arc::new(Nodes::new(store.clone())), version };
             let first = metadata.proofs.first().map(|trio| &trio.second);

@@ -5,10 +5,14 @@ use std::sync::Arc;
 
 use theta_core::{
     amount::{Coins, TFuelWei, ThetaWei},
+    bls::PublicKey,
     codec::rlp::{Decode, Encode},
     hash::{Address, Hash, keccak},
     spec::{HeaderRules, Rules},
-    stake::{EliteEdgeNode, EliteState, Pools, Stake, StakeError, elite::StakeReturn},
+    stake::{
+        EliteEdgeNode, EliteState, Pools, Stake, StakeError, ValidatorKey, ValidatorPool, ValidatorSet,
+        elite::StakeReturn,
+    },
 };
 
 use crate::{
@@ -16,7 +20,8 @@ use crate::{
     tx::{HolderSummary, Purpose, TxError},
 };
 
-/// Puts a stake into the pool of a purpose. `summary` introduces a guardian or elite edge node that is new.
+/// Puts a stake into the pool of a purpose. `summary` introduces a guardian or elite edge node that is new, and gives a
+/// validator its key where validators have keys.
 pub fn deposit(
     view: &mut StateView,
     purpose: Purpose,
@@ -28,6 +33,9 @@ pub fn deposit(
     match purpose {
         Purpose::VALIDATOR => {
             let mut pool = view.validators()?.unwrap_or_default();
+            if let Some(summary) = summary {
+                set_validator_key(view, summary, pool.find(holder).is_some())?;
+            }
             Arc::make_mut(&mut pool).deposit(source, holder, stake.theta)?;
             view.set_validators(pool);
         }
@@ -50,6 +58,61 @@ pub fn deposit(
         _ => return Err(TxError::Purpose),
     }
     Ok(())
+}
+
+/// A validator keeps its key for as long as it has any stake, so that no old introduction brings back an old key.
+fn set_validator_key(view: &mut StateView, summary: &HolderSummary, is_staked: bool) -> Result<(), TxError> {
+    let at = keys::validator_key(summary.holder);
+    let known = view.record(&at)?.map(|bytes| read_key(&at, &bytes)).transpose()?;
+    if let Some(known) = known.filter(|_| is_staked) {
+        let same = known.key == summary.key;
+        return if same { Ok(()) } else { Err(TxError::BlsKey("the validator has another key already")) };
+    }
+    summary.check()?;
+    check_subgroup(&summary.key)?;
+    let key = ValidatorKey { key: summary.key, proof: summary.proof };
+    view.set_record(at, Some(key.to_rlp()));
+    Ok(())
+}
+
+/// The reference's form of a proof says nothing of points outside the subgroup, and validators sign by the standard.
+#[cfg(feature = "bls")]
+fn check_subgroup(key: &PublicKey) -> Result<(), TxError> {
+    PublicKey::parse(key.as_bytes(), theta_core::bls::Suite::Rfc9380)
+        .map(drop)
+        .map_err(|_| TxError::BlsKey("the key is no point of the group that validators sign in"))
+}
+
+#[cfg(not(feature = "bls"))]
+fn check_subgroup(_: &PublicKey) -> Result<(), TxError> {
+    Err(TxError::BlsKey("this program was built without BLS"))
+}
+
+fn read_key(at: &[u8], bytes: &[u8]) -> Result<ValidatorKey, StateError> {
+    ValidatorKey::from_rlp(bytes, bytes.len())
+        .map_err(|source| StateError::Damaged { key: String::from_utf8_lossy(at).into_owned(), source })
+}
+
+/// The validators that a state gives: its first candidates with stake, those alone that have keys where the rules want them.
+pub fn validators(view: &mut StateView, rules: &Rules) -> Result<Arc<ValidatorSet>, StateError> {
+    let pool = view.validators()?.unwrap_or_default();
+    validators_of(view, &pool, rules.stake.validator_keys).map(Arc::new)
+}
+
+/// Those that this pool would give.
+pub(crate) fn validators_of(
+    view: &mut StateView,
+    pool: &ValidatorPool,
+    keyed: bool,
+) -> Result<ValidatorSet, StateError> {
+    if !keyed {
+        return Ok(ValidatorSet::of_pool(pool));
+    }
+    ValidatorSet::keyed(pool, |holder| {
+        let at = keys::validator_key(holder);
+        let key = view.record(&at)?.map(|bytes| read_key(&at, &bytes)).transpose()?;
+        Ok(key.map(|key| key.key))
+    })
 }
 
 fn checked(summary: Option<&HolderSummary>) -> Result<&HolderSummary, TxError> {
@@ -244,7 +307,7 @@ pub(crate) fn check_amount(
 /// Reads the 229 bytes that wallets pass around: holder, BLS key, proof of possession, holder's signature.
 #[cfg(feature = "bls")]
 pub fn parse_summary(bytes: &[u8]) -> Result<HolderSummary, TxError> {
-    use theta_core::bls::{PublicKey, Signature as BlsSignature, Suite};
+    use theta_core::bls::{Signature as BlsSignature, Suite};
     let whole: &[u8; 229] =
         bytes.try_into().map_err(|_| TxError::BlsKey("a holder summary has 229 bytes"))?;
     let point = |_| TxError::BlsKey("key or proof is no point of the curve");

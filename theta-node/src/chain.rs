@@ -167,7 +167,8 @@ impl Chain {
     pub(crate) fn open(parts: Parts) -> Result<Self> {
         let reader = parts.ledger.reader();
         let (wal, records) = Journal::open(journal_disk(&parts.folder, "consensus.wal")?)?;
-        let signer = LocalSigner::open(parts.node_key.clone(), journal_disk(&parts.folder, "signer.mark")?)?;
+        let signer = LocalSigner::open(parts.node_key.clone(), journal_disk(&parts.folder, "signer.mark")?)?
+            .with_vote_key(vote_key(&parts.node_key)?);
         let (root, settled) = tail(&reader)?;
         let start = Start { root, settled, wal: records };
         let spec = Arc::new(reader.spec().clone());
@@ -262,6 +263,9 @@ impl Chain {
                 tracing::warn!(offender = %evidence.offender(), "a validator contradicted itself");
                 self.dossier.add(evidence)?;
                 inputs.push_back(Input::Work);
+            }
+            Effect::Accuse { validator, fault } => {
+                tracing::warn!(%validator, ?fault, "a validator signed what no honest one signs");
             }
             Effect::Penalize { peer, fault } => {
                 tracing::warn!(peer, ?fault, "a peer broke the protocol");

@@ -13,10 +13,9 @@ use theta_core::{
     hash::Address,
     sign::SecretKey,
     spec::ChainSpec,
-    stake::ValidatorSet,
 };
 use theta_ledger::{
-    genesis::{Genesis, GenesisBuilder, ValidatorKey, check_validator_keys},
+    genesis::{Genesis, GenesisBuilder, check_validator_keys},
     state::Keep,
     vm::ContractVm,
 };
@@ -141,15 +140,11 @@ fn make_genesis(config: &DevnetConfig, accounts: &[DevAccount], validators: &[Se
     builder = builder.account(gateway.address(), Coins::tfuel(TFuelWei::whole(GATEWAY)));
     for (index, key) in validators.iter().enumerate() {
         let address = key.address();
-        builder = builder.validator(address, address, ThetaWei::whole(VALIDATOR_STAKE));
+        let stake = ThetaWei::whole(VALIDATOR_STAKE);
+        builder = builder.validator_with_key(address, address, stake, &vote_key(key)?);
         if index < config.guardians {
             let stake = ThetaWei::whole(GUARDIAN_STAKE);
             builder = builder.guardian(address, address, stake, vote_key(key)?.public_key());
-        }
-        if config.spec.rules(0).stake.validator_keys {
-            let secret = vote_key(key)?;
-            let proof = secret.proof_of_possession(bls::Suite::Rfc9380);
-            builder = builder.validator_key(address, ValidatorKey { key: secret.public_key(), proof });
         }
     }
     Ok(builder.build())
@@ -176,7 +171,7 @@ fn genesis(config: &DevnetConfig, accounts: &[DevAccount], validators: &[SecretK
         config.spec.chain
     );
     check_validator_keys(&genesis, &config.spec)?;
-    let set = ValidatorSet::of_pool(&genesis.validators());
+    let set = genesis.validator_set(&config.spec);
     let ours: std::collections::BTreeSet<Address> = validators.iter().map(SecretKey::address).collect();
     let theirs: std::collections::BTreeSet<Address> =
         set.as_slice().iter().map(|validator| validator.address).collect();

@@ -94,15 +94,14 @@ impl Dossier {
 
 #[cfg(test)]
 mod tests {
-    use theta_core::{
-        amount::ThetaWei, block::Header, context::Finality, sign::SecretKey, stake::ValidatorSet,
-    };
+    use theta_core::{amount::ThetaWei, block::Header, context::Finality, sign::SecretKey};
     use theta_ledger::{
         genesis::GenesisBuilder,
         ledger::{At, Ledger},
     };
 
     use super::*;
+    use crate::vote_key::vote_key;
 
     fn key(byte: u8) -> SecretKey {
         SecretKey::from_bytes(&[byte; 32]).expect("in range")
@@ -122,7 +121,8 @@ mod tests {
     fn a_kept_proof_is_brought_until_the_offender_is_punished() {
         let spec = ChainSpec::devnet();
         let stake = |builder: GenesisBuilder, byte: u8| {
-            builder.validator(key(byte).address(), key(byte).address(), ThetaWei::whole(5_000_000))
+            let (address, secret) = (key(byte).address(), vote_key(&key(byte)).expect("derived"));
+            builder.validator_with_key(address, address, ThetaWei::whole(5_000_000), &secret)
         };
         let genesis = [8, 9].into_iter().fold(GenesisBuilder::new(&spec, 1_700_000_000), stake).build();
         let mut ledger = Ledger::builder(spec.clone()).open(&genesis).expect("a genesis");
@@ -148,8 +148,7 @@ mod tests {
             ledger.apply_block(&context, hash, Arc::new(block)).expect("valid");
             ledger.reached(Finality::Settled, &hash).expect("settles");
         }
-        let pool = reader.state(At::Settled).expect("a state").validators().expect("reads").expect("a pool");
-        let left = ValidatorSet::of_pool(&pool);
+        let left = reader.post_state(At::Settled).expect("a state").validators;
         assert_eq!(left.as_slice().iter().map(|one| one.address).collect::<Vec<_>>(), [key(9).address()]);
         // Where the chain punishes nobody, nothing is brought.
         let old = ChainSpec::privatenet();

@@ -12,9 +12,9 @@ use std::{
 use theta_consensus::verify_certificate;
 use theta_core::{
     block::{Block, CommitCertificate, transactions_root},
+    certificate::CertificateVotes,
     hash::Hash,
     spec::ChainSpec,
-    vote::VoteSet,
 };
 use theta_ledger::{
     chain_file::ChainFile,
@@ -146,7 +146,7 @@ pub struct Intake {
     certified: (u64, Hash),
     /// The block before in the file.
     before: Option<(u64, Hash)>,
-    votes: VoteSet,
+    votes: CertificateVotes,
     known: u64,
     anchored: bool,
     /// Heights and numbers of transactions of blocks above the last certified one.
@@ -171,7 +171,7 @@ impl Intake {
             start,
             certified,
             before: None,
-            votes: VoteSet::default(),
+            votes: CertificateVotes::default(),
             known: 0,
             anchored: false,
             pending: Vec::new(),
@@ -181,7 +181,7 @@ impl Intake {
     }
 
     /// Takes the next block, with the votes that stand beside it.
-    pub fn push(&mut self, block: Block, votes: VoteSet) -> Result<(), IntakeError> {
+    pub fn push(&mut self, block: Block, votes: CertificateVotes) -> Result<(), IntakeError> {
         let (height, hash) = (block.header.height, block.header.hash());
         if !(self.watch)(height) {
             self.settle()?;
@@ -263,11 +263,11 @@ impl Intake {
         }
         let newest = self.follower.newest().clone();
         if newest.header.height > self.certified.0 {
-            let voters = self.follower.validators_of(newest.hash)?;
+            let voters = self.follower.reader().validators_of(newest.hash)?;
             let low_s = self.follower.reader().spec().rules(newest.header.height).tx.low_s;
             let certificate =
                 CommitCertificate { votes: std::mem::take(&mut self.votes), block: newest.hash };
-            if verify_certificate(&certificate, &voters, low_s).is_ok() {
+            if verify_certificate(&certificate, &newest.header, &voters, low_s).is_ok() {
                 self.certify(newest.header.height, newest.hash);
             }
         }
@@ -330,7 +330,7 @@ impl<F: FnOnce(ChainSpec, &Network) -> Result<Intake, IntakeError>> Visit for Re
 
     fn block(&mut self, block: RecordedBlock) -> Result<(), IntakeError> {
         let Some(intake) = &mut self.intake else { return Ok(()) };
-        intake.push(block.block()?, block.votes()?)
+        intake.push(block.block()?, block.votes()?.into())
     }
 }
 
@@ -339,8 +339,8 @@ mod tests {
     use theta_core::{
         block::Header,
         context::Finality,
-        sign::{SecretKey, Signature},
-        vote::Vote,
+        sign::SecretKey,
+        vote::{Vote, VoteSet},
     };
     use theta_ledger::{
         genesis::{Genesis, GenesisBuilder},
@@ -375,16 +375,16 @@ mod tests {
             Intake::new(Follower::new(ledger).judged_by(Arc::new(Consensus)), |_| true)
         }
 
-        fn votes(&self, block: &Header) -> VoteSet {
+        fn votes(&self, block: &Header) -> CertificateVotes {
             let (hash, voter) = (block.hash(), self.key.address());
             let (height, epoch) = (block.height, block.epoch);
-            let mut vote = Vote { block: hash, height, epoch, voter, signature: Signature::EMPTY };
+            let mut vote = Vote::unsigned(hash, height, epoch, voter);
             vote.signature = self.key.sign_digest(&vote.digest());
-            VoteSet::new([vote])
+            VoteSet::new([vote]).into()
         }
 
         /// The next block, with these votes for its parent.
-        fn block(&mut self, votes: VoteSet) -> Block {
+        fn block(&mut self, votes: CertificateVotes) -> Block {
             let reader = self.ledger.reader();
             let (_, mut context) = reader.next_block(At::Settled).expect("settled");
             context.proposer = self.key.address();
@@ -402,15 +402,15 @@ mod tests {
     #[test]
     fn blocks_settle_when_votes_certify_them() {
         let mut maker = Maker::new();
-        let first = maker.block(VoteSet::default());
+        let first = maker.block(CertificateVotes::default());
         let second = maker.block(maker.votes(&first.header));
         let mut intake = maker.intake();
-        intake.push(first.clone(), VoteSet::default()).expect("genesis needs no votes");
-        intake.push(second.clone(), VoteSet::default()).expect("its parent has votes");
+        intake.push(first.clone(), CertificateVotes::default()).expect("genesis needs no votes");
+        intake.push(second.clone(), CertificateVotes::default()).expect("its parent has votes");
         let taken = intake.finish().expect("whole");
         assert_eq!((taken.last, taken.uncertified), (Some(1), 1));
         let mut intake = maker.intake();
-        intake.push(first, VoteSet::default()).expect("genesis needs no votes");
+        intake.push(first, CertificateVotes::default()).expect("genesis needs no votes");
         intake.push(second.clone(), maker.votes(&second.header)).expect("its parent has votes");
         let taken = intake.finish().expect("whole");
         assert_eq!((taken.last, taken.uncertified), (Some(2), 0));
@@ -421,13 +421,14 @@ mod tests {
         let stranger = SecretKey::from_bytes(&[8; 32]).expect("in range");
         for forge in [false, true] {
             let mut maker = Maker::new();
-            let first = maker.block(VoteSet::default());
-            let mut votes = maker.votes(&first.header).as_slice().to_vec();
+            let first = maker.block(CertificateVotes::default());
+            let mut votes = maker.votes(&first.header).list().to_vec();
             votes[0].signature = stranger.sign_digest(&votes[0].digest());
-            let second = maker.block(if forge { VoteSet::new(votes) } else { VoteSet::default() });
+            let second =
+                maker.block(if forge { VoteSet::new(votes).into() } else { CertificateVotes::default() });
             let mut intake = maker.intake();
-            intake.push(first, VoteSet::default()).expect("genesis needs no votes");
-            let refused = intake.push(second, VoteSet::default()).expect_err("nobody voted");
+            intake.push(first, CertificateVotes::default()).expect("genesis needs no votes");
+            let refused = intake.push(second, CertificateVotes::default()).expect_err("nobody voted");
             assert!(
                 matches!(&refused, IntakeError::Block(FollowError::Judged { height: 2, .. })),
                 "{refused}"

@@ -28,7 +28,7 @@ impl Judge for Consensus {
         let voters = match &certified {
             // What is trusted needs no votes, nor does what lies below a trusted block.
             Some(block) if block.status != Status::TRUSTED.0 && block.status != Status::PENDING.0 => {
-                Some(follower.validators_of(block.hash)?)
+                Some(reader.validators_of(block.hash)?)
             }
             _ => None,
         };
@@ -42,11 +42,10 @@ impl Judge for Consensus {
         let below = Below {
             parent: &parent.header,
             change_near: changes(parent.hash)? || changes(parent.header.parent)?,
-            proposers: &*follower.validators_after(parent.hash)?,
-            certified: certified.map(|block| block.block.header.height),
+            proposers: &*reader.validators_after(parent.hash)?,
+            certified: certified.as_ref().map(|block| &block.block.header),
             voters: voters.as_deref(),
-            low_s: rules.tx.low_s,
-            pace: rules.consensus.pace,
+            spec: reader.spec(),
             checkpoint: rules.is_checkpoint(header.height),
             guardians: guardians.as_ref().map(|(height, pools)| Checkpoint {
                 chain: &header.chain,

@@ -98,7 +98,8 @@ impl Wallet {
         })
     }
 
-    /// Stakes behind a guardian or an elite edge node that the chain may not know yet: the summary introduces it.
+    /// Stakes behind a guardian or an elite edge node that the chain may not know yet: the summary introduces it. Behind a
+    /// validator, it brings its key, on chains where validators have keys; others refuse the signature.
     pub fn deposit_behind(
         &self,
         sequence: u64,
@@ -107,7 +108,7 @@ impl Wallet {
         stake: Coins,
         fee: TFuelWei,
     ) -> Unsigned<DepositStakeV2> {
-        self.unsigned(DepositStakeV2 {
+        let unsigned = self.unsigned(DepositStakeV2 {
             fee: Coins::tfuel(fee).into(),
             source: self.input(stake, sequence),
             holder: TxOutput::new(node.holder, Coins::ZERO),
@@ -115,7 +116,8 @@ impl Wallet {
             key: Some(node.key),
             proof: Some(node.proof),
             holder_signature: node.signature.clone(),
-        })
+        });
+        if purpose == Purpose::VALIDATOR { unsigned.with_key() } else { unsigned }
     }
 
     /// Begins the return of the account's whole stake with a holder.

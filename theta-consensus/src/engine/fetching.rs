@@ -25,6 +25,8 @@ pub(super) struct Arrival {
     pub(super) block: Arc<Block>,
     /// Whether its guardian and elite edge votes have been checked.
     pub(super) upper: bool,
+    /// Whether its certificate and its seed have been.
+    pub(super) below: bool,
 }
 
 /// On whose behalf a block is looked for.

@@ -12,7 +12,11 @@ use super::{
     fetching::{Arrival, Reason},
 };
 use crate::{
-    certificate::check_form, checks::Fault, message::Peer, proposer::proposer, set_change, tree::Progress,
+    certificate::check_form,
+    checks::Fault,
+    message::Peer,
+    set_change,
+    tree::{Node, Progress},
 };
 
 /// Blocks of later epochs than this many ahead are taken only while fetching.
@@ -42,7 +46,12 @@ impl Engine {
         if self.wants.contains_key(hash) {
             return true;
         }
-        let of_epoch = self.tree.nodes().filter(|(_, node)| node.header.epoch == header.epoch).count();
+        // A seeded schedule names another proposer on each parent.
+        let beside = |node: &Node| node.header.epoch == header.epoch && node.header.parent == header.parent;
+        let of_epoch = match self.pace() {
+            Pace::Clocked => self.tree.nodes().filter(|(_, node)| node.header.epoch == header.epoch).count(),
+            Pace::Responsive => self.tree.nodes().filter(|(_, node)| beside(node)).count(),
+        };
         if of_epoch >= BLOCKS_PER_EPOCH {
             return false;
         }
@@ -50,9 +59,8 @@ impl Engine {
             return false;
         }
         // Where the schedule is known, a block of somebody else costs no signature check.
-        self.tree
-            .next_validators(&header.parent)
-            .is_none_or(|set| proposer(set, header.epoch) == Some(header.proposer))
+        self.tree.next_validators(&header.parent).is_none()
+            || self.scheduled(&header.parent, header.epoch) == Some(header.proposer)
     }
 
     pub(super) fn on_block(&mut self, hash: Hash, arrival: Arrival, out: &mut Vec<Effect>) {
@@ -61,8 +69,8 @@ impl Engine {
         if !self.has_room(from, &hash, header) {
             return;
         }
-        let scheduled = self.tree.next_validators(&parent).and_then(|set| proposer(set, header.epoch));
-        if self.wants.remove(&hash).is_none() && scheduled == Some(header.proposer) {
+        let is_scheduled = self.scheduled(&parent, header.epoch) == Some(header.proposer);
+        if self.wants.remove(&hash).is_none() && is_scheduled {
             // What had to be asked for got lost, which says nothing of how slow the network is.
             self.timers.comes(header.epoch);
         }
@@ -98,13 +106,14 @@ impl Engine {
     /// Takes a block whose parent is here, and those that waited for it.
     fn admit(&mut self, hash: Hash, arrival: Arrival, out: &mut Vec<Effect>) {
         let mut open = vec![(hash, arrival)];
-        while let Some((hash, Arrival { from, block, upper })) = open.pop() {
+        while let Some((hash, Arrival { from, block, upper, below })) = open.pop() {
             let parent = block.header.parent;
             if !self.tree.insert(hash, block, from, false) {
                 continue;
             }
             if let Some(node) = self.tree.node_mut(&hash) {
                 node.upper = upper;
+                node.below = below;
             }
             let children = self.orphans.iter().filter(|(_, orphan)| orphan.block.header.parent == hash);
             for child in children.map(|(child, _)| *child).collect::<Vec<_>>() {
@@ -125,8 +134,8 @@ impl Engine {
         if !matches!(node.progress, Progress::Waiting) {
             return;
         }
-        let (block, upper) = (node.block.clone(), node.upper);
-        match self.judge(&hash, &block.header, upper) {
+        let (block, checked) = (node.block.clone(), (node.upper, node.below));
+        match self.judge(&hash, &block.header, checked) {
             Ok(context) => {
                 if let Some(node) = self.tree.node_mut(&hash) {
                     node.progress = Progress::Executing;
@@ -138,12 +147,13 @@ impl Engine {
         }
     }
 
-    /// `spec/consensus.md` section 7. An error without a fault is a block that cannot be judged here.
+    /// `spec/consensus.md` section 7. An error without a fault is a block that cannot be judged here. `upper` and `below` say
+    /// what of its signatures was checked when it came.
     pub(super) fn judge(
         &self,
         hash: &Hash,
         header: &Header,
-        upper: bool,
+        (upper, below): (bool, bool),
     ) -> Result<BlockContext, Option<Fault>> {
         let parent = self.tree.header(&header.parent).ok_or(None)?;
         let certified = &header.certificate.block;
@@ -160,9 +170,13 @@ impl Engine {
             // Below what is remembered nothing can be said; that far back no honest proposer's lock is.
             return Err(self.tree.knows(certified).then_some(Fault::Ancestor));
         }
-        if !self.tree.is_settled(certified) {
+        let needs_no_votes =
+            if self.has_shares() { *certified == self.tree.root() } else { self.tree.is_settled(certified) };
+        if !needs_no_votes {
             let validators = self.tree.validators(certified).ok_or(None)?;
-            check_form(&header.certificate, validators).map_err(|error| Some(Fault::Certificate(error)))?;
+            let epoch = self.tree.header(certified).ok_or(None)?.epoch;
+            check_form(&header.certificate, epoch, validators)
+                .map_err(|error| Some(Fault::Certificate(error)))?;
         }
         let may_certify = match self.tree.pace(header.height) {
             Pace::Clocked => {
@@ -174,8 +188,11 @@ impl Engine {
             return Err(Some(Fault::SetChange));
         }
         let validators = self.tree.next_validators(&header.parent).ok_or(None)?;
-        if proposer(validators, header.epoch) != Some(header.proposer) {
+        if self.scheduled(&header.parent, header.epoch) != Some(header.proposer) {
             return Err(Some(Fault::Proposer));
+        }
+        if !below {
+            self.below(header).ok_or(None)?.verify(&header.certificate, Some(header)).map_err(Some)?;
         }
         self.tree.validators(hash).ok_or(None)?;
         let voted_state = self.judge_upper(header, upper)?;
@@ -200,8 +217,13 @@ impl Engine {
             // These votes need not have been checked.
             return;
         }
+        if certificate.votes.aggregate().is_some() {
+            self.adopt(certificate, out);
+            self.try_advance(out);
+            return;
+        }
         let Some(validators) = self.tree.validators(&block).cloned() else { return };
-        for vote in certificate.votes.as_slice() {
+        for vote in certificate.votes.list() {
             if validators.contains(vote.voter) {
                 self.book.insert(vote.clone(), |_| true);
             }
@@ -253,6 +275,8 @@ impl Engine {
             self.settle(out);
         }
         self.certify(hash, out);
+        self.take_shown(&hash, out);
+        self.try_advance(out);
         for child in self.tree.children(&hash) {
             self.try_execute(child, out);
         }

@@ -3,15 +3,14 @@
 use std::collections::BTreeSet;
 
 use theta_core::{
-    block::CommitCertificate,
+    block::{CommitCertificate, Header},
     context::Finality,
     hash::{Address, Hash},
     spec::Pace,
-    vote::{Vote, VoteSet},
 };
 
 use super::{Effect, Engine};
-use crate::{certificate::is_quorum, vote, wal::WalRecord};
+use crate::{vote, wal::WalRecord};
 
 /// The highest certified block: lock and root of the fork choice.
 #[derive(Clone, Debug)]
@@ -28,17 +27,25 @@ impl Engine {
     /// Locks on a block that has become the highest certified one, and settles its parent if it certifies that itself.
     pub(super) fn certify(&mut self, hash: Hash, out: &mut Vec<Effect>) {
         let Some(node) = self.tree.node(&hash) else { return };
-        let (height, epoch) = (node.header.height, node.header.epoch);
-        let rank = vote::rank(&node.header, self.tree.pace(height));
-        if !node.is_valid() || rank <= self.lock.rank {
+        if !node.is_valid() || !self.ranks_above_lock(&node.header) {
             return;
         }
-        let Some(validators) = self.tree.validators(&hash) else { return };
-        let votes: Vec<Vote> = self.book.on_block(&hash, validators).cloned().collect();
-        if !is_quorum(&votes, validators) {
-            return;
+        let Some(validators) = self.tree.validators(&hash).cloned() else { return };
+        if let Some(certificate) = self.gather(&hash, &validators, out) {
+            self.lock_on(certificate, out);
         }
-        let certificate = CommitCertificate { votes: VoteSet::new(votes), block: hash };
+    }
+
+    pub(super) fn ranks_above_lock(&self, header: &Header) -> bool {
+        vote::rank(header, self.tree.pace(header.height)) > self.lock.rank
+    }
+
+    /// Locks on an executed block above the lock.
+    pub(super) fn lock_on(&mut self, certificate: CommitCertificate, out: &mut Vec<Effect>) {
+        let hash = certificate.block;
+        let Some(header) = self.tree.header(&hash).cloned() else { return };
+        let (height, epoch) = (header.height, header.epoch);
+        let rank = vote::rank(&header, self.tree.pace(height));
         let blocks = self.unlogged(&hash);
         self.append(WalRecord { blocks, lock: Some(certificate.clone()), ..WalRecord::default() }, out);
         self.lock = Lock { block: hash, height, rank, certificate };
@@ -56,15 +63,14 @@ impl Engine {
     }
 
     /// Finds a certificate for a lock that has none, after a lost log: without one this node may not propose.
-    pub(super) fn complete_lock(&mut self) {
+    pub(super) fn complete_lock(&mut self, out: &mut Vec<Effect>) {
         let block = self.lock.block;
         if !self.lock.certificate.votes.is_empty() || block == self.tree.root() {
             return;
         }
-        let Some(validators) = self.tree.validators(&block) else { return };
-        let votes: Vec<Vote> = self.book.on_block(&block, validators).cloned().collect();
-        if is_quorum(&votes, validators) {
-            self.lock.certificate.votes = VoteSet::new(votes);
+        let Some(validators) = self.tree.validators(&block).cloned() else { return };
+        if let Some(certificate) = self.gather(&block, &validators, out) {
+            self.lock.certificate = certificate;
         }
     }
 
@@ -86,6 +92,8 @@ impl Engine {
             self.refuse(hash);
         }
         self.orphans.retain(|_, orphan| orphan.block.header.height > height);
+        let rank = self.lock.rank;
+        self.shown.retain(|_, shown| shown.is_above(rank));
         let members: BTreeSet<Address> =
             self.book.latest().map(|vote| vote.voter).filter(|voter| self.is_member(voter)).collect();
         self.book.forget(&gone, |voter| members.contains(voter));

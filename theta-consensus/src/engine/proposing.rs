@@ -8,13 +8,13 @@ use theta_core::{
     context::{BlockContext, Body},
     hash::{Address, Hash},
     sign::Signature,
-    spec::{HeaderRules, Pace},
+    spec::{HeaderRules, Pace, ProposerRule},
     stake::ValidatorSet,
     vote::{Vote, VoteSet},
 };
 
 use super::{Effect, Engine, upper::UpperVotes};
-use crate::{certificate::is_quorum, proposer::proposer, set_change, signer::Intent, wal::WalRecord};
+use crate::{certificate::is_quorum, set_change, signer::Intent, wal::WalRecord};
 
 #[derive(Clone, Debug)]
 pub(super) struct Building {
@@ -72,8 +72,7 @@ impl Engine {
         if let Some(block) = &self.proposal
             && block.header.epoch == self.epoch
         {
-            let (block, votes) = (block.clone(), self.helpful_votes());
-            out.push(Effect::Sign(Intent::Proposal { block, votes }));
+            self.sign_proposal(block.clone(), out);
             return;
         }
         let Some(parent) = self.tip_to_extend() else { return };
@@ -82,7 +81,7 @@ impl Engine {
         else {
             return;
         };
-        if self.epoch <= header.epoch || proposer(&validators, self.epoch) != Some(me) {
+        if self.epoch <= header.epoch || self.scheduled(&parent, self.epoch) != Some(me) {
             return;
         }
         if self.lock.certificate.votes.is_empty() && self.lock.block != self.tree.root() {
@@ -147,7 +146,13 @@ impl Engine {
     /// Votes on the highest certified block and the latest ones, for peers that missed them.
     pub(super) fn helpful_votes(&self) -> VoteSet {
         let Some(validators) = self.tree.validators(&self.lock.block) else { return VoteSet::default() };
-        let on_lock = self.lock.certificate.votes.as_slice().iter();
+        // Where certificates are aggregates the block's own says how its epoch began, unless others' patience ended one before.
+        if let Some(votes) = self.lock.certificate.votes.aggregate()
+            && votes.epoch.saturating_add(1) == self.epoch
+        {
+            return VoteSet::default();
+        }
+        let on_lock = self.lock.certificate.votes.list().iter();
         VoteSet::new(on_lock.chain(self.book.since(0, validators)).cloned())
     }
 
@@ -180,6 +185,8 @@ impl Engine {
             timestamp: building.timestamp,
             proposer: me,
             signature: Signature::EMPTY,
+            // The signer's.
+            seed: None,
             extension: match self.spec.rules(height).header {
                 HeaderRules::Twelve => Extension::None,
                 HeaderRules::Guardians => Extension::Guardians(guardian_votes),
@@ -189,6 +196,16 @@ impl Engine {
         let block = Block { header, transactions: body.transactions };
         self.append(WalRecord { proposal: Some(block.clone()), ..WalRecord::default() }, out);
         self.proposal = Some(block.clone());
-        out.push(Effect::Sign(Intent::Proposal { block, votes: self.helpful_votes() }));
+        self.sign_proposal(block, out);
+    }
+
+    fn sign_proposal(&self, block: Block, out: &mut Vec<Effect>) {
+        let rules = self.spec.rules(block.header.height);
+        let seeded = rules.consensus.proposer == ProposerRule::ProposerSeeded;
+        let parent = self.tree.header(&block.header.parent).filter(|_| seeded);
+        let seed = parent.map(|parent| parent.draw());
+        if seed.is_some() == seeded {
+            out.push(Effect::Sign(Intent::Proposal { block, seed, votes: self.helpful_votes() }));
+        }
     }
 }

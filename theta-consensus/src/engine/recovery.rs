@@ -9,11 +9,11 @@ use theta_core::{
     block::{Block, CommitCertificate},
     hash::Hash,
     spec::{ChainSpec, Pace},
-    vote::VoteSet,
 };
 
 use super::{Engine, Roles, locking::Lock};
 use crate::{
+    certificate::Shares,
     message::Peer,
     pace::{Settings, Timers},
     tree::{SettledBlock, Tree},
@@ -86,7 +86,7 @@ impl Engine {
         }
         let certificate = certificate
             .filter(|certificate| tree.node(&certificate.block).is_some() || certificate.block == head)
-            .unwrap_or_else(|| CommitCertificate { votes: VoteSet::default(), block: head });
+            .unwrap_or_else(|| CommitCertificate::bare(head));
         let locked = tree.header(&certificate.block).ok_or(RecoverError::NoChain)?;
         let pace = tree.pace(locked.height);
         let lock =
@@ -134,8 +134,17 @@ impl Engine {
             final_checkpoint: checkpoint,
             settled_by: None,
             reported: BTreeSet::new(),
+            shares: Shares::default(),
+            suspects: BTreeSet::new(),
+            shown: BTreeMap::new(),
         };
         engine.gather_members();
         Ok(engine)
+    }
+
+    /// Takes make-believe shares for real ones.
+    #[cfg(feature = "sim")]
+    pub(crate) fn making_believe(self) -> Self {
+        Self { shares: Shares::MakeBelieve, ..self }
     }
 }

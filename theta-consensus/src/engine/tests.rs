@@ -1,15 +1,20 @@
+use std::cell::RefCell;
+
 use theta_core::{
     amount::ThetaWei,
-    block::{CommitCertificate, Extension, transactions_root},
+    bits::Bits,
+    block::{CommitCertificate, Extension, Seed, transactions_root},
+    certificate::{AggregateVotes, SUITE},
     hash::U256,
     sign::{SecretKey, Signature, Signer},
+    spec::ProposerRule,
     stake::Validator,
     vote::{Vote, VoteSet},
 };
 
 use super::{voting::VOTE_WINDOW, *};
 use crate::{
-    proposer::proposer,
+    certificate::CertificateError,
     signer::{LocalSigner, RoleSigner, Signed},
     tree::SettledBlock,
     wal::WalVote,
@@ -27,7 +32,20 @@ fn key(index: u8) -> SecretKey {
 
 fn set(members: std::ops::Range<u8>) -> Arc<ValidatorSet> {
     let stake = ThetaWei::whole(1_000);
-    Arc::new(ValidatorSet::new(members.map(|index| Validator { address: key(index).address(), stake })))
+    Arc::new(ValidatorSet::new(members.map(|index| Validator {
+        bls: Some(vote_key(index).public_key()),
+        ..Validator::new(key(index).address(), stake)
+    })))
+}
+
+fn vote_key(index: u8) -> bls::SecretKey {
+    let mut bytes = [index + 1; 32];
+    bytes[0] = 1;
+    bls::SecretKey::from_bytes(&bytes).expect("in range")
+}
+
+fn index_of(address: Address) -> u8 {
+    (0..8).find(|index| key(*index).address() == address).expect("one of ours")
 }
 
 /// Four validators on genesis; the tests play all of them and the ledger.
@@ -36,6 +54,8 @@ struct Bench {
     spec: ChainSpec,
     genesis: Hash,
     post: PostState,
+    /// Of the blocks that were made.
+    headers: RefCell<BTreeMap<Hash, Header>>,
 }
 
 impl Bench {
@@ -48,7 +68,7 @@ impl Bench {
         let settings = Settings::new(spec.rules(1).consensus.pace);
         let engine =
             Engine::recover(Arc::new(spec.clone()), settings, roles, start).expect("genesis is a chain");
-        Self { engine, spec, genesis, post }
+        Self { engine, spec, genesis, post, headers: RefCell::default() }
     }
 
     fn observer() -> Self {
@@ -62,11 +82,56 @@ impl Bench {
     }
 
     fn vote(&self, voter: u8, block: Hash, height: u64, epoch: u64) -> Vote {
-        let key = key(voter);
-        let voter = key.address();
-        let mut vote = Vote { block, height, epoch, voter, signature: Signature::EMPTY };
+        let (key, vote_key) = (key(voter), vote_key(voter));
+        let mut vote = Vote::unsigned(block, height, epoch, key.address());
+        if self.engine.has_shares() {
+            let message = AggregateVotes::message(&self.spec.chain, &block, self.epoch_of(&block));
+            vote.share = Some(vote_key.sign(SUITE, &message));
+        }
         vote.signature = key.sign_digest(&vote.digest());
         vote
+    }
+
+    /// Zero for one that was not made here.
+    fn epoch_of(&self, block: &Hash) -> u64 {
+        self.headers.borrow().get(block).map_or(0, |header| header.epoch)
+    }
+
+    /// A block that was changed, so that others can stand on it.
+    fn note(&self, block: &Block) {
+        self.headers.borrow_mut().insert(block.header.hash(), block.header.clone());
+    }
+
+    /// Votes of 0, 1, ... in the form of the chain; each with the epoch given.
+    fn certificate(&self, block: (Hash, u64), voters: std::ops::Range<u8>, epoch: u64) -> CommitCertificate {
+        let votes: Vec<Vote> = voters.map(|voter| self.vote(voter, block.0, block.1, epoch)).collect();
+        if !self.engine.has_shares() {
+            return CommitCertificate { votes: VoteSet::new(votes).into(), block: block.0 };
+        }
+        let set = self.post.validators.as_slice();
+        let mut signers = Bits::new(set.len());
+        for vote in &votes {
+            signers.set(set.iter().position(|one| one.address == vote.voter).expect("a member"));
+        }
+        let shares: Vec<_> = votes.iter().filter_map(|vote| vote.share).collect();
+        let signature = Shares::Curve.sum(&shares).expect("signatures");
+        let epoch = self.epoch_of(&block.0);
+        CommitCertificate { votes: AggregateVotes { epoch, signers, signature }.into(), block: block.0 }
+    }
+
+    /// Whose turn it is on a block.
+    fn scheduled(&self, parent: &Hash, height: u64, epoch: u64) -> Address {
+        scheduled(&self.spec, &self.parent(parent, height), &self.post.validators, epoch).expect("not empty")
+    }
+
+    /// The block's header, or one that stands for it.
+    fn parent(&self, hash: &Hash, height: u64) -> Header {
+        let genesis = || self.engine.tree.header(hash).map(|header| header.as_ref().clone());
+        let unknown = || {
+            let signature = bls::Signature::from_checked_bytes([0x80; 96]);
+            Header { height, seed: Some(Seed { value: *hash, signature }), ..Header::zero() }
+        };
+        self.headers.borrow().get(hash).cloned().or_else(genesis).unwrap_or_else(unknown)
     }
 
     fn give_vote(&mut self, vote: Vote) -> Option<Result<Vec<Effect>, Fault>> {
@@ -81,15 +146,21 @@ impl Bench {
 
     /// A signed block by the scheduled proposer, on `parent`, certifying `certified` with the votes of 0, 1 and 2.
     fn block(&self, parent: (Hash, u64), certified: (Hash, u64), epoch: u64) -> Block {
-        let votes = (0..3).map(|voter| self.vote(voter, certified.0, certified.1, epoch - 1));
-        let proposer = proposer(&self.post.validators, epoch).expect("not empty");
+        let below = self.parent(&parent.0, parent.1);
+        let proposer = self.scheduled(&parent.0, parent.1, epoch);
         let height = parent.1 + 1;
+        let seeded = self.spec.rules(height).consensus.proposer == ProposerRule::ProposerSeeded;
+        let seed = seeded.then(|| {
+            let message = Seed::message(&self.spec.chain, epoch);
+            Seed::after(&below.draw(), vote_key(index_of(proposer)).sign(SUITE, &message))
+        });
         let header = Header {
             chain: self.spec.chain.clone(),
             epoch,
             height,
             parent: parent.0,
-            certificate: CommitCertificate { votes: VoteSet::new(votes), block: certified.0 },
+            certificate: self.certificate(certified, 0..3, epoch - 1),
+            seed,
             transactions_root: transactions_root(&[]),
             proposer,
             extension: Extension::empty(self.spec.rules(height).header),
@@ -97,6 +168,7 @@ impl Bench {
         };
         let mut block = Block { header, transactions: Vec::new() };
         sign(&mut block);
+        self.note(&block);
         block
     }
 
@@ -113,8 +185,7 @@ impl Bench {
 
 fn sign(block: &mut Block) {
     let proposer = block.header.proposer;
-    let key = (0..8).map(key).find(|key| key.address() == proposer).expect("one of ours");
-    block.header.signature = key.sign_digest(&block.header.digest());
+    block.header.signature = key(index_of(proposer)).sign_digest(&block.header.digest());
 }
 
 fn penalty(effects: &[Effect]) -> Option<Fault> {
@@ -311,25 +382,33 @@ fn a_certificate_without_quorum_condemns_its_block() {
     let on_first = (first.header.hash(), 1);
     bench.apply(&first, false);
     let mut second = bench.block(on_first, on_first, 2);
-    let votes = second.header.certificate.votes.as_slice()[..2].to_vec();
-    second.header.certificate.votes = VoteSet::new(votes);
+    second.header.certificate = bench.certificate(on_first, 0..2, 1);
+    sign(&mut second);
+    let expected = Fault::Certificate(CertificateError::NoQuorum);
+    assert_eq!(bench.give_block(&second).expect("wanted").err(), Some(expected));
+    // In the reference's form the quorum is looked for with the block's place in the chain.
+    let mut bench = Bench::new(ChainSpec::privatenet(), Roles::observer(), Vec::new());
+    let first = bench.block(genesis, genesis, 1);
+    let on_first = (first.header.hash(), 1);
+    bench.apply(&first, false);
+    let mut second = bench.block(on_first, on_first, 2);
+    second.header.certificate = bench.certificate(on_first, 0..2, 1);
     sign(&mut second);
     let effects = bench.give_block(&second).expect("wanted").expect("signed");
-    let expected = Fault::Certificate(crate::certificate::CertificateError::NoQuorum);
     assert_eq!(penalty(&effects), Some(expected));
 }
 
 #[test]
 fn a_forged_vote_in_a_certificate_is_found() {
-    let mut bench = Bench::observer();
+    let mut bench = Bench::new(ChainSpec::privatenet(), Roles::observer(), Vec::new());
     let genesis = (bench.genesis, 0);
     let first = bench.block(genesis, genesis, 1);
     let on_first = (first.header.hash(), 1);
     bench.apply(&first, false);
     let mut second = bench.block(on_first, on_first, 2);
-    let mut votes = second.header.certificate.votes.as_slice().to_vec();
+    let mut votes = second.header.certificate.votes.list().to_vec();
     votes[1].signature = votes[0].signature.clone();
-    second.header.certificate.votes = VoteSet::new(votes);
+    second.header.certificate.votes = VoteSet::new(votes).into();
     sign(&mut second);
     assert_eq!(bench.give_block(&second).expect("wanted").err(), Some(Fault::Signature));
 }
@@ -488,7 +567,7 @@ fn a_signed_vote_takes_the_common_path_back() {
     let mut bench = Bench::new(ChainSpec::devnet(), Roles::validator(key(3).address()), Vec::new());
     let disk = theta_core::journal::MemDisk::default();
     let key: Arc<dyn Signer> = Arc::new(key(3));
-    let mut signer = LocalSigner::open(key, disk).expect("empty");
+    let mut signer = LocalSigner::open(key, disk).expect("empty").with_vote_key(vote_key(3));
     let effects = bench.step(Input::Tick);
     let intent = effects.iter().find_map(|effect| match effect {
         Effect::Sign(intent) => Some(intent.clone()),

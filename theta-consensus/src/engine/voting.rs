@@ -4,7 +4,6 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use theta_core::{
     hash::{Address, Hash, U256},
-    sign::Signature,
     spec::Pace,
     stake::ValidatorSet,
     vote::Vote,
@@ -54,7 +53,7 @@ impl Engine {
 
     pub(super) fn on_vote(&mut self, from: Peer, vote: Vote, out: &mut Vec<Effect>) {
         let (block, voter) = (vote.block, vote.voter);
-        if !self.takes(&vote) {
+        if !self.takes(&vote) || self.is_wrong_again(&vote) {
             return;
         }
         let tree = &self.tree;
@@ -69,7 +68,7 @@ impl Engine {
         }
         self.watch_vote(&block, voter, out);
         self.certify(block, out);
-        self.complete_lock();
+        self.complete_lock(out);
         self.try_advance(out);
         if self.timers.awaits.is_some() && !self.awaits_certificate() {
             self.propose_again();
@@ -88,7 +87,8 @@ impl Engine {
         }
     }
 
-    pub(super) fn on_status(&mut self, from: Peer, status: Status, out: &mut Vec<Effect>) {
+    /// `is_checked` says whether the signature of an aggregate has been checked: not where its block is unknown.
+    pub(super) fn on_status(&mut self, from: Peer, status: Status, is_checked: bool, out: &mut Vec<Effect>) {
         if !self.is_ahead(&status) {
             return;
         }
@@ -96,7 +96,7 @@ impl Engine {
             self.on_vote(from, vote.clone(), out);
         }
         let block = status.certificate.block;
-        for vote in status.certificate.votes.as_slice() {
+        for vote in status.certificate.votes.list() {
             if self.takes(vote) {
                 let tree = &self.tree;
                 self.book.insert(vote.clone(), |hash| tree.knows(hash));
@@ -104,6 +104,13 @@ impl Engine {
         }
         if self.is_lost(&block) && status.certified_height > self.tree.head_height() {
             self.want_of_holder(block, from);
+        }
+        if status.certificate.votes.aggregate().is_some() {
+            if is_checked && self.tree.is_valid(&block) {
+                self.adopt(&status.certificate, out);
+            } else {
+                self.keep_shown(from, status.certificate, is_checked);
+            }
         }
         self.certify(block, out);
         self.try_advance(out);
@@ -119,8 +126,12 @@ impl Engine {
         let Some(validators) = self.tree.next_validators(&from).cloned() else { return };
         let epochs: BTreeSet<u64> = self.book.since(self.epoch, &validators).map(|vote| vote.epoch).collect();
         let finished = |epoch: &&u64| is_quorum(self.book.since(**epoch, &validators), &validators);
-        if let Some(epoch) = epochs.iter().rev().find(finished).copied() {
-            if epoch > self.epoch {
+        // An aggregate says that a quorum has finished the epoch of its block, whose single votes may never come.
+        let aggregate = self.lock.certificate.votes.aggregate();
+        let certified = aggregate.map(|votes| votes.epoch).filter(|epoch| *epoch >= self.epoch);
+        let voted = epochs.iter().rev().find(finished).copied();
+        if let Some(epoch) = voted.max(certified) {
+            if epoch > self.epoch && voted == Some(epoch) {
                 let votes = self.book.since(epoch, &validators).cloned();
                 out.extend(votes.map(|vote| Effect::Broadcast(Message::Vote(vote))));
             }
@@ -176,7 +187,9 @@ impl Engine {
             self.tree.header(&block).and_then(|header| self.tree.header(&header.certificate.block));
         // A voted block that has left the tree was decided on before whatever this node is locked on now.
         let certified_rank = certified.map_or(self.lock.rank, |header| vote::rank(header, pace));
-        let vote = Vote { block, height, epoch: self.epoch, voter: me, signature: Signature::EMPTY };
-        out.push(Effect::Sign(Intent::Vote { vote, rank, certified_rank }));
+        let vote = Vote::unsigned(block, height, self.epoch, me);
+        // The epoch of the block is its rank at the responsive pace, even of one that has left the tree.
+        let share = (self.has_shares() && pace == Pace::Responsive).then(|| self.spec.chain.clone());
+        out.push(Effect::Sign(Intent::Vote { vote, rank, certified_rank, share }));
     }
 }

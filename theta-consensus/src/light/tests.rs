@@ -1,12 +1,14 @@
 use theta_core::{
     amount::ThetaWei,
+    bits::Bits,
+    block::Seed,
     bls,
+    certificate::{AggregateVotes, SUITE},
     codec::rlp::Encode,
     hash::Address,
-    sign::{SecretKey, Signature},
+    sign::SecretKey,
     spec::{Fork, GuardianRule},
     trie::{NoNodes, Trie},
-    vote::{Vote, VoteSet},
 };
 
 use super::*;
@@ -32,7 +34,30 @@ fn state(validators: &[u8]) -> (Trie, ValidatorSet) {
     trie.set(VALIDATORS_KEY, pool.to_rlp()).expect("in memory");
     trie.set(GUARDIANS_KEY, guardians().to_rlp()).expect("in memory");
     trie.set(b"ls/a/somebody", vec![1, 2, 3]).expect("in memory");
-    (trie, ValidatorSet::of_pool(&pool))
+    let mut keys = std::collections::BTreeMap::new();
+    for index in validators {
+        let (key, holder) = (guardian_key(*index), key(*index).address());
+        let proof = key.proof_of_possession(SUITE);
+        let record = ValidatorKey { key: key.public_key(), proof };
+        trie.set(&validator_key(holder), record.to_rlp()).expect("in memory");
+        keys.insert(holder, record.key);
+    }
+    let set = ValidatorSet::keyed(&pool, |holder| Ok::<_, ()>(keys.get(&holder).copied()));
+    (trie, set.expect("in memory"))
+}
+
+/// The four from this one on.
+fn set(first: u8) -> ValidatorSet {
+    state(&[first, first + 1, first + 2, first + 3]).1
+}
+
+/// Candidates and keys of the validators in a state.
+fn proof(state: &Trie) -> Vec<Vec<u8>> {
+    let mut nodes = state.prove(VALIDATORS_KEY).expect("in memory");
+    for index in 0..8 {
+        nodes.extend(state.prove(&validator_key(key(index).address())).expect("in memory"));
+    }
+    nodes
 }
 
 fn guardian_key(index: u8) -> bls::SecretKey {
@@ -49,36 +74,45 @@ fn guardians() -> GuardianPool {
     pool
 }
 
-fn header(parent: &Header, state: &Trie, epoch: u64) -> Header {
+/// By one of the four validators from the first on.
+fn header(parent: &Header, state: &Trie, epoch: u64, first: u8) -> Header {
     let spec = spec();
     let height = parent.height + 1;
-    let certificate = CommitCertificate { block: parent.hash(), votes: VoteSet::default() };
+    let certificate = CommitCertificate::bare(parent.hash());
+    let proposer = scheduled(&spec, parent, &set(first), epoch).expect("stake");
+    let index = (0..8).find(|index| key(*index).address() == proposer).expect("one of ours");
+    let signature = guardian_key(index).sign(SUITE, &Seed::message(&spec.chain, epoch));
     Header {
         chain: spec.chain.clone(),
         epoch,
         height,
         parent: parent.hash(),
         certificate,
+        proposer,
+        seed: Some(Seed::after(&parent.draw(), signature)),
         state_root: state.root(),
         extension: theta_core::block::Extension::empty(spec.rules(height).header),
         ..Header::zero()
     }
 }
 
-fn certificate(header: &Header, voters: &[u8]) -> CommitCertificate {
-    let votes = voters.iter().map(|index| {
-        let voter = key(*index).address();
-        let mut vote = Vote {
-            block: header.hash(),
-            height: header.height,
-            epoch: header.epoch,
-            voter,
-            signature: Signature::EMPTY,
-        };
-        vote.signature = key(*index).sign_digest(&vote.digest());
-        vote
-    });
-    CommitCertificate { votes: VoteSet::new(votes), block: header.hash() }
+/// Votes of some of the four validators from the first on; what others sign is in the sum alone.
+fn certificate(header: &Header, voters: &[u8], first: u8) -> CommitCertificate {
+    let (block, set) = (header.hash(), set(first));
+    let message = AggregateVotes::message(&header.chain, &block, header.epoch);
+    let mut signers = Bits::new(4);
+    for voter in voters {
+        let address = key(*voter).address();
+        set.as_slice()
+            .iter()
+            .position(|one| one.address == address)
+            .into_iter()
+            .for_each(|at| signers.set(at));
+    }
+    let shares: Vec<_> = voters.iter().map(|voter| guardian_key(*voter).sign(SUITE, &message)).collect();
+    let signature = Shares::Curve.sum(&shares).expect("signatures");
+    let votes = AggregateVotes { epoch: header.epoch, signers, signature };
+    CommitCertificate { votes: votes.into(), block }
 }
 
 fn genesis(state: &Trie) -> Header {
@@ -89,17 +123,20 @@ fn genesis(state: &Trie) -> Header {
 
 /// A block on another by its epoch, settled by a child of the next.
 fn update(parent: &Header, state: &Trie, epoch: u64, voters: &[u8]) -> Update {
-    let block = header(parent, state, epoch);
-    let child = header(&block, state, epoch + 1);
-    let certificate = certificate(&child, voters);
+    let first = if voters.iter().any(|voter| *voter < 4) { 0 } else { 4 };
+    let block = header(parent, state, epoch, first);
+    let child = header(&block, state, epoch + 1, first);
+    let certificate = certificate(&child, voters, first);
     Update { block, child, certificate, validators: None }
 }
 
 fn client() -> (LightClient, Trie) {
     let (state, validators) = state(&[0, 1, 2, 3]);
     let genesis = genesis(&state);
-    let proof = state.prove(VALIDATORS_KEY).expect("in memory");
-    let client = LightClient::with_proof(spec(), genesis, &proof).expect("proven");
+    let client = LightClient::with_proof(spec(), genesis.clone(), &proof(&state)).expect("proven");
+    // The candidates alone say nothing of their keys.
+    let bare = state.prove(VALIDATORS_KEY).expect("in memory");
+    assert!(matches!(LightClient::with_proof(spec(), genesis, &bare), Err(LightError::Proof(_))));
     assert_eq!(*client.validators(), validators);
     (client, state)
 }
@@ -109,13 +146,13 @@ fn new_validators_are_believed_once_they_are_proven() {
     let (mut client, old) = client();
     let (new, _) = state(&[4, 5, 6, 7]);
     let mut change = update(client.trusted(), &new, 1, &[0, 1, 2]);
-    change.validators = Some(new.prove(VALIDATORS_KEY).expect("in memory"));
+    change.validators = Some(proof(&new));
     // Leaving the change out leaves nobody to vote for what follows.
     let next = update(&change.block, &new, 3, &[4, 5, 7]);
     let skipped = client.clone().advance(&next).map(|_| ());
-    assert_eq!(skipped, Err(LightError::Certificate(CertificateError::NoQuorum)));
+    assert_eq!(skipped, Err(LightError::Certificate(CertificateError::Signature)));
     // Validators of another state are not proven by it.
-    let forged = Update { validators: Some(old.prove(VALIDATORS_KEY).expect("in memory")), ..change.clone() };
+    let forged = Update { validators: Some(proof(&old)), ..change.clone() };
     assert!(matches!(client.advance(&forged), Err(LightError::Proof(_))));
     client.advance(&change).expect("voted by the old");
     client.advance(&next).expect("voted by the new");
@@ -128,9 +165,9 @@ fn blocks_may_be_left_out_and_two_thirds_are_not_enough() {
     let mut far = update(client.trusted(), &state, 50, &[0, 1]);
     far.block.height = 40;
     far.block.parent = Hash::repeat_byte(1);
-    far.child = header(&far.block, &state, 51);
+    far.child = header(&far.block, &state, 51, 0);
     let with = |voters: &[u8]| {
-        let update = Update { certificate: certificate(&far.child, voters), ..far.clone() };
+        let update = Update { certificate: certificate(&far.child, voters, 0), ..far.clone() };
         client.clone().advance(&update).map(|header| header.height)
     };
     assert_eq!(with(&[0, 1]), Err(LightError::Certificate(CertificateError::NoQuorum)));
@@ -139,11 +176,40 @@ fn blocks_may_be_left_out_and_two_thirds_are_not_enough() {
 }
 
 #[test]
+fn a_child_whose_proposer_or_seed_is_not_the_blocks_own_is_not_believed() {
+    let (client, state) = client();
+    let right = update(client.trusted(), &state, 5, &[0, 1, 2]);
+    let with = |change: &dyn Fn(&mut Header)| {
+        let mut update = right.clone();
+        change(&mut update.child);
+        update.certificate = certificate(&update.child, &[0, 1, 2], 0);
+        client.clone().advance(&update).map(|header| header.height)
+    };
+    assert_eq!(with(&|_| {}), Ok(1));
+    assert_eq!(with(&|child| child.proposer = Address::ZERO), Err(LightError::Proposer));
+    let message = Seed::message("privatenet", 6);
+    for index in 0..4 {
+        let signature = guardian_key(index).sign(SUITE, &message);
+        for seed in [Hash::ZERO, right.block.draw()].map(|below| Seed::after(&below, signature)) {
+            let expected = if Some(seed) == right.child.seed { Ok(1) } else { Err(LightError::Seed) };
+            assert_eq!(with(&|child| child.seed = Some(seed)), expected);
+        }
+    }
+    assert_eq!(with(&|child| child.seed = None), Err(LightError::Chain));
+    // The list of votes of other chains is none of this one's.
+    let list = Update { certificate: CommitCertificate::bare(right.child.hash()), ..right.clone() };
+    assert_eq!(
+        client.clone().advance(&list).map(|_| ()),
+        Err(LightError::Certificate(CertificateError::Form))
+    );
+}
+
+#[test]
 fn a_child_of_a_later_epoch_settles_nothing() {
     let (mut client, state) = client();
     let mut gap = update(client.trusted(), &state, 1, &[]);
-    gap.child = header(&gap.block, &state, 3);
-    gap.certificate = certificate(&gap.child, &[0, 1, 2]);
+    gap.child = header(&gap.block, &state, 3, 0);
+    gap.certificate = certificate(&gap.child, &[0, 1, 2], 0);
     assert_eq!(client.advance(&gap).map(|_| ()), Err(LightError::Link));
 }
 

@@ -7,10 +7,13 @@ use std::{
 
 use theta_core::{
     block::{Block, CommitCertificate, Header},
+    bls,
+    certificate::AggregateVotes,
     codec::rlp::{Decode, Encode},
     hash::{Address, Hash, U256},
     spec::{ChainSpec, Pace},
     stake::ValidatorSet,
+    vote::Vote,
 };
 
 use super::{Violation, node::Packet};
@@ -39,7 +42,7 @@ pub(super) struct Audit {
     finals: BTreeMap<u64, Hash>,
     votes: BTreeMap<(usize, u64), Hash>,
     /// Headers of all blocks that were sent.
-    headers: BTreeMap<Hash, Arc<Header>>,
+    pub(super) headers: BTreeMap<Hash, Arc<Header>>,
     /// Guardians that have voted for a checkpoint.
     guardians: BTreeMap<Hash, BTreeSet<usize>>,
     proposals: BTreeMap<(usize, u64), Hash>,
@@ -146,7 +149,13 @@ impl Audit {
         }
     }
 
-    pub(super) fn witness(&mut self, witness: &Witness, signed: impl Fn(&theta_core::vote::Vote) -> bool) {
+    /// `voted` says whether a vote is signed, `summed` whether a share is that of all these keys.
+    pub(super) fn witness(
+        &mut self,
+        witness: &Witness,
+        voted: impl Fn(&Vote) -> bool,
+        summed: impl Fn(&[bls::PublicKey], &[u8], &bls::Signature) -> bool,
+    ) {
         let (child, certificate) = (&witness.child.header, &witness.certificate);
         let block = witness.block.header.hash();
         let follows = match self.spec.rules(child.height).consensus.pace {
@@ -156,9 +165,19 @@ impl Audit {
         let linked =
             child.parent == block && child.certificate.block == block && certificate.block == child.hash();
         let mut stakes: BTreeMap<Address, U256> = BTreeMap::new();
-        for vote in certificate.votes.as_slice() {
-            if vote.block == certificate.block && signed(vote) {
+        for vote in certificate.votes.list() {
+            if vote.block == certificate.block && voted(vote) {
                 stakes.insert(vote.voter, U256::from(1));
+            }
+        }
+        if let (Some(set), Some(votes)) = (&self.validators, certificate.votes.aggregate()) {
+            let named = |(index, _): &(usize, _)| votes.signers.get(*index);
+            let voters: Vec<_> =
+                set.as_slice().iter().enumerate().filter(named).map(|(_, one)| one).collect();
+            let keys: Vec<_> = voters.iter().filter_map(|voter| voter.bls).collect();
+            let message = AggregateVotes::message(&self.spec.chain, &child.hash(), child.epoch);
+            if summed(&keys, &message, &votes.signature) {
+                stakes.extend(voters.iter().map(|voter| (voter.address, U256::from(1))));
             }
         }
         let enough = self.validators.as_ref().is_none_or(|set| {

@@ -106,9 +106,10 @@ impl Ledger {
                 && let (Some(address), Some(stake)) = (rest.get(8..28), rest.last_chunk())
             {
                 changes_validators = true;
+                let address = Address::from_slice(address);
                 let changed = Validator {
-                    address: Address::from_slice(address),
-                    stake: ThetaWei::whole(u64::from_be_bytes(*stake)),
+                    bls: validators.find(address).and_then(|validator| validator.bls),
+                    ..Validator::new(address, ThetaWei::whole(u64::from_be_bytes(*stake)))
                 };
                 let others = validators.as_slice().iter().filter(|other| other.address != changed.address);
                 validators = Arc::new(ValidatorSet::new(others.cloned().chain([changed.clone()])));

@@ -6,11 +6,14 @@ use theta_core::{
     amount::ThetaWei,
     block::{Block, Header},
     bls,
+    certificate::is_signed,
     codec::rlp::Encode,
+    evidence::Evidence,
     hash::{Address, Hash, keccak_parts},
     journal::MemDisk,
     sign::{SecretKey, Signer},
     stake::{Validator, ValidatorSet},
+    vote::Vote,
 };
 
 use super::{
@@ -20,9 +23,10 @@ use super::{
     ledger::{self, Ledger},
     node::{Node, Outcome, Packet},
     random::Random,
-    setup::{Pretender, checkpoint_key, pools, pretends, roles},
+    setup::{Pretender, checkpoint_key, pools, pretends, roles, vote_key},
 };
 use crate::{
+    certificate::{Shares, VoteKey, make_believe},
     message::{Message, Peer},
     pace::Millis,
     round::Aggregate,
@@ -54,6 +58,8 @@ pub(super) struct Network {
     adversaries: BTreeMap<usize, Box<dyn Adversary>>,
     allies: Vec<usize>,
     keys: Vec<Arc<dyn Signer>>,
+    vote_keys: Vec<VoteKey>,
+    shares: Shares,
     checkpoint_keys: Vec<Option<bls::SecretKey>>,
     audit: Audit,
     born: BTreeMap<Vec<u8>, Millis>,
@@ -76,8 +82,12 @@ impl Network {
             })
             .collect();
         let stake = ThetaWei::whole(1_000_000);
+        let vote_keys: Vec<VoteKey> = (0..signers.len()).map(|node| vote_key(&scenario, node)).collect();
         let validators = Arc::new(ValidatorSet::new(
-            signers[..scenario.validators].iter().map(|key| Validator { address: key.address(), stake }),
+            signers[..scenario.validators].iter().zip(&vote_keys).map(|(key, vote_key)| Validator {
+                bls: Some(vote_key.public_key()),
+                ..Validator::new(key.address(), stake)
+            }),
         ));
         let header = Header { chain: scenario.spec.chain.clone(), ..Header::zero() };
         let genesis = Arc::new(Block { header, transactions: Vec::new() });
@@ -85,6 +95,7 @@ impl Network {
         let constant = scenario.stake_change_every == 0 && !scenario.slashes;
         let constant = constant.then(|| validators.clone());
         let mut audit = Audit::new(scenario.spec.clone(), constant);
+        audit.seen(&genesis);
         if scenario.real_signatures {
             audit = audit.with_light_client(genesis.header.clone());
         }
@@ -96,6 +107,7 @@ impl Network {
             spec: spec.clone(),
             settings: scenario.settings.clone(),
             roles: roles(&scenario, index, key.address(), checkpoint_keys[index].as_ref()),
+            vote_key: vote_keys[index].clone(),
             checkpoint_key: checkpoint_keys[index].clone(),
             checkpoint_mark: MemDisk::default(),
             key,
@@ -113,6 +125,7 @@ impl Network {
             recorded: None,
         };
         let nodes = signers.into_iter().enumerate().map(node).collect();
+        let shares = if scenario.real_signatures { Shares::Curve } else { Shares::MakeBelieve };
         Self {
             random: Random::new(scenario.seed),
             now: 0,
@@ -122,6 +135,8 @@ impl Network {
             adversaries: scenario.adversaries.iter().map(|(node, how)| (*node, how.start())).collect(),
             allies: scenario.adversaries.iter().map(|(node, _)| *node).collect(),
             keys,
+            vote_keys,
+            shares,
             checkpoint_keys,
             audit,
             born: BTreeMap::new(),
@@ -466,23 +481,22 @@ impl Network {
                 self.audit.broken(Violation::Blamed { node: peer, fault: *fault });
             }
         }
-        for evidence in &outcome.reported {
-            let offender = evidence.offender();
+        let accused = outcome.accused.iter().copied();
+        for offender in outcome.reported.iter().map(Evidence::offender).chain(accused) {
             let guilty = self.allies.iter().any(|ally| self.keys[*ally].address() == offender);
             if !guilty {
                 self.audit.broken(Violation::Accused { by: node });
             }
-            self.report.reported += 1;
         }
+        self.report.reported += outcome.reported.len() as u64;
         if let Some(witness) = &outcome.witness {
             let real = self.scenario.real_signatures;
-            self.audit.witness(witness, |vote| {
-                if real {
-                    vote.verify().is_ok()
-                } else {
-                    pretends(&vote.signature, &vote.digest(), vote.voter)
-                }
-            });
+            let voted = |vote: &Vote| match real {
+                true => vote.verify().is_ok(),
+                false => pretends(&vote.signature, &vote.digest(), vote.voter),
+            };
+            let summed = if real { is_signed } else { make_believe::is_signed };
+            self.audit.witness(witness, voted, summed);
         }
         // Some of them; encoding all would take most of the time.
         if let Some((_, packet)) = outcome.packets.first().filter(|_| self.sequence.is_multiple_of(16)) {
@@ -505,6 +519,9 @@ impl Network {
             checkpoint_keys: &self.checkpoint_keys,
             allies: &self.allies,
             keys: &self.keys,
+            vote_keys: &self.vote_keys,
+            shares: self.shares,
+            headers: &self.audit.headers,
             random: &mut self.random,
             sent: Vec::new(),
         }

@@ -7,7 +7,7 @@ use theta_core::{
     bls,
     context::Finality,
     evidence::Evidence,
-    hash::Hash,
+    hash::{Address, Hash},
     journal::{Disk, Journal, MemDisk},
     sign::Signer,
     spec::ChainSpec,
@@ -15,6 +15,7 @@ use theta_core::{
 
 use super::{audit::Witness, ledger::Ledger, setup::pretends};
 use crate::{
+    certificate::VoteKey,
     checks::Fault,
     engine::{Effect, Engine, Input, Roles, Start},
     message::{Message, Peer},
@@ -66,6 +67,7 @@ pub(super) struct Outcome {
     pub(super) fell: bool,
     pub(super) stuck: bool,
     pub(super) blamed: Vec<(u64, Fault)>,
+    pub(super) accused: Vec<Address>,
     pub(super) reported: Vec<Evidence>,
     pub(super) witness: Option<Witness>,
 }
@@ -85,6 +87,7 @@ pub(super) struct Node {
     pub(super) settings: Settings,
     pub(super) key: Arc<dyn Signer>,
     pub(super) roles: Roles,
+    pub(super) vote_key: VoteKey,
     pub(super) checkpoint_key: Option<bls::SecretKey>,
     pub(super) checkpoint_mark: MemDisk,
     pub(super) wal: MemDisk,
@@ -118,6 +121,7 @@ impl Node {
         else {
             return stuck;
         };
+        let signer = signer.with_any_vote_key(self.vote_key.clone());
         let signer = match &self.checkpoint_key {
             Some(key) => signer.with_checkpoint_key(key.clone(), self.checkpoint_mark.clone()),
             None => Ok(signer),
@@ -129,6 +133,7 @@ impl Node {
         let Ok(engine) = Engine::recover(self.spec.clone(), self.settings.clone(), roles, start) else {
             return stuck;
         };
+        let engine = if self.real { engine } else { engine.making_believe() };
         let final_height = engine.final_checkpoint().map_or(0, |(_, height)| height);
         if final_height < self.final_height && !self.has_lost_log || engine.lock_rank() < self.locked {
             return Outcome { fell: true, ..stuck };
@@ -297,6 +302,7 @@ impl Node {
             Effect::WakeAt(at) => outcome.wake_at = Some(at),
             Effect::Report(evidence) => outcome.reported.push(evidence),
             Effect::Penalize { peer, fault } => outcome.blamed.push((peer, fault)),
+            Effect::Accuse { validator, .. } => outcome.accused.push(validator),
         }
     }
 
@@ -361,6 +367,7 @@ impl Outcome {
         self.fell |= next.fell;
         self.stuck |= next.stuck;
         self.blamed.extend(next.blamed);
+        self.accused.extend(next.accused);
         self.reported.extend(next.reported);
         self.witness = next.witness.or(self.witness.take());
     }

@@ -11,7 +11,7 @@ use theta_core::{
 };
 
 use super::Scenario;
-use crate::engine::Roles;
+use crate::{certificate::VoteKey, engine::Roles};
 
 /// Address and digest side by side, and the low half of a signature all zeros: nothing that has to be computed.
 fn make_believe(address: Address, digest: &Hash) -> [u8; 65] {
@@ -36,6 +36,21 @@ impl Signer for Pretender {
     }
     fn sign(&self, digest: &Hash) -> Result<Signature, SignError> {
         Ok(Signature::from_bytes(make_believe(self.0, digest).to_vec()))
+    }
+}
+
+/// The key of a validator's shares, which only looks like one unless signatures are real.
+pub(super) fn vote_key(scenario: &Scenario, node: usize) -> VoteKey {
+    let mut seed = keccak_parts(&[b"simulated shares", &node.to_be_bytes()]);
+    // Below the group order.
+    seed.0[0] &= 0x3f;
+    match bls::SecretKey::from_bytes(seed.as_slice()) {
+        Ok(key) if scenario.real_signatures => VoteKey::Curve(key),
+        _ => {
+            let mut bytes = [0; 48];
+            bytes[16..].copy_from_slice(seed.as_slice());
+            VoteKey::MakeBelieve(bls::PublicKey::from_checked_bytes(bytes))
+        }
     }
 }
 

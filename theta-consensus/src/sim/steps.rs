@@ -53,7 +53,8 @@ impl Steps {
     /// An engine that stands at the beginning; `None` if there is no beginning.
     pub fn engine(&self) -> Option<Engine> {
         let start = Start { root: self.root, settled: self.genesis.clone(), wal: Vec::new() };
-        Engine::recover(self.spec.clone(), self.settings.clone(), self.roles.clone(), start).ok()
+        let engine = Engine::recover(self.spec.clone(), self.settings.clone(), self.roles.clone(), start);
+        engine.ok().map(Engine::making_believe)
     }
 
     /// The inputs, to be given away.

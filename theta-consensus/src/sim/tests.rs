@@ -1,6 +1,7 @@
-use theta_core::spec::Pace;
+use theta_core::{codec::rlp::Encode, spec::Pace};
 
 use super::{random::Random, *};
+use crate::certificate::make_believe;
 
 mod adversaries;
 mod finality;
@@ -269,6 +270,38 @@ fn schedules_break_no_rule_and_heal() {
         assert_eq!(report.violations, [], "seed {seed}");
         assert!(report.healed_after.is_some_and(|after| after <= 8_500), "seed {seed}: {report:?}");
     }
+}
+
+/// A certificate of a hundred validators has the bytes of one of four, but for their bits; what a validator checks for a block
+/// is its own certificate, the header's and the seed, among any number of others; what it adds up is a key and a share for each
+/// vote in them.
+#[test]
+fn certificates_and_their_checks_do_not_grow_with_the_validators() {
+    let of_four = certified_among(4);
+    for validators in [31, 100] {
+        let (bytes, checks, additions) = certified_among(validators);
+        let bitmap = |validators: usize| validators.div_ceil(8);
+        // A bitmap of more than one byte has its length in front; so may the lists around it.
+        assert!(bytes - bitmap(validators) <= of_four.0 - bitmap(4) + 3, "{validators}: {bytes} {of_four:?}");
+        // Among few the header's certificate is often one's own, which is not checked again.
+        assert!(checks <= 3.1 && checks <= of_four.1 * 1.5, "{validators}: {checks} {of_four:?}");
+        assert!(additions <= 3.0 * validators as f64 + 4.0, "{validators}: {additions}");
+    }
+}
+
+/// Bytes of a certificate, and what a validator does for a block on average: checks and additions.
+fn certified_among(validators: usize) -> (usize, f64, f64) {
+    let quiet = Scenario::honest(ChainSpec::devnet(), validators, 1);
+    let mut network = Network::new(Scenario { until: 2_000, transaction_every: 300, ..quiet });
+    make_believe::take_counts();
+    network.play();
+    let done = make_believe::take_counts();
+    let heights = network.nodes.iter().filter_map(|node| node.running.as_ref());
+    let blocks: u64 = heights.map(|running| running.engine.certified().1).sum();
+    assert!(blocks > 3 * validators as u64, "{validators}: {blocks}");
+    let (.., newest, _) = network.nodes[0].ledger.settled.last().expect("genesis at least");
+    let bytes = newest.header.certificate.to_rlp().len();
+    (bytes, done.checks as f64 / blocks as f64, done.additions as f64 / blocks as f64)
 }
 
 /// `benchmarks.md` F: what a validator makes for a block does not grow with the validators; what it takes in is a vote of each.

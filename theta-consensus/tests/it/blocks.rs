@@ -110,12 +110,11 @@ impl Chain {
             parent: self.header(height - 1),
             change_near: self.changes(height - 1) || height > 1 && self.changes(height - 2),
             proposers: self.set(height.saturating_sub(2)),
-            certified,
+            certified: certified.map(|height| self.header(height)),
             voters: certified
                 .filter(|height| *height > 0)
                 .map(|height| &**self.set(height.saturating_sub(2))),
-            low_s: false,
-            pace: Pace::Clocked,
+            spec: &spec,
             checkpoint: spec.rules(height).is_checkpoint(height),
             guardians: guardians.map(|(height, pools)| Checkpoint {
                 chain: &spec.chain,
@@ -232,18 +231,18 @@ fn each_rule_names_what_breaks_it() {
         assert_eq!(forged(height, &|header| header.proposer.0[0] ^= 1), Err(Fault::Proposer));
         assert_eq!(forged(height, &|header| header.certificate.block.0[0] ^= 1), Err(Fault::Ancestor));
         let certificate = |error| Err(Fault::Certificate(error));
-        let empty = |header: &mut Header| header.certificate.votes = VoteSet::default();
+        let empty = |header: &mut Header| header.certificate.votes = VoteSet::default().into();
         assert_eq!(forged(height, &empty), certificate(CertificateError::Empty));
         let unsigned = |header: &mut Header| {
-            let mut votes = header.certificate.votes.as_slice().to_vec();
+            let mut votes = header.certificate.votes.list().to_vec();
             votes[0].signature = Signature::from_bytes(vec![1; 65]);
-            header.certificate.votes = VoteSet::new(votes);
+            header.certificate.votes = VoteSet::new(votes).into();
         };
         assert_eq!(forged(height, &unsigned), certificate(CertificateError::Signature));
         let other = |header: &mut Header| {
-            let mut votes = header.certificate.votes.as_slice().to_vec();
+            let mut votes = header.certificate.votes.list().to_vec();
             votes[0].block = Hash::ZERO;
-            header.certificate.votes = VoteSet::new(votes);
+            header.certificate.votes = VoteSet::new(votes).into();
         };
         assert_eq!(forged(height, &other), certificate(CertificateError::OtherBlock));
     }

@@ -80,12 +80,12 @@ fn what_is_forged_is_refused_and_changes_nothing() {
         assert_eq!(client.trusted().height, 445);
         error
     };
-    let empty = |update: &mut Update| update.certificate.votes = VoteSet::default();
+    let empty = |update: &mut Update| update.certificate.votes = VoteSet::default().into();
     assert_eq!(refused(&empty), LightError::Certificate(CertificateError::Empty));
     let forged = |update: &mut Update| {
-        let mut votes = update.certificate.votes.as_slice().to_vec();
+        let mut votes = update.certificate.votes.list().to_vec();
         votes[0].epoch += 1;
-        update.certificate.votes = VoteSet::new(votes);
+        update.certificate.votes = VoteSet::new(votes).into();
     };
     assert_eq!(refused(&forged), LightError::Certificate(CertificateError::Signature));
     let other = |update: &mut Update| {

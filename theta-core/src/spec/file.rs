@@ -27,6 +27,9 @@ pub enum SpecError {
         /// As written.
         height: String,
     },
+    /// Validators' keys are in the first block's state or nowhere.
+    #[error("fork improved is at {0}: validators' BLS keys come with genesis, so write 0 or \"never\"")]
+    Improved(u64),
     /// The chain has no name.
     #[error("the chain has no name: write chain = \"…\"")]
     NoName,
@@ -106,6 +109,9 @@ impl ChainSpec {
                 }
             }
         }
+        if let Some(height) = forks.get(&Fork::Improved).filter(|height| **height > 0) {
+            return Err(SpecError::Improved(*height));
+        }
         let spec = Self::new(chain, forks);
         match file.stake.lock_blocks {
             Some(0) => Err(SpecError::NoLock),
@@ -144,6 +150,7 @@ mod tests {
         assert!(refused(r#"{"base": "devnet", "forks": {"theta4": 1}}"#).contains("theta2"));
         assert!(refused(r#"{"base": "devnet", "forks": {"theta2": "soon"}}"#).contains("never"));
         assert!(refused(r#"{"base": "devnet", "chain": ""}"#).contains("chain ="));
+        assert!(refused(r#"{"base": "devnet", "forks": {"improved": 5}}"#).contains("genesis"));
         assert!(refused(r#"{"base": "devnet", "stake": {"lock_blocks": 0}}"#).contains("at least 1"));
         assert!(serde_json::from_str::<SpecFile>(r#"{"base": "devnet", "fork": {}}"#).is_err());
     }

@@ -1,6 +1,9 @@
 //! The forks and, for each, the whole of what it changes.
 
-use super::{ConsensusRules, EvmRules, GuardianRule, HeaderRules, Pace, RuleSet, Rules, StakeRules, TxRules};
+use super::{
+    CertificateRule, ConsensusRules, EvmRules, GuardianRule, HeaderRules, Pace, ProposerRule, RuleSet, Rules,
+    StakeRules, TxRules,
+};
 use crate::{amount::TFuelWei, stake::reward::RewardRule};
 
 /// A change of rules. In the order in which they apply where heights are equal.
@@ -34,7 +37,7 @@ pub enum Fork {
     Metachain,
     /// Withdrawn stakes return after 1,000 blocks, as on the reference's private net.
     ShortLock,
-    /// What the reference gets wrong, put right; our own networks only.
+    /// What the reference gets wrong, put right; our own networks only, and from their first block on.
     Improved,
 }
 
@@ -179,6 +182,8 @@ impl Fork {
                     pace: Pace::Responsive,
                     checkpoint_interval: 10,
                     guardians: GuardianRule::Finalize,
+                    certificate: CertificateRule::Aggregate,
+                    proposer: ProposerRule::ProposerSeeded,
                 };
             }
         }
@@ -228,6 +233,8 @@ pub(super) fn oldest() -> Rules {
             pace: Pace::Clocked,
             checkpoint_interval: 100,
             guardians: GuardianRule::RewardOnly,
+            certificate: CertificateRule::VoteList,
+            proposer: ProposerRule::GoRandom,
         },
     }
 }

@@ -83,7 +83,8 @@ pub struct StakeRules {
     pub lock_blocks: u64,
     /// How checkpoints are paid.
     pub reward: RewardRule,
-    /// Validators have BLS keys with proofs of possession, written by genesis.
+    /// Validators have BLS keys with proofs of possession, written by genesis and by deposits (type 10); who has none is a
+    /// candidate and no validator.
     pub validator_keys: bool,
     /// Whoever proves that a validator contradicted itself has all that is staked with it burned.
     pub slash_equivocation: bool,
@@ -126,6 +127,32 @@ pub struct ConsensusRules {
     pub checkpoint_interval: u64,
     /// What guardians' votes are good for.
     pub guardians: GuardianRule,
+    /// What certifies a block.
+    pub certificate: CertificateRule,
+    /// Whose turn it is to propose.
+    pub proposer: ProposerRule,
+}
+
+/// What certifies a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum CertificateRule {
+    /// The reference's: the votes themselves.
+    VoteList,
+    /// One BLS signature of all voters, and a bit for each validator. Every vote carries its voter's share, and every header
+    /// but the first one's certifies in this form.
+    Aggregate,
+}
+
+/// Whose turn it is to propose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ProposerRule {
+    /// The reference's: drawn by the epoch's number alone, so that everybody knows the whole future schedule.
+    GoRandom,
+    /// Drawn by the epoch and a seed in the parent's header, to which every proposer adds its unique BLS signature over chain
+    /// and epoch.
+    ProposerSeeded,
 }
 
 /// What guardians' votes are good for.

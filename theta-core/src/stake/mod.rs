@@ -15,7 +15,7 @@ pub use self::{
     elite::EliteEdgeNode,
     guardian::{Guardian, GuardianPool},
     reward::EliteState,
-    validator::{Validator, ValidatorPool, ValidatorSet},
+    validator::{Validator, ValidatorKey, ValidatorPool, ValidatorSet, validator_key},
 };
 use crate::{
     amount::Wei,

@@ -344,7 +344,7 @@ mod tests {
 
     #[test]
     fn stakers_share_what_a_hundred_blocks_pay() {
-        let set = ValidatorSet::new([Validator { address: address(2), stake: ThetaWei::whole(3) }]);
+        let set = ValidatorSet::new([Validator::new(address(2), ThetaWei::whole(3))]);
         let all = TFuelWei::whole(4800);
         let fixed = paid(RewardRule::Guardians, &set);
         assert_eq!(fixed[&address(1)], TFuelWei::whole(3600));

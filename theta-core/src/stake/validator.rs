@@ -5,8 +5,10 @@ use serde::{Deserialize, Serialize};
 use super::{Stake, StakeError, StakeHolder};
 use crate::{
     amount::ThetaWei,
+    bls::{self, PublicKey},
     codec::rlp::{Decode, DecodeError, Encode, Reader, encode_list},
     hash::{Address, U256},
+    rlp_list,
 };
 
 /// A validator set is never larger.
@@ -116,6 +118,32 @@ pub struct Validator {
     pub address: Address,
     /// Its stake.
     pub stake: ThetaWei,
+    /// The key of its shares in certificates, where the chain has such keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bls: Option<PublicKey>,
+}
+
+impl Validator {
+    /// A member without a key.
+    pub const fn new(address: Address, stake: ThetaWei) -> Self {
+        Self { address, stake, bls: None }
+    }
+}
+
+/// A validator's BLS key as it stands in the state of chains that have such keys, see [`validator_key`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ValidatorKey {
+    /// The key.
+    pub key: PublicKey,
+    /// The key's signature on its own bytes.
+    pub proof: bls::Signature,
+}
+
+rlp_list!(ValidatorKey { key, proof });
+
+/// Where a validator's [`ValidatorKey`] stands in the state.
+pub fn validator_key(holder: Address) -> Vec<u8> {
+    [b"ls/vbk/", holder.as_slice()].concat()
 }
 
 /// The validators that propose and vote, ascending by address.
@@ -131,9 +159,29 @@ impl ValidatorSet {
             pool.candidates
                 .iter()
                 .take(MAX_VALIDATORS)
-                .map(|candidate| Validator { address: candidate.holder, stake: candidate.total() })
+                .map(|candidate| Validator::new(candidate.holder, candidate.total()))
                 .filter(|validator| !validator.stake.is_zero()),
         )
+    }
+
+    /// The first [`MAX_VALIDATORS`] candidates of a pool that have stake and a key. `find` says which key a candidate has.
+    pub fn keyed<E>(
+        pool: &ValidatorPool,
+        mut find: impl FnMut(Address) -> Result<Option<PublicKey>, E>,
+    ) -> Result<Self, E> {
+        let mut found = Vec::new();
+        for candidate in &pool.candidates {
+            if found.len() == MAX_VALIDATORS {
+                break;
+            }
+            let validator = Validator::new(candidate.holder, candidate.total());
+            if !validator.stake.is_zero()
+                && let Some(key) = find(candidate.holder)?
+            {
+                found.push(Validator { bls: Some(key), ..validator });
+            }
+        }
+        Ok(Self::new(found))
     }
 
     /// Sorts validators by address; of several with one address the first stays.
@@ -231,7 +279,7 @@ mod tests {
     #[test]
     fn two_thirds_alone_are_no_quorum() {
         let stake = ThetaWei::wei(1);
-        let set = ValidatorSet::new((1..=3).map(|byte| Validator { address: address(byte), stake }));
+        let set = ValidatorSet::new((1..=3).map(|byte| Validator::new(address(byte), stake)));
         assert!(!set.is_quorum(ThetaWei::wei(2)));
         assert!(set.is_quorum(ThetaWei::wei(3)));
         assert!(!set.is_quorum(ThetaWei::from_u256(U256::MAX)));

@@ -259,9 +259,13 @@ fn rewards_of_all_eras() {
         let spec = ChainSpec::mainnet();
         let rules = spec.rules(height);
         let header = Header::from_rlp(&bytes(&case["header_rlp"]), LIMIT).unwrap();
-        let validators = ValidatorSet::new(case["validator_set"].as_array().unwrap().iter().map(|entry| {
-            Validator { address: address(&entry[0]), stake: ThetaWei::from_u256(word(&entry[1])) }
-        }));
+        let validators = ValidatorSet::new(
+            case["validator_set"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|entry| Validator::new(address(&entry[0]), ThetaWei::from_u256(word(&entry[1])))),
+        );
         let distribution = |holder: Address| {
             entry("ls/srdrs/", holder.as_slice())
                 .map(|bytes| RewardDistribution::from_rlp(bytes, LIMIT).unwrap())

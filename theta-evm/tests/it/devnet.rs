@@ -7,6 +7,7 @@ use revm::bytecode::opcode as op;
 use theta_core::{
     amount::{Coins, TFuelWei, ThetaWei},
     block::{Block, Bloom, transactions_root},
+    bls,
     codec::rlp::Encode,
     context::BlockContext,
     hash::{Address, EMPTY_ROOT, Hash, U256, keccak},
@@ -35,6 +36,10 @@ fn key(index: u8) -> SecretKey {
     SecretKey::from_bytes(&[index; 32]).unwrap()
 }
 
+fn validator_key() -> bls::SecretKey {
+    bls::SecretKey::from_bytes(&[9; 32]).unwrap()
+}
+
 fn rich() -> Coins {
     Coins { theta: ThetaWei::whole(1_000), tfuel: TFuelWei::whole(1_000) }
 }
@@ -53,7 +58,12 @@ impl Chain {
             .account(key(2).address(), rich())
             .account(key(3).address(), Coins::tfuel(TFuelWei::whole(10_001)))
             .contract(CONTRACT, code.to_vec())
-            .validator(key(9).address(), key(9).address(), ThetaWei::whole(5_000_000))
+            .validator_with_key(
+                key(9).address(),
+                key(9).address(),
+                ThetaWei::whole(5_000_000),
+                &validator_key(),
+            )
             .build();
         let ledger = Ledger::builder(spec).contracts(Arc::new(Evm)).open(&genesis).unwrap();
         let mut chain = Self { ledger, tip: genesis.hash(), built: None };

@@ -22,9 +22,6 @@ pub const ELITE: &[u8] = b"ls/een/";
 pub const ELITE_RETURNS: &[u8] = b"ls/eensrk/";
 /// Reward distribution rules by holder.
 pub const DISTRIBUTION: &[u8] = b"ls/srdrs/";
-/// BLS keys of validators by holder; only where the chain has them.
-pub const VALIDATOR_KEY: &[u8] = b"ls/vbk/";
-
 /// Up to which height a validator has been punished for contradictions, by holder; only where they are punished.
 pub const PUNISHED: &[u8] = b"ls/pun/";
 
@@ -67,7 +64,7 @@ pub fn punished(holder: Address) -> Vec<u8> {
     key(PUNISHED, holder.as_slice())
 }
 
-/// Key of a validator's BLS key.
+/// Key of a validator's BLS key; only where the chain has them.
 pub fn validator_key(holder: Address) -> Vec<u8> {
-    key(VALIDATOR_KEY, holder.as_slice())
+    theta_core::stake::validator_key(holder)
 }

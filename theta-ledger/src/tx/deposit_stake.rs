@@ -7,6 +7,7 @@ use theta_core::{
     hash::Address,
     rlp_list,
     sign::Signature,
+    spec::Rules,
 };
 
 use super::{Body, Scope, TxCoins, TxError, TxInput, TxOutput, affordable, charge, enveloped};
@@ -38,7 +39,7 @@ impl Decode for Purpose {
     }
 }
 
-/// What introduces a guardian or elite edge node: its BLS key, the proof that it has the key, and its signature on that.
+/// What introduces a guardian, an elite edge node, or a validator where those have keys: its BLS key, the proof that it has the key, and its signature on that.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HolderSummary {
     /// The node.
@@ -223,12 +224,25 @@ impl Body for DepositStakeV2 {
             _ => Vec::new(),
         }
     }
+    /// All of it for every purpose.
+    fn signed_part_with_key(&self) -> Vec<u8> {
+        enveloped(Self::KIND, &Self { source: self.source.unsigned(), ..self.clone() })
+    }
     fn attach(&mut self, signature: Signature) {
         self.source.signature = signature;
     }
 }
 
 impl DepositStakeV2 {
+    /// Validators' keys are signed where they mean something.
+    pub(super) fn signed_part_by(&self, rules: &Rules) -> Vec<u8> {
+        if self.purpose == Purpose::VALIDATOR && rules.stake.validator_keys && self.key.is_some() {
+            self.signed_part_with_key()
+        } else {
+            self.signed_part()
+        }
+    }
+
     fn summary(&self) -> Option<HolderSummary> {
         Some(HolderSummary {
             holder: self.holder.address,
@@ -243,7 +257,8 @@ impl DepositStakeV2 {
             return Err(TxError::UnsupportedKind);
         }
         // The reference crashes on these.
-        let needs_key = matches!(self.purpose, Purpose::GUARDIAN | Purpose::ELITE_EDGE);
+        let needs_key = matches!(self.purpose, Purpose::GUARDIAN | Purpose::ELITE_EDGE)
+            || self.purpose == Purpose::VALIDATOR && scope.rules.stake.validator_keys;
         if needs_key && (self.key.is_none() || self.proof.is_none()) {
             return Err(TxError::BlsKey("key and proof of possession have to be there"));
         }
@@ -252,7 +267,7 @@ impl DepositStakeV2 {
 
     fn check_deposit(&self, scope: &Scope<'_>, view: &mut StateView) -> Result<(), TxError> {
         let account = scope.existing(view, self.source.address)?;
-        scope.check_input(&account, &self.source, &self.signed_part())?;
+        scope.check_input(&account, &self.source, &self.signed_part_by(scope.rules))?;
         scope.check_fee(&self.fee)?;
         if self.purpose > Purpose::ELITE_EDGE {
             return Err(TxError::Purpose);
@@ -288,7 +303,9 @@ impl DepositStakeV2 {
         charge(&mut account, self.fee.coins().ok_or(TxError::Overflow)?)?;
         charge(&mut account, stake)?;
         let (source, holder) = (self.source.address, self.holder.address);
-        staking::deposit(view, self.purpose, source, holder, stake, self.summary().as_ref())?;
+        let has_keys = self.purpose != Purpose::VALIDATOR || scope.rules.stake.validator_keys;
+        let summary = self.summary().filter(|_| has_keys);
+        staking::deposit(view, self.purpose, source, holder, stake, summary.as_ref())?;
         if self.purpose == Purpose::VALIDATOR {
             view.add_stake_height(scope.height())?;
         }

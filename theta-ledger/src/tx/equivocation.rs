@@ -14,11 +14,11 @@ use theta_core::{
     codec::rlp::{Decode, Encode},
     evidence::{Evidence, EvidenceError},
     hash::Address,
-    stake::ValidatorSet,
 };
 
 use super::{Body, Scope, Slash, TxCoins, TxError, TxInput};
 use crate::{
+    staking,
     state::{StateView, keys},
     vm::VmOutcome,
 };
@@ -113,7 +113,7 @@ impl Slash {
         if Arc::make_mut(&mut pool).burn(offender).is_none() {
             return Err(EquivocationError::NoStake(offender).into());
         }
-        if ValidatorSet::of_pool(&pool).as_slice().is_empty() {
+        if staking::validators_of(view, &pool, scope.rules.stake.validator_keys)?.as_slice().is_empty() {
             return Err(EquivocationError::Last.into());
         }
         // Last, for it costs most.

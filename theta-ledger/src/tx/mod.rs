@@ -149,6 +149,10 @@ pub trait Body: Encode + Decode + Clone {
     const KIND: u16;
     /// The kind and the body as they are signed.
     fn signed_part(&self) -> Vec<u8>;
+    /// The same where a kind is signed with more of it, as deposits behind validators with keys.
+    fn signed_part_with_key(&self) -> Vec<u8> {
+        self.signed_part()
+    }
     /// Puts the signer's signature in.
     fn attach(&mut self, signature: Signature);
 }
@@ -288,7 +292,7 @@ impl Transaction {
             Self::SmartContract(tx) => drop(tx.check_signer(scope)),
             Self::DepositStake(tx) => of(&tx.source, &tx.signed_part()),
             Self::WithdrawStake(tx) => of(&tx.source, &tx.signed_part()),
-            Self::DepositStakeV2(tx) => of(&tx.source, &tx.signed_part()),
+            Self::DepositStakeV2(tx) => of(&tx.source, &tx.signed_part_by(scope.rules)),
             Self::StakeRewardDistribution(tx) => of(&tx.holder, &tx.signed_part()),
         }
     }

@@ -31,12 +31,18 @@ pub fn sign_bytes(chain: &str, signed_part: &[u8], second: bool) -> Vec<u8> {
 pub struct Unsigned<T> {
     chain: String,
     body: T,
+    with_key: bool,
 }
 
 impl<T: Body + Into<Transaction>> Unsigned<T> {
     /// A transaction for the chain of this name.
     pub fn new(chain: impl Into<String>, body: T) -> Self {
-        Self { chain: chain.into(), body }
+        Self { chain: chain.into(), body, with_key: false }
+    }
+
+    /// The same where the chain's rules sign a key too: a deposit behind a validator where validators have keys.
+    pub fn with_key(self) -> Self {
+        Self { with_key: true, ..self }
     }
 
     /// The transaction.
@@ -46,7 +52,8 @@ impl<T: Body + Into<Transaction>> Unsigned<T> {
 
     /// The bytes whose Keccak-256 is signed.
     pub fn sign_bytes(&self) -> Vec<u8> {
-        sign_bytes(&self.chain, &self.body.signed_part(), false)
+        let part = if self.with_key { self.body.signed_part_with_key() } else { self.body.signed_part() };
+        sign_bytes(&self.chain, &part, false)
     }
 
     /// What is signed.

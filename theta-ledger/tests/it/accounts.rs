@@ -12,7 +12,6 @@ use theta_core::{
     block::{Block, CommitCertificate, Header},
     context::Finality,
     hash::{Address, Hash, keccak},
-    sign::Signature,
     spec::ChainSpec,
     store::FjallStore,
     vote::{Vote, VoteSet},
@@ -45,8 +44,7 @@ fn genesis(spec: &ChainSpec, accounts: u64) -> Genesis {
 
 fn votes(block: &Header) -> VoteSet {
     let (hash, voter) = (block.hash(), key(9).address());
-    let mut vote =
-        Vote { block: hash, height: block.height, epoch: block.epoch, voter, signature: Signature::EMPTY };
+    let mut vote = Vote::unsigned(hash, block.height, block.epoch, voter);
     vote.signature = key(9).sign_digest(&vote.digest());
     VoteSet::new([vote])
 }
@@ -62,7 +60,7 @@ fn next(ledger: &mut Ledger) -> Arc<Block> {
     let parent = context.parent.clone();
     let mut block = context.block(reader.spec().rules(context.height()).header, body);
     let votes = if parent.height == 0 { VoteSet::default() } else { votes(&parent) };
-    block.header.certificate = CommitCertificate { votes, block: context.parent_hash };
+    block.header.certificate = CommitCertificate { votes: votes.into(), block: context.parent_hash };
     block.header.sign(&key(9)).unwrap();
     let (hash, block) = (block.header.hash(), Arc::new(block));
     ledger.apply_block(&context, hash, block.clone()).unwrap();

@@ -6,8 +6,10 @@ use num_bigint::BigUint;
 use proptest::prelude::*;
 use theta_core::{
     amount::{Coins, TFuelWei, ThetaWei},
-    block::{Block, Bloom, CommitCertificate, Extension, Header},
+    bits::Bits,
+    block::{Block, Bloom, CommitCertificate, Extension, Header, Seed},
     bls::{self, Suite},
+    certificate::AggregateVotes,
     codec::rlp::{Decode, Encode},
     hash::{Address, Hash, U256},
     sign::Signature,
@@ -242,7 +244,26 @@ impl Any {
 
     fn vote(&mut self) -> Vote {
         let (block, voter) = (self.hash(), self.address());
-        Vote { block, height: self.number(), epoch: self.number(), voter, signature: self.signature() }
+        let share = [None, Some(self.bls().proof_of_possession(Suite::Rfc9380))];
+        let share = self.pick(&share);
+        Vote {
+            signature: self.signature(),
+            share,
+            ..Vote::unsigned(block, self.number(), self.number(), voter)
+        }
+    }
+
+    fn certificate(&mut self) -> CommitCertificate {
+        let mut signers = Bits::new(self.below(100) as usize);
+        (0..signers.len()).for_each(|index| {
+            if self.below(2) == 0 {
+                signers.set(index)
+            }
+        });
+        let signature = self.bls().proof_of_possession(Suite::Rfc9380);
+        let aggregate = AggregateVotes { epoch: self.number(), signers, signature };
+        let both = [VoteSet::new(self.list(Self::vote)).into(), aggregate.into()];
+        CommitCertificate { votes: self.pick(&both), block: self.hash() }
     }
 
     fn guardian_votes(&mut self) -> GuardianVotes {
@@ -272,7 +293,9 @@ impl Any {
             Extension::Guardians(guardians.clone()),
             Extension::GuardiansAndElite(guardians, elite),
         ]);
+        let seeds = [None, Some(Seed::after(&self.hash(), self.bls().proof_of_possession(Suite::Rfc9380)))];
         Header {
+            seed: self.pick(&seeds),
             chain: self
                 .pick(&[
                     "",
@@ -283,7 +306,7 @@ impl Any {
             epoch: self.number(),
             height: self.number(),
             parent: self.hash(),
-            certificate: CommitCertificate { votes: VoteSet::new(self.list(Self::vote)), block: self.hash() },
+            certificate: self.certificate(),
             transactions_root: self.hash(),
             receipts_root: self.hash(),
             bloom: Bloom::repeat_byte(self.below(256) as u8),
@@ -435,7 +458,7 @@ proptest! {
         holds(any, &vote, true);
         let votes = VoteSet::new(any.list(Any::vote));
         holds(any, &votes, true);
-        let certificate = CommitCertificate { votes, block: any.hash() };
+        let certificate = any.certificate();
         holds(any, &certificate, true);
         let votes = any.guardian_votes();
         holds(any, &votes, false);

@@ -9,7 +9,6 @@ use theta_core::{
     evidence::{Evidence, EvidenceError},
     sign::{SecretKey, Signature},
     spec::ChainSpec,
-    stake::ValidatorSet,
     vote::Vote,
 };
 use theta_ledger::{
@@ -23,7 +22,7 @@ use theta_ledger::{
 };
 
 use super::{
-    ledger::{extend, key},
+    ledger::{bls_key, extend, key},
     mempool::insert,
 };
 
@@ -43,10 +42,16 @@ fn genesis(spec: &ChainSpec, others: &[u8]) -> Genesis {
     let builder = GenesisBuilder::new(spec, 1_700_000_000)
         .account(key(1).address(), rich())
         .account(key(2).address(), rich())
-        .validator(key(CULPRIT).address(), key(CULPRIT).address(), ThetaWei::whole(OWN))
+        .validator_with_key(
+            key(CULPRIT).address(),
+            key(CULPRIT).address(),
+            ThetaWei::whole(OWN),
+            &bls_key(CULPRIT),
+        )
         .validator(key(1).address(), key(CULPRIT).address(), ThetaWei::whole(BACKED));
     let with = |builder: GenesisBuilder, other: &u8| {
-        builder.validator(key(*other).address(), key(*other).address(), ThetaWei::whole(5_000_000))
+        let (address, stake) = (key(*other).address(), ThetaWei::whole(5_000_000));
+        builder.validator_with_key(address, address, stake, &bls_key(*other))
     };
     others.iter().fold(builder, with).build()
 }
@@ -68,8 +73,7 @@ fn two_votes(by: u8, height: u64) -> Evidence {
     let headers = [1, 2].map(|time| header(9, CHAIN, height + 3, height, time));
     let votes = headers.each_ref().map(|header| {
         let voter = key(by).address();
-        let mut vote =
-            Vote { block: header.hash(), height, epoch: header.epoch, voter, signature: Signature::EMPTY };
+        let mut vote = Vote::unsigned(header.hash(), height, header.epoch, voter);
         vote.signature = key(by).sign_digest(&vote.digest());
         vote
     });
@@ -118,8 +122,7 @@ impl World {
 
     /// Who may vote next, with how much in whole THETA.
     fn validators(&self) -> Vec<(u8, ThetaWei)> {
-        let pool = self.reader.state(At::Settled).unwrap().validators().unwrap().unwrap();
-        let set = ValidatorSet::of_pool(&pool);
+        let set = self.reader.post_state(At::Settled).unwrap().validators;
         let stake = |byte: u8| set.find(key(byte).address()).map(|validator| (byte, validator.stake));
         ALL.into_iter().filter_map(stake).collect()
     }

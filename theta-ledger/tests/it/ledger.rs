@@ -8,6 +8,7 @@ use std::sync::{
 use theta_core::{
     amount::{Coins, TFuelWei, ThetaWei},
     block::{Block, Bloom},
+    bls,
     context::{BlockContext, Body, Finality},
     hash::{Address, EMPTY_ROOT, Hash, U256},
     sign::SecretKey,
@@ -37,8 +38,13 @@ pub fn genesis(spec: &ChainSpec) -> Genesis {
     GenesisBuilder::new(spec, 1_700_000_000)
         .account(key(1).address(), rich())
         .account(key(2).address(), rich())
-        .validator(key(9).address(), key(9).address(), ThetaWei::whole(5_000_000))
+        .validator_with_key(key(9).address(), key(9).address(), ThetaWei::whole(5_000_000), &bls_key(9))
         .build()
+}
+
+/// A validator's.
+pub fn bls_key(byte: u8) -> bls::SecretKey {
+    bls::SecretKey::from_bytes(&[byte; 32]).unwrap()
 }
 
 pub fn send(from: &SecretKey, sequence: u64, tfuel: u64) -> RawTx {

@@ -16,6 +16,7 @@ mod prune;
 mod replay;
 mod slash;
 mod snapshot;
+mod validator_keys;
 mod wallets;
 
 use serde_json::Value;

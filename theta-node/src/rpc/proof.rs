@@ -71,8 +71,8 @@ fn update(
     }
     let proof = match validators {
         true => {
-            let nodes = reader.prove(At::Height(height), &[keys::VALIDATORS.to_vec()])?;
-            Some(nodes.iter().flatten().map(|node| hex(node)).collect())
+            let nodes = reader.prove_validators(At::Height(height))?;
+            Some(nodes.iter().map(|node| hex(node)).collect())
         }
         false => None,
     };

@@ -7,13 +7,15 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 use theta_core::{
     block::{CommitCertificate, Header as BlockHeader},
+    certificate::AggregateVotes,
     codec::rlp::Encode,
     hash::{Address, Hash, keccak},
+    stake::Validator,
     vote::{EliteVotes, GuardianVotes},
 };
 use theta_ledger::{
     ContractResult,
-    ledger::{At, BlockInfo},
+    ledger::{At, BlockInfo, LedgerReader},
     mempool::{AdmitError, Admitted},
     state::StateView,
     tx::{RawTx, SmartContract, Transaction, ethereum},
@@ -128,10 +130,15 @@ fn balance_changes(result: &ContractResult) -> Value {
     })
 }
 
-fn certificate(certificate: &CommitCertificate) -> Value {
+/// An aggregate's voters stand in a list as if each had voted alone, without signatures of their own: what they signed together
+/// is beside it.
+fn certificate(reader: &LedgerReader, certificate: &CommitCertificate) -> Value {
+    if let Some(votes) = certificate.votes.aggregate() {
+        return aggregate(reader, &certificate.block, votes);
+    }
     let votes: Vec<Value> = certificate
         .votes
-        .as_slice()
+        .list()
         .iter()
         .map(|vote| {
             json!({
@@ -144,6 +151,31 @@ fn certificate(certificate: &CommitCertificate) -> Value {
         })
         .collect();
     json!({ "Votes": votes, "BlockHash": certificate.block })
+}
+
+fn aggregate(reader: &LedgerReader, block: &Hash, votes: &AggregateVotes) -> Value {
+    let height = reader.block(At::Block(*block)).ok().flatten().map(|info| info.block.header.height);
+    let vote = |voter: &Validator| {
+        json!({
+            "Block": block,
+            "Height": height,
+            "Epoch": votes.epoch,
+            "ID": voter.address,
+            "Signature": "0x",
+        })
+    };
+    // Where a snapshot has cut off what lies below, nobody can say whose the bits are.
+    let voters: Vec<Value> = match reader.validators_of(*block) {
+        Ok(set) => votes.voters(&set).map(vote).collect(),
+        Err(_) => Vec::new(),
+    };
+    let signers: Vec<usize> = votes.signers.ones().collect();
+    let signature = format!("0x{}", hex::encode(votes.signature.as_bytes()));
+    json!({
+        "Votes": voters,
+        "BlockHash": block,
+        "Aggregate": { "Epoch": votes.epoch, "Signers": signers, "Signature": signature },
+    })
 }
 
 /// BLS signatures print as an empty object, as in the reference.
@@ -164,13 +196,13 @@ fn elite_votes(votes: Option<&EliteVotes>) -> Value {
     })
 }
 
-fn header(header: &BlockHeader) -> rpc::Header {
+fn header(reader: &LedgerReader, header: &BlockHeader) -> rpc::Header {
     rpc::Header {
         chain_id: header.chain.clone(),
         epoch: header.epoch,
         height: header.height,
         parent: header.parent,
-        hcc: certificate(&header.certificate),
+        hcc: certificate(reader, &header.certificate),
         guardian_votes: guardian_votes(header.extension.guardian_votes()),
         elite_edge_node_votes: elite_votes(header.extension.elite_votes()),
         tx_hash: header.transactions_root,
@@ -498,7 +530,7 @@ impl ThetaApi {
             state_hash: header.state_root,
             timestamp: header.timestamp.to_string(),
             proposer: header.proposer,
-            hcc: certificate(&header.certificate),
+            hcc: certificate(&self.node.reader, &header.certificate),
             guardian_votes: guardian_votes(header.extension.guardian_votes()),
             elite_edge_node_votes: Value::Null,
             children: children.into_iter().collect(),
@@ -701,7 +733,10 @@ impl ThetaApi {
         let found = self.node.reader.transaction(&hash)?.filter(|found| found.settled);
         let Some(found) = found else { return Ok(None) };
         let block = self.node.reader.block(At::Block(found.place.block))?;
-        Ok(Some(rpc::Broadcast { hash, block: block.map(|info| header(&info.block.header)) }))
+        Ok(Some(rpc::Broadcast {
+            hash,
+            block: block.map(|info| header(&self.node.reader, &info.block.header)),
+        }))
     }
 
     fn call_contract(&self, method: &rpc::CallSmartContract) -> Result<Value, RpcError> {

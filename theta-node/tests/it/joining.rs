@@ -103,3 +103,37 @@ async fn a_newcomer_with_a_stake_signs_checkpoints_and_is_paid() {
         assert_eq!(gain, Some(reward), "what the block pays is what the account has more");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newcomer_with_a_stake_and_its_key_proposes_and_votes() {
+    let folder = tempfile::tempdir().unwrap();
+    let devnet = devnet(folder.path(), ChainSpec::devnet()).await;
+    let node = newcomer(&devnet, &folder.path().join("validator"), 0x53, |_| {}).await;
+    let client = Client::http(devnet.nodes[0].theta_url()).unwrap();
+    let reader = devnet.nodes[0].node.handle().reader;
+    let wallet = Wallet::new("privatenet", devnet.accounts[0].key.clone());
+    let (summary, me) = (node.handle().summary, node.handle().address);
+    let stake = Coins::theta(ThetaWei::whole(10_000_000));
+    let deposit = wallet.deposit_behind(1, &summary, Purpose::VALIDATOR, stake, minimum_fee());
+    let sent = client.broadcast(&deposit.sign(wallet.signer()).unwrap()).await.unwrap();
+    assert!(sent.block.is_some());
+    let (mut proposed, mut voted) = (false, false);
+    for height in 1..300 {
+        for _ in 0..200 {
+            if reader.settled().header.height >= height {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let ask = rpc::GetBlockByHeight { height: rpc::Text(height), ..Default::default() };
+        let block = client.call(&ask).await.unwrap();
+        proposed |= block["proposer"].as_str().map(str::parse) == Some(Ok(me));
+        // Explorers read voters as ever.
+        let votes = block["hcc"]["Votes"].as_array().cloned().unwrap_or_default();
+        voted |= votes.iter().any(|vote| vote["ID"].as_str().unwrap().parse() == Ok(me));
+        if proposed && voted {
+            break;
+        }
+    }
+    assert!(proposed && voted, "proposed: {proposed}, voted: {voted}");
+}

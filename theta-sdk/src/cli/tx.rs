@@ -40,7 +40,7 @@ pub(super) enum Tx {
     },
     /// Stake behind a node.
     #[command(
-        after_help = "Example:\n  thetacli tx deposit --source 2E83… --holder 9F12… --stake 200000 --purpose 0\n  thetacli tx deposit --source 2E83… --holder $(thetacli query guardian) --stake 1000 --purpose 1"
+        after_help = "Example:\n  thetacli tx deposit --source 2E83… --holder 9F12… --stake 200000 --purpose 0\n  thetacli tx deposit --source 2E83… --holder $(thetacli query guardian) --stake 200000 --purpose 0   (where validators have keys)\n  thetacli tx deposit --source 2E83… --holder $(thetacli query guardian) --stake 1000 --purpose 1"
     )]
     Deposit {
         #[command(flatten)]

@@ -109,7 +109,7 @@ fn evidence_that_proves_nothing_is_a_fault_and_what_does_is_passed_on_once() {
 
 #[test]
 fn encodings_that_are_not_canonical_are_not_read() {
-    let bench = Bench::observer();
+    let bench = Bench::new(ChainSpec::privatenet(), Roles::observer(), Vec::new());
     let votes = [0, 1].map(|voter| bench.vote(voter, bench.genesis, 0, 1));
     let bytes = Message::Vote(votes[0].clone()).to_rlp();
     assert!(Message::from_rlp(&bytes, MAX_MESSAGE_BYTES).is_ok());
@@ -217,21 +217,30 @@ fn who_missed_how_an_epoch_began_learns_it_from_a_status() {
 #[test]
 fn a_proposer_waits_for_the_certificate_that_may_still_come() {
     let spec = ChainSpec::devnet();
-    let me = proposer(&set(0..4), 2).expect("not empty");
-    let index = (0..4).find(|index| key(*index).address() == me).expect("one of them");
+    // Whoever has its turn on genesis and on the block before, so that it may build on either, and not an epoch earlier.
+    let probe = Bench::observer();
+    let genesis = (probe.genesis, 0);
+    let turn = |epoch: &u64| {
+        let block = probe.block(genesis, genesis, epoch - 1);
+        let of_epoch = probe.scheduled(&probe.genesis, 0, *epoch);
+        probe.scheduled(&block.header.hash(), 1, *epoch) == of_epoch && block.header.proposer != of_epoch
+    };
+    let epoch = (2..100).find(turn).expect("three in sixteen");
+    let me = probe.scheduled(&probe.genesis, 0, epoch);
+    let index = index_of(me);
     let others: Vec<u8> = (0..4).filter(|other| *other != index).collect();
     let begin = || {
         let mut bench = Bench::new(spec.clone(), Roles::validator(me), Vec::new());
         let genesis = (bench.genesis, 0);
-        let block = bench.block(genesis, genesis, 1);
+        let block = bench.block(genesis, genesis, epoch - 1);
         bench.apply(&block, false);
         bench.step(Input::Work);
         let (hash, mut built) = (block.header.hash(), Vec::new());
         for (voter, voted) in others.iter().zip([(hash, 1), (hash, 1), genesis]) {
-            let vote = bench.vote(*voter, voted.0, voted.1, 1);
+            let vote = bench.vote(*voter, voted.0, voted.1, epoch - 1);
             built.extend(bench.give_vote(vote).expect("new").expect("right"));
         }
-        assert_eq!(bench.engine.epoch(), 2);
+        assert_eq!(bench.engine.epoch(), epoch);
         assert!(!built.iter().any(|effect| matches!(effect, Effect::Build(_))), "{built:?}");
         (bench, hash)
     };
@@ -244,12 +253,12 @@ fn a_proposer_waits_for_the_certificate_that_may_still_come() {
     };
     // The last vote comes: on the block.
     let (mut bench, hash) = begin();
-    let last = bench.vote(index, hash, 1, 1);
+    let last = bench.vote(index, hash, 1, epoch - 1);
     let effects = bench.give_vote(last).expect("new").expect("right");
     assert_eq!(parent(&effects), Some(hash));
     // It goes elsewhere: there is nothing to wait for.
     let (mut bench, _) = begin();
-    let last = bench.vote(index, bench.genesis, 0, 1);
+    let last = bench.vote(index, bench.genesis, 0, epoch - 1);
     let effects = bench.give_vote(last).expect("new").expect("right");
     assert_eq!(parent(&effects), Some(bench.genesis));
     // It does not come: half a timeout is enough.
@@ -259,4 +268,203 @@ fn a_proposer_waits_for_the_certificate_that_may_still_come() {
     assert_eq!(parent(&effects), None);
     bench.engine.step(NOW + 500, Input::Tick, &mut effects);
     assert_eq!(parent(&effects), Some(bench.genesis));
+}
+
+fn accused(effects: &[Effect]) -> Vec<Address> {
+    let of = |effect: &Effect| match effect {
+        Effect::Accuse { validator, fault: Fault::Share } => Some(*validator),
+        _ => None,
+    };
+    effects.iter().filter_map(of).collect()
+}
+
+/// An observer with a block on genesis and nobody's vote for it.
+fn with_block() -> (Bench, Block) {
+    let mut bench = Bench::observer();
+    let genesis = (bench.genesis, 0);
+    let block = bench.block(genesis, genesis, 1);
+    bench.apply(&block, false);
+    (bench, block)
+}
+
+fn with_share(bench: &Bench, voter: u8, block: (Hash, u64), epoch: u64, share: &Vote) -> Vote {
+    let mut vote = Vote { share: share.share, ..bench.vote(voter, block.0, block.1, epoch) };
+    vote.signature = key(voter).sign_digest(&vote.digest());
+    vote
+}
+
+#[test]
+fn a_wrong_share_is_its_voters_fault_and_keeps_nobody_from_certifying() {
+    let (mut bench, block) = with_block();
+    let on = (block.header.hash(), 1);
+    // What another one has signed; signed for as one's own.
+    let wrong = with_share(&bench, 2, on, 1, &bench.vote(3, on.0, 1, 1));
+    let right: Vec<Vote> = [0, 1, 3].map(|voter| bench.vote(voter, on.0, 1, 1)).to_vec();
+    for vote in &right[..2] {
+        assert!(accused(&bench.give_vote(vote.clone()).expect("new").expect("right")).is_empty());
+    }
+    let effects = bench.give_vote(wrong).expect("new").expect("its signature is right");
+    assert_eq!(accused(&effects), [key(2).address()]);
+    assert!(penalty(&effects).is_none(), "who passed it on could not know");
+    assert_eq!(bench.engine.certified().1, 0);
+    assert!(accused(&bench.give_vote(right[2].clone()).expect("new").expect("right")).is_empty());
+    assert_eq!(bench.engine.certified(), on);
+    // From now on its shares are looked at one by one.
+    let held = bench.engine.held().votes;
+    let again = with_share(&bench, 2, on, 2, &bench.vote(3, on.0, 1, 1));
+    bench.give_vote(again).expect("new").expect("its signature is right");
+    assert_eq!(bench.engine.held().votes, held);
+    let repentant = bench.vote(2, on.0, 1, 3);
+    bench.give_vote(repentant).expect("new").expect("right");
+    assert_eq!(bench.engine.held().votes, held + 1);
+}
+
+#[test]
+fn a_vote_without_a_share_and_one_with_a_share_too_many_are_faults() {
+    let mut bench = Bench::observer();
+    let share = bench.vote(0, bench.genesis, 0, 1);
+    let mut bare = Vote { share: None, ..share.clone() };
+    bare.signature = key(0).sign_digest(&bare.digest());
+    assert_eq!(bench.give_vote(bare.clone()).expect("a member's").err(), Some(Fault::Share));
+    let unsigned = Vote { signature: bare.signature.clone(), ..share.clone() };
+    assert_eq!(bench.give_vote(unsigned).expect("a member's").err(), Some(Fault::Signature));
+    let mut bench = Bench::new(ChainSpec::privatenet(), Roles::observer(), Vec::new());
+    assert_eq!(bench.give_vote(share).expect("a member's").err(), Some(Fault::Share));
+    bench.give_vote(bare).expect("a member's").expect("right");
+}
+
+/// Every way in which an aggregate certifies nothing, with its name.
+fn spoiled(bench: &Bench, block: (Hash, u64)) -> Vec<(CommitCertificate, CertificateError)> {
+    let good = bench.certificate(block, 0..3, 1);
+    let aggregate = good.votes.aggregate().expect("one").clone();
+    let with = |change: &dyn Fn(&mut AggregateVotes)| {
+        let mut votes = aggregate.clone();
+        change(&mut votes);
+        CommitCertificate { votes: votes.into(), block: block.0 }
+    };
+    let point = |bytes: [u8; 96]| bls::Signature::from_checked_bytes(bytes);
+    let bits = |length: usize| {
+        let mut bits = Bits::new(length);
+        (0..length).for_each(|index| bits.set(index));
+        bits
+    };
+    let mut infinity = [0; 96];
+    infinity[0] = 0xc0;
+    let other = bench.certificate((bench.genesis, 0), 0..3, 1).votes.aggregate().expect("one").signature;
+    vec![
+        (bench.certificate(block, 0..2, 1), CertificateError::NoQuorum),
+        (with(&|votes| votes.signers = bits(5)), CertificateError::Length),
+        (with(&|votes| votes.signers = bits(3)), CertificateError::Length),
+        (with(&|votes| votes.signers = Bits::new(4)), CertificateError::Empty),
+        // All four, of whom three have signed.
+        (with(&|votes| votes.signers = bits(4)), CertificateError::Signature),
+        (with(&|votes| votes.epoch += 1), CertificateError::Epoch),
+        (with(&|votes| votes.signature = point(infinity)), CertificateError::Signature),
+        (with(&|votes| votes.signature = point([0xff; 96])), CertificateError::Signature),
+        (with(&|votes| votes.signature = point([0; 96])), CertificateError::Signature),
+        (with(&|votes| votes.signature = other), CertificateError::Signature),
+    ]
+}
+
+#[test]
+fn each_forgery_of_an_aggregate_is_named() {
+    let (mut bench, block) = with_block();
+    let on = (block.header.hash(), 1);
+    let child = |bench: &Bench, certificate: CommitCertificate| {
+        let mut child = bench.block(on, on, 2);
+        child.header.certificate = certificate;
+        sign(&mut child);
+        child
+    };
+    for (certificate, error) in spoiled(&bench, on) {
+        let child = child(&bench, certificate.clone());
+        let expected = Some(Fault::Certificate(error));
+        assert_eq!(bench.give_block(&child).expect("wanted").err(), expected);
+        // In a status it is the same.
+        let lie = Status { certificate, certified_epoch: 1, certified_height: 1, ..bench.engine.status() };
+        let refused = give(&mut bench, Message::Status(lie)).expect("ahead").err();
+        assert_eq!(refused, expected);
+        // And if the block comes before the one that it certifies.
+        let mut late = Bench::observer();
+        late.headers = bench.headers.clone();
+        late.give_block(&child).expect("no parent").expect("signed");
+        assert_eq!(penalty(&late.apply(&block, false)), expected, "{error}");
+        assert_eq!(late.engine.certified().1, 0);
+    }
+    let bare = child(&bench, CommitCertificate::bare(on.0));
+    let effects = bench.give_block(&bare).expect("wanted").expect("signed");
+    assert_eq!(penalty(&effects), Some(Fault::Certificate(CertificateError::Empty)));
+    let votes = (0..3).map(|voter| bench.vote(voter, on.0, 1, 1));
+    let list = child(&bench, CommitCertificate { votes: VoteSet::new(votes).into(), block: on.0 });
+    assert_eq!(bench.give_block(&list).expect("wanted").err(), Some(Fault::Fields));
+    assert_eq!(bench.engine.certified().1, 0);
+    let good = child(&bench, bench.certificate(on, 1..4, 1));
+    bench.apply(&good, false);
+    assert_eq!(bench.engine.certified(), on);
+}
+
+#[test]
+fn a_seed_that_is_not_its_proposers_on_this_parent_is_a_fault() {
+    let (mut bench, block) = with_block();
+    let on = (block.header.hash(), 1);
+    let right = bench.block(on, on, 2);
+    let proposer = index_of(right.header.proposer);
+    let seed = |below: Hash, signer: u8, chain: &str, epoch: u64| {
+        let signature = vote_key(signer).sign(SUITE, &Seed::message(chain, epoch));
+        Some(Seed::after(&below, signature))
+    };
+    let (below, chain) = (block.header.draw(), bench.spec.chain.clone());
+    assert_eq!(right.header.seed, seed(below, proposer, &chain, 2));
+    let mut moved = right.header.seed.expect("seeded");
+    moved.value.0[0] ^= 1;
+    let mut infinity = [0; 96];
+    infinity[0] = 0xc0;
+    let wrong = [
+        seed(below, (proposer + 1) % 4, &chain, 2),
+        seed(below, proposer, &chain, 3),
+        seed(below, proposer, "elsewhere", 2),
+        seed(Hash::ZERO, proposer, &chain, 2),
+        Some(moved),
+        Some(Seed::after(&below, bls::Signature::from_checked_bytes(infinity))),
+        Some(Seed::after(&below, bls::Signature::from_checked_bytes([0xff; 96]))),
+    ];
+    for (seed, fault) in wrong.into_iter().zip([Fault::Seed; 7]).chain([(None, Fault::Fields)]) {
+        let mut child = right.clone();
+        child.header.seed = seed;
+        sign(&mut child);
+        assert_eq!(bench.give_block(&child).expect("wanted").err(), Some(fault));
+        if seed.is_some() {
+            let mut late = Bench::observer();
+            late.give_block(&child).expect("no parent").expect("signed");
+            assert_eq!(penalty(&late.apply(&block, false)), Some(fault));
+        }
+    }
+    bench.apply(&right, false);
+}
+
+#[test]
+fn a_certificate_of_a_block_that_is_missing_counts_once_the_block_is_there() {
+    let (probe, block) = with_block();
+    let on = (block.header.hash(), 1);
+    let shown = |bench: &Bench, certificate| {
+        let status = bench.engine.status();
+        Message::Status(Status { certificate, certified_height: 1, certified_epoch: 1, ..status })
+    };
+    let mut forged = probe.certificate(on, 0..3, 1);
+    for is_right in [true, false] {
+        let mut bench = Bench::observer();
+        let message = shown(&bench, forged.clone());
+        let effects = give(&mut bench, message).expect("ahead").expect("nothing to check it against");
+        let asks = |effect: &Effect| matches!(effect, Effect::Fetch { block, .. } if *block == on.0);
+        assert!(effects.iter().any(asks), "{effects:?}");
+        let effects = bench.apply(&block, false);
+        assert_eq!(bench.engine.certified().1, u64::from(is_right));
+        assert_eq!(penalty(&effects).is_none(), is_right, "{effects:?}");
+        // Whoever has a certificate of an epoch has seen its end.
+        assert_eq!(bench.engine.epoch() > 1, is_right);
+        forged.votes = probe.certificate((probe.genesis, 0), 0..3, 1).votes;
+        if let theta_core::certificate::CertificateVotes::Aggregate(votes) = &mut forged.votes {
+            votes.epoch = 1;
+        }
+    }
 }

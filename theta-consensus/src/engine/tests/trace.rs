@@ -62,7 +62,7 @@ fn the_engine_does_what_a_validator_of_the_reference_did() {
         .map(|address| address.as_str().expect("text").parse().expect("an address"))
         .collect();
     let stake = ThetaWei::whole(1_000_000);
-    let members_ = members.iter().map(|address| Validator { address: *address, stake });
+    let members_ = members.iter().map(|address| Validator::new(*address, stake));
     let validators = Arc::new(ValidatorSet::new(members_));
     let blocks: BTreeMap<Hash, Header> = all["headers"]
         .as_array()
@@ -95,16 +95,22 @@ fn the_engine_does_what_a_validator_of_the_reference_did() {
                 };
                 let (block, epoch) = (hash(&row[3]), number(4));
                 let height = blocks.get(&block).map_or(root.height, |header| header.height);
-                let vote = Vote { block, height, epoch, voter, signature: Signature::EMPTY };
+                let vote = Vote::unsigned(block, height, epoch, voter);
                 let item = Message::Vote(vote);
-                node.step(Input::Message(Checked { from, item, hash: Hash::ZERO, upper: true }));
+                node.step(Input::Message(Checked { from, item, hash: Hash::ZERO, upper: true, below: true }));
             }
             ("in", "block") => {
                 let header = blocks[&hash(&row[2])].clone();
                 let root = header.state_root;
                 let item = Block { header, transactions: Vec::new() };
                 let hash = item.header.hash();
-                node.step(Input::Block(Checked { from: Peer::Remote(1), item, hash, upper: true }));
+                node.step(Input::Block(Checked {
+                    from: Peer::Remote(1),
+                    item,
+                    hash,
+                    upper: true,
+                    below: true,
+                }));
                 let executed = node.take(|effect| matches!(effect, Effect::Execute { .. }));
                 assert!(executed.is_some(), "{at}: {:?}", node.pending);
                 let post = PostState::new(root, node.validators.clone());

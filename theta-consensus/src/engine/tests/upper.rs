@@ -100,6 +100,7 @@ fn with_votes(
     let mut block = bench.block(on, on, on.1 + 1);
     block.header.extension = Extension::GuardiansAndElite(guardians, elite);
     sign(&mut block);
+    bench.note(&block);
     block
 }
 
@@ -204,7 +205,7 @@ fn give(bench: &mut Bench, message: Message) -> Option<Result<(), Fault>> {
 fn gathered_votes_go_into_the_next_checkpoint_block() {
     // Whoever proposes the next checkpoint block.
     let probe = Bench::new(spec(), Roles::observer(), Vec::new());
-    let proposer = proposer(&probe.post.validators, 101).expect("not empty");
+    let proposer = crate::proposer(&probe.post.validators, 101).expect("not empty");
     let mut bench = Bench::new(spec(), Roles::validator(proposer), Vec::new());
     let chain = grow(&mut bench, 100);
     let voted = chain[1].0;

@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use theta_core::{
-    block::{Block, CommitCertificate},
+    block::Block,
     hash::{Address, Hash},
-    vote::{Vote, VoteSet},
+    vote::Vote,
 };
 
 use super::{Adversary, Hand};
@@ -31,8 +31,8 @@ impl Equivocate {
         match parent.and_then(|parent| Some((parent, self.votes.get(parent)?))) {
             Some((parent, votes)) if votes.len() * 3 > hand.validators * 2 => {
                 twin.header.parent = *parent;
-                twin.header.certificate =
-                    CommitCertificate { block: *parent, votes: VoteSet::new(votes.values().cloned()) };
+                let epoch = hand.headers.get(parent).map_or(0, |header| header.epoch);
+                twin.header.certificate = hand.certificate(*parent, epoch, votes.values().cloned().collect());
             }
             _ => twin.header.timestamp += 1_u8,
         }

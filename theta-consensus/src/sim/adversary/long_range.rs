@@ -2,10 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use theta_core::{
-    block::{Block, CommitCertificate},
-    vote::VoteSet,
-};
+use theta_core::block::Block;
 
 use super::{Adversary, Hand};
 use crate::sim::node::Packet;
@@ -42,11 +39,12 @@ impl Adversary for LongRange {
         // And a child of it that only the conspiracy has voted for.
         let (hash, header) = (rival.header.hash(), &rival.header);
         let votes = hand.allies.iter().map(|ally| hand.vote(*ally, hash, header.height, header.epoch));
+        let certificate = hand.certificate(hash, header.epoch, votes.collect());
         let mut child = rival.as_ref().clone();
         child.header.parent = hash;
         child.header.height += 1;
         child.header.epoch += 1;
-        child.header.certificate = CommitCertificate { block: hash, votes: VoteSet::new(votes) };
+        child.header.certificate = certificate;
         child.transactions.clear();
         child.header.transactions_root = theta_core::hash::EMPTY_ROOT;
         let child = hand.sign(child);

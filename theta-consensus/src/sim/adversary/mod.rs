@@ -13,20 +13,26 @@ mod replay;
 mod split_votes;
 mod withhold;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use theta_core::{
-    block::Block,
+    bits::Bits,
+    block::{Block, CommitCertificate, Header, Seed},
     bls,
+    certificate::AggregateVotes,
     hash::Hash,
-    sign::{Signature, Signer},
-    spec::ChainSpec,
+    sign::Signer,
+    spec::{CertificateRule, ChainSpec},
     stake::GuardianPool,
-    vote::Vote,
+    vote::{Vote, VoteSet},
 };
 
 use super::{node::Packet, random::Random};
-use crate::{message::Message, pace::Millis};
+use crate::{
+    certificate::{Shares, VoteKey},
+    message::Message,
+    pace::Millis,
+};
 
 /// How a validator breaks the rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +107,10 @@ pub(super) struct Hand<'a> {
     /// Everybody of the conspiracy, this node among them.
     pub(super) allies: &'a [usize],
     pub(super) keys: &'a [Arc<dyn Signer>],
+    pub(super) vote_keys: &'a [VoteKey],
+    pub(super) shares: Shares,
+    /// Of all blocks that anybody has sent.
+    pub(super) headers: &'a BTreeMap<Hash, Arc<Header>>,
     pub(super) random: &'a mut Random,
     /// To whom, how much later, what.
     pub(super) sent: Vec<(usize, Millis, Packet)>,
@@ -140,10 +150,19 @@ impl Hand<'_> {
         hash
     }
 
-    /// A vote signed by an ally.
+    fn has_shares(&self) -> bool {
+        self.spec.rules(1).consensus.certificate == CertificateRule::Aggregate
+    }
+
+    /// A vote signed by an ally. A block that nobody has sent yet is of the vote's epoch.
     fn vote(&self, ally: usize, block: Hash, height: u64, epoch: u64) -> Vote {
         let key = &self.keys[ally];
-        let mut vote = Vote { block, height, epoch, voter: key.address(), signature: Signature::EMPTY };
+        let mut vote = Vote::unsigned(block, height, epoch, key.address());
+        if self.has_shares() {
+            let epoch = self.headers.get(&block).map_or(epoch, |header| header.epoch);
+            let message = AggregateVotes::message(&self.spec.chain, &block, epoch);
+            vote.share = Some(self.vote_keys[ally].sign(&message));
+        }
         vote.signature = key.sign(&vote.digest()).unwrap_or_default();
         vote
     }
@@ -152,8 +171,44 @@ impl Hand<'_> {
         Packet::from(Message::Vote(self.vote(ally, block, height, epoch)))
     }
 
+    /// A certificate of votes for a block of this epoch, in the form of the chain, whether they make one or not. Validators
+    /// are taken to be those of the beginning.
+    fn certificate(&self, block: Hash, epoch: u64, votes: Vec<Vote>) -> CommitCertificate {
+        if !self.has_shares() {
+            return CommitCertificate { votes: VoteSet::new(votes).into(), block };
+        }
+        let mut set: Vec<_> = self.keys[..self.validators].iter().map(|key| key.address()).collect();
+        set.sort();
+        let mut signers = Bits::new(set.len());
+        let mut shares = Vec::new();
+        for (index, address) in set.iter().enumerate() {
+            let share = votes.iter().find(|vote| vote.voter == *address).and_then(|vote| vote.share);
+            if let Some(share) = share {
+                signers.set(index);
+                shares.push(share);
+            }
+        }
+        match self.shares.sum(&shares) {
+            Some(signature) => {
+                CommitCertificate { votes: AggregateVotes { epoch, signers, signature }.into(), block }
+            }
+            None => CommitCertificate::bare(block),
+        }
+    }
+
     /// Signs a block anew after a change.
     fn sign(&self, mut block: Block) -> Arc<Block> {
+        if block.header.seed.is_some()
+            && let Some(parent) = self.headers.get(&block.header.parent)
+        {
+            let message = Seed::message(&block.header.chain, block.header.epoch);
+            block.header.seed = Some(Seed::after(&parent.draw(), self.vote_keys[self.me].sign(&message)));
+        }
+        self.seal(block)
+    }
+
+    /// Signs a block whatever its seed is.
+    fn seal(&self, mut block: Block) -> Arc<Block> {
         block.header.signature = self.keys[self.me].sign(&block.header.digest()).unwrap_or_default();
         Arc::new(block)
     }

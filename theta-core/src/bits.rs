@@ -1,55 +1,63 @@
-//! Which guardians of a run of the pool: one bit for each.
+//! Who of a row has signed: one bit for each.
 
-use theta_core::codec::rlp::{Decode, DecodeError, Encode, Fault, Item, Reader, encode_list};
+use crate::codec::rlp::{Decode, DecodeError, Encode, Fault, Item, Reader, encode_list};
 
-/// A run of the pool is never longer: what a message of 64 KiB can name.
+/// A row is never longer: what a message of 64 KiB can name.
 const MAX_LENGTH: u32 = 1 << 18;
 
 /// Bits of a fixed length.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Bits {
+pub struct Bits {
     length: u32,
     words: Vec<u64>,
 }
 
 impl Bits {
-    pub(crate) fn new(length: usize) -> Self {
+    /// None of so many, 2^18 at most.
+    pub fn new(length: usize) -> Self {
         let length = u32::try_from(length).unwrap_or(MAX_LENGTH).min(MAX_LENGTH);
         Self { length, words: vec![0; length.div_ceil(64) as usize] }
     }
 
-    pub(crate) const fn len(&self) -> usize {
+    /// How many there are, set or not.
+    pub const fn len(&self) -> usize {
         self.length as usize
     }
 
+    /// Whether there are none to be set.
+    pub const fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
     /// How many are set.
-    pub(crate) fn count(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.words.iter().map(|word| word.count_ones() as usize).sum()
     }
 
-    pub(crate) fn get(&self, index: usize) -> bool {
+    /// Whether one is set; beyond the end none is.
+    pub fn get(&self, index: usize) -> bool {
         self.words.get(index / 64).is_some_and(|word| word >> (index % 64) & 1 == 1)
     }
 
     /// Sets one; beyond the end does nothing.
-    pub(crate) fn set(&mut self, index: usize) {
+    pub fn set(&mut self, index: usize) {
         if index < self.len() {
             self.words[index / 64] |= 1 << (index % 64);
         }
     }
 
     /// Those that are set, ascending.
-    pub(crate) fn ones(&self) -> impl Iterator<Item = usize> {
+    pub fn ones(&self) -> impl Iterator<Item = usize> {
         (0..self.len()).filter(|index| self.get(*index))
     }
 
     /// Whether none is set in both; runs of different lengths are not compared.
-    pub(crate) fn is_disjoint(&self, other: &Self) -> bool {
+    pub fn is_disjoint(&self, other: &Self) -> bool {
         self.length == other.length && self.words.iter().zip(&other.words).all(|(a, b)| a & b == 0)
     }
 
     /// Sets what is set in a run that begins at `first`.
-    pub(crate) fn join(&mut self, first: usize, other: &Self) {
+    pub fn join(&mut self, first: usize, other: &Self) {
         if first == 0 && self.length == other.length {
             self.words.iter_mut().zip(&other.words).for_each(|(own, other)| *own |= other);
         } else {
@@ -58,7 +66,7 @@ impl Bits {
     }
 
     /// Whether nothing is set in the run of `length` from `first` on.
-    pub(crate) fn is_clear(&self, first: usize, length: usize) -> bool {
+    pub fn is_clear(&self, first: usize, length: usize) -> bool {
         (first..first + length).all(|index| !self.get(index))
     }
 }
