@@ -243,14 +243,20 @@ impl<'a> Reader<'a> {
 /// Appends a list whose payload `fill` writes.
 pub fn encode_list(out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
+    // Room for the header of a short list; what is longer is moved once.
+    out.push(0);
     fill(out);
-    let payload_length = out.len() - start;
+    let payload_length = out.len() - start - 1;
+    if payload_length < 56 {
+        out[start] = 0xc0 + payload_length as u8;
+        return;
+    }
     let mut header = [0; 9];
     let mut rest = header.as_mut_slice();
     RlpHeader { list: true, payload_length }.encode(&mut rest);
     let length = 9 - rest.len();
-    out.resize(out.len() + length, 0);
-    out.copy_within(start..start + payload_length, start + length);
+    out.resize(out.len() + length - 1, 0);
+    out.copy_within(start + 1..start + 1 + payload_length, start + length);
     out[start..start + length].copy_from_slice(&header[..length]);
 }
 
@@ -261,7 +267,15 @@ pub fn encode_items<T: Encode>(items: &[T], out: &mut Vec<u8>) {
 
 /// Appends a string.
 pub fn encode_string(bytes: &[u8], out: &mut Vec<u8>) {
-    alloy_rlp::Encodable::encode(bytes, out);
+    match bytes {
+        [byte @ 0..=0x7f] => out.push(*byte),
+        // Nearly all strings are short; alloy's encoder writes through a virtual call for each part.
+        _ if bytes.len() < 56 => {
+            out.push(0x80 + bytes.len() as u8);
+            out.extend_from_slice(bytes);
+        }
+        _ => alloy_rlp::Encodable::encode(bytes, out),
+    }
 }
 
 /// Appends an integer given as big-endian bytes; leading zeros are dropped.
@@ -274,7 +288,8 @@ macro_rules! integers {
     ($($ty:ty),*) => {$(
         impl Encode for $ty {
             fn encode(&self, out: &mut Vec<u8>) {
-                encode_integer_bytes(&self.to_be_bytes(), out);
+                let zeros = self.leading_zeros() as usize / 8;
+                encode_string(&self.to_be_bytes()[zeros..], out);
             }
         }
         impl Decode for $ty {
@@ -293,7 +308,8 @@ integers!(u8, u16, u32, u64, u128);
 
 impl Encode for U256 {
     fn encode(&self, out: &mut Vec<u8>) {
-        encode_integer_bytes(&self.to_be_bytes::<32>(), out);
+        let zeros = self.leading_zeros() / 8;
+        encode_string(&self.to_be_bytes::<32>()[zeros..], out);
     }
 }
 

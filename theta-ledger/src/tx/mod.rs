@@ -155,7 +155,9 @@ pub trait Body: Encode + Decode + Clone {
 
 /// Kind and body in a row.
 fn enveloped<T: Encode>(kind: u16, body: &T) -> Vec<u8> {
-    let mut out = kind.to_rlp();
+    // Most transactions fit.
+    let mut out = Vec::with_capacity(256);
+    kind.encode(&mut out);
     body.encode(&mut out);
     out
 }
