@@ -274,10 +274,12 @@ fn get(_: &mut Criterion) {
         let uniform: Vec<u64> = (0..count).map(|_| random.below(*accounts)).collect();
         let skewed: Vec<u64> = (0..count).map(|_| zipf(*accounts, &mut random)).collect();
         for (kind, numbers) in [("uniform", uniform), ("zipf", skewed)] {
-            // Nothing at hand in our cache; the store's own is the same for both.
-            let nodes: Arc<Nodes> = Arc::new(Nodes::new(store.clone()));
-            let trie = Trie::open(root, nodes).expect("the root is stored");
-            let ours = |number| {
+            // Nothing at hand in our cache; the store's own has seen both once.
+            let open = || {
+                let nodes: Arc<Nodes> = Arc::new(Nodes::new(store.clone()));
+                Trie::open(root, nodes).expect("the root is stored")
+            };
+            let read = |trie: &Trie, number| {
                 let key = keys::account(address(number));
                 let bytes = trie.get(&key).expect("stored").expect("there");
                 std::hint::black_box(Account::from_rlp(&bytes, bytes.len()).expect("a record"));
@@ -286,9 +288,12 @@ fn get(_: &mut Criterion) {
                 let key = keys::account(address(number));
                 std::hint::black_box(store.get(Table::Receipts, &key).expect("stored").expect("there"));
             };
+            let before = open();
+            each(&numbers, |number| read(&before, number));
             each(&numbers, row);
+            let trie = open();
             for temperature in ["cold", "warm"] {
-                let (raw, own) = (each(&numbers, row), each(&numbers, ours));
+                let (raw, own) = (each(&numbers, row), each(&numbers, |number| read(&trie, number)));
                 report_time(&format!("state/get/{size}/{kind}/{temperature}"), own, raw);
             }
         }

@@ -240,13 +240,13 @@ impl Screen {
         if !matches!(raw.transaction, Transaction::ServicePayment(_)) {
             bring_to(&mut view, &raw)?;
         }
-        let _ = self
-            .reader
-            .with_scope(&self.base.context, &Admission, |scope| raw.transaction.check(scope, &mut view));
-        let ethereum = match &raw.transaction {
-            Transaction::SmartContract(tx) => self.reader.ethereum_hash(tx, height),
-            _ => None,
-        };
+        let ethereum = self.reader.with_scope(&self.base.context, &Admission, |scope| {
+            let _ = raw.transaction.check(scope, &mut view);
+            match &raw.transaction {
+                Transaction::SmartContract(tx) => tx.ethereum_hash(scope),
+                _ => None,
+            }
+        });
         Ok(Screened { raw: Arc::new(raw), price, ethereum })
     }
 }
