@@ -6,7 +6,7 @@
 use std::{hint::black_box, time::Duration};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use theta_benches::{Times, chain, only_test, report_ratio, timed};
+use theta_benches::{Times, busy, chain, only_test, report_ratio};
 use theta_core::{
     amount::{Coins, TFuelWei, ThetaWei},
     block::{Block, Header, MAX_BLOCK_BYTES},
@@ -205,8 +205,8 @@ fn compare(criterion: &mut Criterion, id: &str, bytes: u64, ours: impl Fn(), the
     let (rounds, repeats) = if only_test() { (1, 1) } else { (21, 1 + 2_000_000 / bytes) };
     let (mut own, mut other) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
-        own.push(timed(|| (0..repeats).for_each(|_| ours())).1);
-        other.push(timed(|| (0..repeats).for_each(|_| theirs())).1);
+        own.push(busy(|| (0..repeats).for_each(|_| ours())).1);
+        other.push(busy(|| (0..repeats).for_each(|_| theirs())).1);
     }
     let megabytes =
         |times: Vec<Duration>| (repeats * bytes) as f64 / 1e6 / Times::of(times).median.as_secs_f64();

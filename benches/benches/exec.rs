@@ -1,7 +1,7 @@
 //! `exec/{send,split,reserve,svcpay,stake}`: 1024 transactions of one kind, decoded, checked and carried out on a view that
 //! has read nothing, and the new root; their signers are known. Beside the least that this can cost.
 
-use theta_benches::{Times, asked_for, ceiling::Primitives, chain, only_test, report_time, timed};
+use theta_benches::{Times, asked_for, busy, ceiling::Primitives, chain, only_test, report_time};
 use theta_core::{sign::SecretKey, spec::ChainSpec};
 use theta_ledger::{
     MAX_BLOCK_TXS,
@@ -42,7 +42,7 @@ fn main() {
         let run = || {
             let (mut view, context) = reader.next_block(At::Settled).expect("stored");
             let bytes: Vec<Vec<u8>> = raws.iter().map(|raw| raw.bytes.clone()).collect();
-            timed(|| {
+            busy(|| {
                 reader.with_scope(&context, &NoContracts, |scope| {
                     for bytes in bytes {
                         let raw = RawTx::decode(bytes).expect("just made");

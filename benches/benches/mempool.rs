@@ -4,7 +4,7 @@
 //! that the next one fills, for each replacement, and one in twenty that is not valid. `reap` is what one of 512 candidates
 //! of a block costs. Beside 2 µs, scaled by how fast the machine recovers signers, where 25 µs count as one.
 
-use theta_benches::{Random, SEED, Times, asked_for, chain, only_test, prim, report_time, timed};
+use theta_benches::{Random, SEED, Times, asked_for, busy, chain, only_test, prim, report_time};
 use theta_core::{
     amount::{Coins, TFuelWei},
     hash::Address,
@@ -99,7 +99,7 @@ fn main() {
         for _ in 0..rounds {
             let offered = operations(&mut senders, each_round);
             let count = offered.len() as u32;
-            let ((), time) = timed(|| {
+            let ((), time) = busy(|| {
                 for (bytes, good) in offered {
                     let admitted = pool.screen().check(bytes).and_then(|screened| pool.insert(screened, 0));
                     assert_eq!(admitted.is_ok(), good, "{admitted:?}");
@@ -110,7 +110,7 @@ fn main() {
             recoveries.push(recover);
             inserts.push((time / count).saturating_sub(recover));
             let (chosen, time) =
-                timed(|| pool.candidates(&mut view, MAX_BLOCK_TXS, usize::MAX).expect("a state"));
+                busy(|| pool.candidates(&mut view, MAX_BLOCK_TXS, usize::MAX).expect("a state"));
             assert_eq!(chosen.len(), MAX_BLOCK_TXS.min(pool.len()));
             reaps.push(time / chosen.len() as u32);
         }

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use theta_benches::{
-    Random, SEED, Times, asked_for, chain, only_test, prim, report, report_time,
+    Random, SEED, Times, asked_for, busy, chain, only_test, prim, report, report_time,
     state::{address, changes, entry, permutations, write_nodes},
     timed,
 };
@@ -134,7 +134,8 @@ fn root_mem(criterion: &mut Criterion) {
             // The root alone is measured; the nodes are written so that the next round begins as a block does.
             let mut round = || {
                 let entries = changes(*accounts, *keys, None, &mut random);
-                let (trie, time) = timed(|| state.changed(entries));
+                let change = || state.changed(entries);
+                let (trie, time) = if all { timed(change) } else { busy(change) };
                 state.commit(trie);
                 time
             };
@@ -245,7 +246,7 @@ fn zipf(accounts: u64, random: &mut Random) -> u64 {
 
 /// Nanoseconds of one call for each of the numbers.
 fn each(numbers: &[u64], mut act: impl FnMut(u64)) -> f64 {
-    let ((), time) = timed(|| numbers.iter().for_each(|number| act(*number)));
+    let ((), time) = busy(|| numbers.iter().for_each(|number| act(*number)));
     time.as_nanos() as f64 / numbers.len() as f64
 }
 
@@ -273,10 +274,12 @@ fn get(_: &mut Criterion) {
         let uniform: Vec<u64> = (0..count).map(|_| random.below(*accounts)).collect();
         let skewed: Vec<u64> = (0..count).map(|_| zipf(*accounts, &mut random)).collect();
         for (kind, numbers) in [("uniform", uniform), ("zipf", skewed)] {
-            // Nothing at hand in our cache; the store's own is the same for both.
-            let nodes: Arc<Nodes> = Arc::new(Nodes::new(store.clone()));
-            let trie = Trie::open(root, nodes).expect("the root is stored");
-            let ours = |number| {
+            // Nothing at hand in our cache; the store's own has seen both once.
+            let open = || {
+                let nodes: Arc<Nodes> = Arc::new(Nodes::new(store.clone()));
+                Trie::open(root, nodes).expect("the root is stored")
+            };
+            let read = |trie: &Trie, number| {
                 let key = keys::account(address(number));
                 let bytes = trie.get(&key).expect("stored").expect("there");
                 std::hint::black_box(Account::from_rlp(&bytes, bytes.len()).expect("a record"));
@@ -285,9 +288,12 @@ fn get(_: &mut Criterion) {
                 let key = keys::account(address(number));
                 std::hint::black_box(store.get(Table::Receipts, &key).expect("stored").expect("there"));
             };
+            let before = open();
+            each(&numbers, |number| read(&before, number));
             each(&numbers, row);
+            let trie = open();
             for temperature in ["cold", "warm"] {
-                let (raw, own) = (each(&numbers, row), each(&numbers, ours));
+                let (raw, own) = (each(&numbers, row), each(&numbers, |number| read(&trie, number)));
                 report_time(&format!("state/get/{size}/{kind}/{temperature}"), own, raw);
             }
         }
@@ -336,7 +342,7 @@ fn prune(_: &mut Criterion) {
                 let mut to = || address(random.below(*accounts));
                 let sends: Vec<_> = senders.iter().map(|key| chain::send(key, height, to()).into()).collect();
                 let (hash, _) = chain::apply_next(&mut ledger, &sends);
-                let (_, time) = timed(|| ledger.reached(Finality::Settled, &hash).expect("just applied"));
+                let (_, time) = busy(|| ledger.reached(Finality::Settled, &hash).expect("just applied"));
                 if height > Keep::LEAST {
                     times.push(time);
                 }

@@ -8,7 +8,7 @@ use theta_core::{
 };
 use theta_ledger::tx::RawTx;
 
-use crate::{Random, SEED, Times, chain, prim, state::permutations, timed};
+use crate::{Random, SEED, Times, busy, chain, prim, state::permutations};
 
 /// Seconds of the primitives.
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +63,7 @@ impl Primitives {
 }
 
 fn each(rounds: usize, operations: u32, mut act: impl FnMut()) -> Duration {
-    Times::of((0..rounds).map(|_| timed(&mut act).1).collect()).median / operations
+    Times::of((0..rounds).map(|_| busy(&mut act).1).collect()).median / operations
 }
 
 fn get() -> Duration {

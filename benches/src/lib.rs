@@ -11,6 +11,8 @@ pub mod state;
 
 use std::time::{Duration, Instant};
 
+use rustix::time::{ClockId, clock_gettime};
+
 /// The node's.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -73,7 +75,30 @@ impl Times {
     }
 }
 
-/// Time of one call. What it returns is dropped outside.
+/// What the processor gave this thread so far.
+fn thread_time() -> Duration {
+    elapsed(ClockId::ThreadCPUTime)
+}
+
+/// What the processors gave all threads of this process so far.
+pub fn process_time() -> Duration {
+    elapsed(ClockId::ProcessCPUTime)
+}
+
+fn elapsed(clock: ClockId) -> Duration {
+    let time = clock_gettime(clock);
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
+}
+
+/// Time that one call took of the processor on this thread: what else runs on the machine does not count. For what waits
+/// for nothing and gives no work to other threads. What it returns is dropped outside.
+pub fn busy<T>(act: impl FnOnce() -> T) -> (T, Duration) {
+    let start = thread_time();
+    let result = std::hint::black_box(act());
+    (result, thread_time().saturating_sub(start))
+}
+
+/// Time of one call by the clock on the wall. What it returns is dropped outside.
 pub fn timed<T>(act: impl FnOnce() -> T) -> (T, Duration) {
     let start = Instant::now();
     let result = std::hint::black_box(act());

@@ -17,11 +17,11 @@ use theta_core::{
     sign::SecretKey,
 };
 
-use crate::{Times, timed};
+use crate::{Times, busy, timed};
 
 /// Median of `rounds` runs, divided by the operations of one.
 fn median(rounds: usize, operations: u32, mut act: impl FnMut()) -> Duration {
-    Times::of((0..rounds).map(|_| timed(&mut act).1).collect()).median / operations
+    Times::of((0..rounds).map(|_| busy(&mut act).1).collect()).median / operations
 }
 
 /// A signature and its digest, as the library of the curve takes them.

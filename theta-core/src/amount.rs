@@ -228,15 +228,20 @@ impl Coins {
 
 /// The same number as an integer without a width limit.
 pub fn to_big(value: U256) -> BigUint {
-    BigUint::from_bytes_be(&value.to_be_bytes::<32>())
+    match value.as_limbs() {
+        // What fits two words is nearly every amount there is.
+        [low, high, 0, 0] => BigUint::from(u128::from(*high) << 64 | u128::from(*low)),
+        _ => BigUint::from_bytes_be(&value.to_be_bytes::<32>()),
+    }
 }
 
 /// The same number as a word, or `None` above 2^256 - 1.
 pub fn from_big(value: &BigUint) -> Option<U256> {
-    if value.bits() > 256 {
-        return None;
+    let mut limbs = [0; 4];
+    for (index, digit) in value.iter_u64_digits().enumerate() {
+        *limbs.get_mut(index)? = digit;
     }
-    U256::try_from_be_slice(&value.to_bytes_be())
+    Some(U256::from_limbs(limbs))
 }
 
 /// The number of wei, and whether digits below one wei were cut off.

@@ -133,6 +133,10 @@ impl Encode for Signature {
     fn encode(&self, out: &mut Vec<u8>) {
         encode_string(&self.0, out);
     }
+
+    fn size_hint(&self) -> usize {
+        self.0.size_hint()
+    }
 }
 
 impl Decode for Signature {

@@ -1,6 +1,6 @@
 //! One block: built from candidates, or carried out as it came.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use theta_core::{
     block::Bloom,
@@ -20,7 +20,7 @@ use crate::{
     logs::bloom,
     staking,
     state::{StateView, nodes::NewNodes},
-    tx::{Coinbase, RawTx, Scope, TxError, TxInput, TxOutput, Unsigned, expected_rewards},
+    tx::{Coinbase, RawTx, Scope, Transaction, TxError, TxInput, TxOutput, Unsigned, expected_rewards},
     vm::VmOutcome,
 };
 use theta_core::amount::Coins;
@@ -35,6 +35,8 @@ pub(crate) struct Executed {
     /// Receipts root and bloom, where headers commit to them.
     pub(crate) receipts: Option<(Hash, Bloom)>,
     pub(crate) results: Vec<ContractResult>,
+    /// The hashes under which the transactions are found, native and Ethereum's, with their places in the block.
+    pub(crate) index: BTreeMap<Hash, u64>,
     pub(crate) new_nodes: NewNodes,
     pub(crate) validators: Arc<ValidatorSet>,
     pub(crate) changes_validators: bool,
@@ -60,15 +62,22 @@ pub(crate) fn run(
 
 struct Execution {
     results: Vec<ContractResult>,
+    index: BTreeMap<Hash, u64>,
+    count: u64,
     changes_validators: bool,
 }
 
 impl Execution {
     const fn new() -> Self {
-        Self { results: Vec::new(), changes_validators: false }
+        Self { results: Vec::new(), index: BTreeMap::new(), count: 0, changes_validators: false }
     }
 
-    fn done(&mut self, raw: &RawTx, outcome: Option<VmOutcome>) {
+    fn done(&mut self, scope: &Scope<'_>, raw: &RawTx, outcome: Option<VmOutcome>) {
+        if let Transaction::SmartContract(transaction) = &raw.transaction {
+            self.index.extend(transaction.ethereum_hash(scope).map(|other| (other, self.count)));
+        }
+        self.index.insert(raw.hash, self.count);
+        self.count += 1;
         self.changes_validators |= raw.transaction.changes_validators();
         self.results.extend(outcome.map(|outcome| ContractResult::new(raw.hash, outcome)));
     }
@@ -92,6 +101,7 @@ impl Execution {
             root,
             receipts,
             results: self.results,
+            index: self.index,
             new_nodes: view.into_new_nodes(),
             validators,
             changes_validators: self.changes_validators,
@@ -122,7 +132,7 @@ pub(crate) fn execute(
         let failed = |source| BlockError::Transaction { index, source };
         let raw = raw.map_err(|error| failed(error.into()))?;
         let outcome = run(scope, &mut view, &raw).map_err(failed)?;
-        execution.done(&raw, outcome);
+        execution.done(scope, &raw, outcome);
     }
     execution.finish(scope, view, workers)
 }
@@ -143,7 +153,7 @@ pub(crate) fn build(
     history::note(scope, &mut view)?;
     let coinbase = coinbase(scope, &mut view, signer)?;
     let failed = |source| BlockError::Transaction { index: 0, source };
-    execution.done(&coinbase, run(scope, &mut view, &coinbase).map_err(failed)?);
+    execution.done(scope, &coinbase, run(scope, &mut view, &coinbase).map_err(failed)?);
     transactions.push(coinbase.bytes);
     let mut left_out = Vec::new();
     for raw in candidates {
@@ -155,7 +165,7 @@ pub(crate) fn build(
         }
         match run(scope, &mut view, raw) {
             Ok(outcome) => {
-                execution.done(raw, outcome);
+                execution.done(scope, raw, outcome);
                 transactions.push(raw.bytes.clone());
             }
             Err(error) if error.state_error().is_some() => {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use theta_core::{
     block::Block,
     codec::rlp::{Decode, Encode},
-    hash::{Address, Hash, U256},
+    hash::{Address, Hash},
     rlp_list,
     store::{Batch, Store, Table},
 };
@@ -14,7 +14,6 @@ use crate::{
     error::OpenError,
     logs,
     state::StateError,
-    tx::{RawTx, Signatures, Transaction, ethereum},
     vm::{BalanceChange, Log, VmOutcome},
 };
 
@@ -103,21 +102,6 @@ impl ContractResult {
     }
 }
 
-/// The hashes under which a block's transactions are found, native and Ethereum's, with their places in it.
-pub(crate) fn index(block: &Block, chain_id: U256, signatures: &Signatures) -> BTreeMap<Hash, u64> {
-    let mut index = BTreeMap::new();
-    for (place, bytes) in (0..).zip(&block.transactions) {
-        // What stands in an applied block decodes.
-        let Ok(raw) = RawTx::decode(bytes.clone()) else { continue };
-        if let Transaction::SmartContract(transaction) = &raw.transaction {
-            let other = ethereum::ethereum_hash(transaction, chain_id, signatures);
-            index.extend(other.map(|other| (other, place)));
-        }
-        index.insert(raw.hash, place);
-    }
-    index
-}
-
 /// Adds all rows of a settled block to a batch.
 pub(crate) fn put_block(
     batch: &mut Batch,
@@ -136,10 +120,14 @@ pub(crate) fn put_block(
     for result in results {
         batch.put(Table::Receipts, result.receipt.hash.as_slice(), result.to_rlp());
     }
+    let mut hashes: BTreeMap<u64, Vec<Hash>> = BTreeMap::new();
+    if !results.is_empty() {
+        index.iter().for_each(|(hash, place)| hashes.entry(*place).or_default().push(*hash));
+    }
     logs::put(batch, height, results, |transaction| {
         let place = index.get(transaction).copied().unwrap_or_default();
-        let other = index.iter().find(|(hash, at)| **at == place && *hash != transaction);
-        (place, other.map(|(hash, _)| *hash))
+        let other = hashes.get(&place).and_then(|hashes| hashes.iter().find(|hash| *hash != transaction));
+        (place, other.copied())
     });
 }
 

@@ -299,13 +299,11 @@ impl Ledger {
             pools: executed.pools,
         };
         self.shared.nodes.add(&executed.new_nodes);
-        let chain_id = self.shared.spec.ethereum_chain_id(header.height);
-        let index = chain::index(&block, chain_id, &self.shared.signatures);
         let layer = Layer {
             block,
             post: post.clone(),
             results: executed.results,
-            index,
+            index: executed.index,
             new_nodes: executed.new_nodes,
         };
         self.shared.moving.write().layers.insert(hash, layer);

@@ -8,8 +8,9 @@
 //! Decoding and recovering signers are the costly part of an admission and need no pool: [`Mempool::screen`] gives what
 //! does them elsewhere, so a host that shares the pool behind a lock holds it for microseconds.
 
+mod queue;
+
 use std::{
-    cmp::Reverse,
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
@@ -17,16 +18,15 @@ use std::{
 use num_bigint::BigUint;
 use theta_core::{
     block::Block,
-    context::BlockContext,
     hash::{Address, Hash, keccak},
 };
 
+use self::queue::{Admission, Ahead, Base, Head, Place, Queue, Waiting, advance, next_sequence};
 use crate::{
     block::run,
-    ledger::{At, LedgerReader},
-    state::{Checkpoint, StateError, StateView},
+    ledger::LedgerReader,
+    state::{StateError, StateView},
     tx::{RawTx, Transaction, TxError},
-    vm::{ContractVm, VmCall, VmEnv, VmOutcome},
 };
 
 /// Milliseconds since 1970, given by the host.
@@ -47,6 +47,32 @@ pub struct MempoolLimits {
     pub parked_for: Millis,
     /// By how many percent a replacement has to offer more.
     pub replacement_percent: u32,
+}
+
+impl MempoolLimits {
+    /// Tries a transaction behind what was carried out of its row; gives the sequence it has to wait for.
+    fn admit(
+        &self,
+        ahead: &mut Ahead,
+        sequence: u64,
+        replaces: bool,
+        raw: &RawTx,
+        valid: &dyn Fn(&mut StateView) -> Result<(), TxError>,
+    ) -> Result<Option<u64>, AdmitError> {
+        let next = ahead.next;
+        let missing = (sequence > next).then_some(next);
+        if missing.is_some() && !replaces && sequence - next > self.gap {
+            return Err(AdmitError::TooFarAhead { got: sequence, expected: next, gap: self.gap });
+        }
+        // Tried on the queue's own view and taken back: a copy of it would cost as much as the queue is long.
+        let view = ahead.view();
+        let before = view.checkpoint();
+        // Everything but the sequence has to be right already; only that error may pass.
+        let ready = if missing.is_some() { bring_to(view, raw) } else { Ok(()) };
+        let tried = ready.map_err(TxError::from).and_then(|()| valid(view));
+        view.revert(before);
+        Ok(tried.map(|()| missing)?)
+    }
 }
 
 impl Default for MempoolLimits {
@@ -144,147 +170,6 @@ const PATIENCE: u32 = 3;
 /// Reasons that are kept.
 const KEPT_REASONS: usize = 4096;
 
-struct Waiting {
-    raw: Arc<RawTx>,
-    price: BigUint,
-    /// How many had been admitted when it was.
-    number: u64,
-    /// The hash Ethereum tools know it by, where there is one.
-    ethereum: Option<Hash>,
-    since: Millis,
-    /// How often a block was built without it although it was offered.
-    left_out: u32,
-}
-
-/// A settled state with the first transactions of a row carried out.
-struct Ahead {
-    /// The settled block.
-    base: Hash,
-    view: StateView,
-    /// The sequence behind them.
-    next: u64,
-    /// Where in the view each of them begins.
-    starts: Vec<Checkpoint>,
-}
-
-impl Ahead {
-    /// Carries out what follows in the row; `count` rises with each.
-    fn carry_out(
-        &mut self,
-        reader: &LedgerReader,
-        base: &Base,
-        waiting: &BTreeMap<u64, Waiting>,
-        count: &mut u64,
-    ) -> Result<(), StateError> {
-        while let Some(found) = waiting.get(&self.next) {
-            let (start, view) = (self.view.checkpoint(), &mut self.view);
-            *count += 1;
-            match reader.with_scope(&base.context, &Admission, |scope| run(scope, view, &found.raw)) {
-                Ok(_) => {
-                    self.starts.push(start);
-                    self.next += 1;
-                }
-                Err(error) => match error.state_error() {
-                    Some(error) => return Err(error.clone().into()),
-                    // It was valid when it came; it stays until the settled state says otherwise.
-                    None => break,
-                },
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes back what stands at a sequence, and all behind it.
-    fn rewind(&mut self, sequence: u64) {
-        while self.next > sequence
-            && let Some(start) = self.starts.pop()
-        {
-            self.view.revert(start);
-            self.next -= 1;
-        }
-    }
-}
-
-/// All that one sender has waiting.
-#[derive(Default)]
-struct Queue {
-    waiting: BTreeMap<u64, Waiting>,
-    /// Service payments have no place in a row.
-    payments: BTreeMap<Hash, Waiting>,
-    ahead: Option<Ahead>,
-    /// What [`Mempool::offers`] and [`Mempool::lasts`] hold of the row.
-    indexed: [Option<Head>; 2],
-}
-
-impl Queue {
-    fn len(&self) -> usize {
-        self.waiting.len() + self.payments.len()
-    }
-
-    fn get(&self, place: Place) -> Option<&Waiting> {
-        match place {
-            Place::Row(sequence) => self.waiting.get(&sequence),
-            Place::Payment(hash) => self.payments.get(&hash),
-        }
-    }
-
-    fn get_mut(&mut self, place: Place) -> Option<&mut Waiting> {
-        match place {
-            Place::Row(sequence) => self.waiting.get_mut(&sequence),
-            Place::Payment(hash) => self.payments.get_mut(&hash),
-        }
-    }
-}
-
-/// Where in its sender's queue a transaction stands.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Place {
-    Row(u64),
-    Payment(Hash),
-}
-
-/// A transaction in an order of offers; the greatest offers most, and of equal ones has waited longest.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Head {
-    price: BigUint,
-    number: Reverse<u64>,
-    hash: Hash,
-    sender: Address,
-    place: Place,
-}
-
-impl Head {
-    fn of(queue: &Queue, sender: Address, place: Place) -> Option<Self> {
-        let waiting = queue.get(place)?;
-        let (price, number) = (waiting.price.clone(), Reverse(waiting.number));
-        Some(Self { price, number, hash: waiting.raw.hash, sender, place })
-    }
-}
-
-/// The newest settled block's state and the context of a block on top of it.
-struct Base {
-    hash: Hash,
-    view: StateView,
-    context: BlockContext,
-}
-
-impl Base {
-    fn newest(reader: &LedgerReader) -> Result<Arc<Self>, StateError> {
-        let hash = reader.settled().hash;
-        let (view, context) = reader.next_block(At::Block(hash))?;
-        Ok(Arc::new(Self { hash, view, context }))
-    }
-
-    /// The sequence that an account's next transaction needs.
-    fn next(&self, sender: Address) -> Result<u64, StateError> {
-        Ok(next_sequence(&mut self.view.clone(), sender)?.unwrap_or(1))
-    }
-}
-
-fn next_sequence(view: &mut StateView, sender: Address) -> Result<Option<u64>, StateError> {
-    Ok(view.account(sender)?.map(|account| account.sequence.wrapping_add(1)))
-}
-
 /// Reasons of the newest transactions that left, by hash.
 #[derive(Default)]
 struct Dropped {
@@ -355,13 +240,13 @@ impl Screen {
         if !matches!(raw.transaction, Transaction::ServicePayment(_)) {
             bring_to(&mut view, &raw)?;
         }
-        let _ = self
-            .reader
-            .with_scope(&self.base.context, &Admission, |scope| raw.transaction.check(scope, &mut view));
-        let ethereum = match &raw.transaction {
-            Transaction::SmartContract(tx) => self.reader.ethereum_hash(tx, height),
-            _ => None,
-        };
+        let ethereum = self.reader.with_scope(&self.base.context, &Admission, |scope| {
+            let _ = raw.transaction.check(scope, &mut view);
+            match &raw.transaction {
+                Transaction::SmartContract(tx) => tx.ethereum_hash(scope),
+                _ => None,
+            }
+        });
         Ok(Screened { raw: Arc::new(raw), price, ethereum })
     }
 }
@@ -400,26 +285,6 @@ pub struct Mempool {
 impl std::fmt::Debug for Mempool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Mempool").field("waiting", &self.places.len()).finish_non_exhaustive()
-    }
-}
-
-/// Takes the most that a contract call may cost, and runs nothing.
-struct Admission;
-
-impl ContractVm for Admission {
-    fn execute(&self, _: &VmEnv<'_>, call: &VmCall, view: &mut StateView) -> Result<VmOutcome, StateError> {
-        let mut account = view.load_or_new(call.from)?;
-        let value = theta_core::amount::Coins {
-            theta: theta_core::amount::ThetaWei::from_u256(call.theta),
-            tfuel: theta_core::amount::TFuelWei::from_u256(call.tfuel),
-        };
-        // The check before has seen that the balance covers it.
-        account.balance = account.balance.checked_sub(value).unwrap_or(account.balance);
-        if call.to.is_none() {
-            account.sequence = account.sequence.wrapping_add(1);
-        }
-        view.store(account);
-        Ok(VmOutcome { gas_used: call.gas_limit, ..VmOutcome::default() })
     }
 }
 
@@ -506,7 +371,7 @@ impl Mempool {
         match self.queues.get_mut(&address) {
             Some(queue) => {
                 let count = &mut self.carried_out;
-                advance(&self.reader, &self.base, address, queue, count)?.view.load(address)
+                advance(&self.reader, &self.base, address, queue, true, count)?.view().load(address)
             }
             None => self.base.view.clone().load(address),
         }
@@ -600,23 +465,19 @@ impl Mempool {
         {
             return Err(AdmitError::Underpriced(needed.clone()));
         }
-        let ahead = advance(reader, base, sender, queue, count)?;
-        if replaced.is_some() {
-            // It has to be valid where the old one stands: with what comes before it carried out.
-            ahead.rewind(sequence);
-        }
-        let (view, next) = (&mut ahead.view, ahead.next);
-        let missing = (sequence > next).then_some(next);
-        if missing.is_some() && replaced.is_none() && sequence - next > limits.gap {
-            return Err(AdmitError::TooFarAhead { got: sequence, expected: next, gap: limits.gap });
-        }
-        // Tried on the queue's own view and taken back: a copy of it would cost as much as the queue is long.
-        let before = view.checkpoint();
-        // Everything but the sequence has to be right already; only that error may pass.
-        let ready = if missing.is_some() { bring_to(view, raw) } else { Ok(()) };
-        let tried = ready.map_err(TxError::from).and_then(|()| valid(view));
-        view.revert(before);
-        tried?;
+        let mut fresh = false;
+        let missing = loop {
+            let ahead = advance(reader, base, sender, queue, fresh, count)?;
+            if replaced.is_some() {
+                // It has to be valid where the old one stands: with what comes before it carried out.
+                ahead.rewind(sequence);
+            }
+            match limits.admit(ahead, sequence, replaced.is_some(), raw, &valid) {
+                // Only the settled state may refuse.
+                Err(_) if ahead.is_carried(base) => fresh = true,
+                done => break done?,
+            }
+        };
         match replaced {
             Some((old, _)) => Ok((Some(old), missing)),
             None if full => Err(AdmitError::Full),
@@ -646,18 +507,24 @@ impl Mempool {
     }
 
     fn remove(&mut self, hash: &Hash) {
-        let Some((sender, place)) = self.places.remove(hash) else { return };
-        let Some(queue) = self.queues.get_mut(&sender) else { return };
+        let Some((sender, place)) = self.places.get(hash) else { return };
+        if let (Place::Row(sequence), Some(queue)) = (place, self.queues.get_mut(sender))
+            && let Some(ahead) = &mut queue.ahead
+        {
+            ahead.rewind(*sequence);
+        }
+        self.take(hash);
+    }
+
+    /// Takes a transaction out of its queue, and gives where it stood. What was carried out of its row stays.
+    fn take(&mut self, hash: &Hash) -> Option<(Address, Place)> {
+        let (sender, place) = self.places.remove(hash)?;
+        let queue = self.queues.get_mut(&sender)?;
         let head = Head::of(queue, sender, place);
         // The row's next sequence is a matter of the settled state and stays.
         let next = queue.indexed[0].as_ref().map(|head| head.place);
         let gone = match place {
-            Place::Row(sequence) => {
-                if let Some(ahead) = &mut queue.ahead {
-                    ahead.rewind(sequence);
-                }
-                queue.waiting.remove(&sequence)
-            }
+            Place::Row(sequence) => queue.waiting.remove(&sequence),
             Place::Payment(hash) => {
                 if let Some(head) = head {
                     self.offers.remove(&head);
@@ -674,6 +541,7 @@ impl Mempool {
             // Without a next transaction in the row, none can become it by a removal.
             _ => self.index(sender, u64::MAX),
         }
+        Some((sender, place))
     }
 
     /// What a block on top of `parent` may hold, at most so many transactions and bytes: best price first, of equal ones
@@ -739,9 +607,19 @@ impl Mempool {
         self.base = Base::newest(&self.reader)?;
         let mut touched = BTreeSet::new();
         for bytes in blocks.iter().flat_map(|block| &block.transactions) {
-            self.remove(&keccak(bytes));
-            if let Ok(raw) = RawTx::decode(bytes.clone()) {
-                touched.extend(raw.transaction.payers());
+            let foreseen = match self.take(&keccak(bytes)) {
+                Some((sender, Place::Row(_))) => Some(sender),
+                _ => None,
+            };
+            let payers = RawTx::decode(bytes.clone()).map(|raw| raw.transaction.payers()).unwrap_or_default();
+            for payer in payers {
+                // What others did to an account was not carried out in its row.
+                if foreseen != Some(payer)
+                    && let Some(queue) = self.queues.get_mut(&payer)
+                {
+                    queue.ahead = None;
+                }
+                touched.insert(payer);
             }
         }
         if now.saturating_sub(self.swept) >= SWEEP_EVERY {
@@ -757,7 +635,6 @@ impl Mempool {
     /// Drops what of a sender's can no longer become valid.
     fn look_at(&mut self, sender: Address, now: Millis) -> Result<(), StateError> {
         let Some(queue) = self.queues.get_mut(&sender) else { return Ok(()) };
-        queue.ahead = queue.ahead.take().filter(|ahead| ahead.base == self.base.hash);
         let expected = self.base.next(sender)?;
         let blocked = !queue.waiting.contains_key(&expected);
         let count = &mut self.carried_out;
@@ -793,23 +670,4 @@ impl Mempool {
         self.index(sender, expected);
         Ok(())
     }
-}
-
-/// Carries out, in the queue's own view, what waits in a row.
-fn advance<'a>(
-    reader: &LedgerReader,
-    base: &Base,
-    sender: Address,
-    queue: &'a mut Queue,
-    count: &mut u64,
-) -> Result<&'a mut Ahead, StateError> {
-    let fresh = match queue.ahead.take().filter(|ahead| ahead.base == base.hash) {
-        Some(ahead) => ahead,
-        None => {
-            Ahead { base: base.hash, view: base.view.clone(), next: base.next(sender)?, starts: Vec::new() }
-        }
-    };
-    let ahead = queue.ahead.insert(fresh);
-    ahead.carry_out(reader, base, &queue.waiting, count)?;
-    Ok(ahead)
 }

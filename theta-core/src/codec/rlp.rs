@@ -4,7 +4,6 @@
 //! it was found at. A reader never looks past the slice it was given and allocates no more than that slice holds, so the
 //! caller's limit on the input bounds everything. Nesting is bounded by the types: none decodes itself.
 
-use alloy_rlp::Header as RlpHeader;
 use num_bigint::BigUint;
 
 use crate::hash::{Address, Hash, U256};
@@ -57,9 +56,15 @@ pub trait Encode {
     /// Appends the encoding.
     fn encode(&self, out: &mut Vec<u8>);
 
+    /// Bytes of what may be long in the encoding: room is made for them at once, and headers of lists are as long as they
+    /// will be. May be too little or too much.
+    fn size_hint(&self) -> usize {
+        0
+    }
+
     /// The encoding alone.
     fn to_rlp(&self) -> Vec<u8> {
-        let mut out = Vec::new();
+        let mut out = Vec::with_capacity(self.size_hint());
         self.encode(&mut out);
         out
     }
@@ -85,6 +90,10 @@ pub trait Item: Encode + Decode {}
 impl<T: Item> Encode for Vec<T> {
     fn encode(&self, out: &mut Vec<u8>) {
         encode_items(self, out);
+    }
+
+    fn size_hint(&self) -> usize {
+        self.iter().map(Encode::size_hint).sum()
     }
 }
 
@@ -152,27 +161,42 @@ impl<'a> Reader<'a> {
         self.rest.first().is_some_and(|byte| *byte >= 0xc0)
     }
 
+    /// The payload of an item that is as short as nearly all are, and of the kind that `first` is the least first byte of.
+    #[inline]
+    fn short(&mut self, first: u8) -> Option<&'a [u8]> {
+        let length = usize::from(self.rest.first()?.checked_sub(first)?);
+        if length > 55 {
+            return None;
+        }
+        let (item, rest) = self.rest.split_at_checked(1 + length)?;
+        let body = &item[1..];
+        if first == 0x80 && length == 1 && body[0] <= 0x7f {
+            return None;
+        }
+        self.rest = rest;
+        self.at += 1 + length;
+        Some(body)
+    }
+
     /// Whether the next item is a list, its payload, and where that begins.
     fn item(&mut self) -> Result<(bool, &'a [u8], usize), DecodeError> {
         let at = self.at;
         let error = |fault| DecodeError { at, fault };
-        // Nearly all items are short; their header is one byte or none.
         let (list, header, length) = match *self.rest {
             [] => return Err(error(Fault::Cut)),
             [0..=0x7f, ..] => (false, 0, 1),
             [0x81, 0..=0x7f, ..] => return Err(error(Fault::NotCanonical)),
             [byte @ 0x80..=0xb7, ..] => (false, 1, usize::from(byte - 0x80)),
             [byte @ 0xc0..=0xf7, ..] => (true, 1, usize::from(byte - 0xc0)),
-            [0xb8..=0xbf | 0xf8..=0xff, ..] => {
-                let mut rest = self.rest;
-                let header = RlpHeader::decode(&mut rest).map_err(|source| {
-                    error(match source {
-                        alloy_rlp::Error::InputTooShort => Fault::Cut,
-                        alloy_rlp::Error::Overflow => Fault::TooLarge,
-                        _ => Fault::NotCanonical,
-                    })
-                })?;
-                (header.list, self.rest.len() - rest.len(), header.payload_length)
+            [byte, ref behind @ ..] => {
+                let list = byte >= 0xf8;
+                let digits = usize::from(byte - if list { 0xf7 } else { 0xb7 });
+                let length = behind.get(..digits).ok_or(error(Fault::Cut))?;
+                let known = word(length);
+                if length.first() == Some(&0) || known < 56 {
+                    return Err(error(Fault::NotCanonical));
+                }
+                (list, 1 + digits, usize::try_from(known).map_err(|_| error(Fault::TooLarge))?)
             }
         };
         // `get` keeps a lying length from reaching past the input.
@@ -184,7 +208,20 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads a string.
+    #[inline]
     pub fn string(&mut self) -> Result<&'a [u8], DecodeError> {
+        if let ([0..=0x7f], rest) = self.rest.split_at_checked(1).unwrap_or_default() {
+            let body = &self.rest[..1];
+            (self.rest, self.at) = (rest, self.at + 1);
+            return Ok(body);
+        }
+        match self.short(0x80) {
+            Some(body) => Ok(body),
+            None => self.any_string(),
+        }
+    }
+
+    fn any_string(&mut self) -> Result<&'a [u8], DecodeError> {
         let at = self.at;
         match self.item()? {
             (false, body, _) => Ok(body),
@@ -199,7 +236,16 @@ impl<'a> Reader<'a> {
     }
 
     /// Opens a list; the reader given back ends where the list ends.
+    #[inline]
     pub fn list(&mut self) -> Result<Reader<'a>, DecodeError> {
+        let at = self.at;
+        match self.short(0xc0) {
+            Some(rest) => Ok(Reader { rest, at: at + 1 }),
+            None => self.any_list(),
+        }
+    }
+
+    fn any_list(&mut self) -> Result<Reader<'a>, DecodeError> {
         let at = self.at;
         match self.item()? {
             (true, body, start) => Ok(Reader { rest: body, at: start }),
@@ -242,26 +288,69 @@ impl<'a> Reader<'a> {
 
 /// Appends a list whose payload `fill` writes.
 pub fn encode_list(out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
+    encode_list_of(0, out, fill);
+}
+
+/// [`encode_list`] of about so many bytes of payload: it is moved to its place unless its header is as long as theirs.
+pub fn encode_list_of(size_hint: usize, out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
+    let room = header_length(size_hint);
+    out.resize(start + room, 0);
     fill(out);
-    let payload_length = out.len() - start;
-    let mut header = [0; 9];
-    let mut rest = header.as_mut_slice();
-    RlpHeader { list: true, payload_length }.encode(&mut rest);
-    let length = 9 - rest.len();
-    out.resize(out.len() + length, 0);
-    out.copy_within(start..start + payload_length, start + length);
-    out[start..start + length].copy_from_slice(&header[..length]);
+    let payload_length = out.len() - start - room;
+    let length = header_length(payload_length);
+    if length != room {
+        out.resize(start + payload_length + room.max(length), 0);
+        out.copy_within(start + room..start + room + payload_length, start + length);
+        out.truncate(start + payload_length + length);
+    }
+    write_header(0xc0, payload_length, &mut out[start..start + length]);
+}
+
+/// Writes a header of the length that it has.
+fn write_header(short: u8, payload: usize, out: &mut [u8]) {
+    match out {
+        [byte] => *byte = short + payload as u8,
+        [byte, digits @ ..] => {
+            *byte = short + 55 + digits.len() as u8;
+            let bytes = payload.to_be_bytes();
+            digits.copy_from_slice(&bytes[bytes.len() - digits.len()..]);
+        }
+        [] => {}
+    }
+}
+
+/// Length of the header of a list with this payload.
+const fn header_length(payload: usize) -> usize {
+    if payload < 56 { 1 } else { 1 + (usize::BITS - payload.leading_zeros()).div_ceil(8) as usize }
 }
 
 /// Appends a list of items.
 pub fn encode_items<T: Encode>(items: &[T], out: &mut Vec<u8>) {
-    encode_list(out, |out| items.iter().for_each(|item| item.encode(out)));
+    let size_hint = items.iter().map(Encode::size_hint).sum();
+    encode_list_of(size_hint, out, |out| items.iter().for_each(|item| item.encode(out)));
 }
 
 /// Appends a string.
 pub fn encode_string(bytes: &[u8], out: &mut Vec<u8>) {
-    alloy_rlp::Encodable::encode(bytes, out);
+    match bytes {
+        [byte @ 0..=0x7f] => out.push(*byte),
+        _ if bytes.len() < 56 => {
+            out.push(0x80 + bytes.len() as u8);
+            out.extend_from_slice(bytes);
+        }
+        _ if bytes.len() < 256 => {
+            out.reserve(2 + bytes.len());
+            out.extend_from_slice(&[0xb8, bytes.len() as u8]);
+            out.extend_from_slice(bytes);
+        }
+        _ => {
+            let (mut header, length) = ([0; 9], header_length(bytes.len()));
+            write_header(0x80, bytes.len(), &mut header[..length]);
+            out.extend_from_slice(&header[..length]);
+            out.extend_from_slice(bytes);
+        }
+    }
 }
 
 /// Appends an integer given as big-endian bytes; leading zeros are dropped.
@@ -270,21 +359,28 @@ pub fn encode_integer_bytes(bytes: &[u8], out: &mut Vec<u8>) {
     encode_string(&bytes[zeros..], out);
 }
 
+/// The number that eight bytes at most say.
+fn word(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0, |word, byte| word << 8 | u64::from(*byte))
+}
+
 macro_rules! integers {
     ($($ty:ty),*) => {$(
         impl Encode for $ty {
             fn encode(&self, out: &mut Vec<u8>) {
-                encode_integer_bytes(&self.to_be_bytes(), out);
+                let zeros = self.leading_zeros() as usize / 8;
+                encode_string(&self.to_be_bytes()[zeros..], out);
             }
         }
         impl Decode for $ty {
             fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
                 let at = input.position();
                 let body = input.integer_bytes()?;
-                let mut bytes = [0; size_of::<$ty>()];
-                let start = bytes.len().checked_sub(body.len()).ok_or(DecodeError { at, fault: Fault::TooLarge })?;
-                bytes[start..].copy_from_slice(body);
-                Ok(Self::from_be_bytes(bytes))
+                if body.len() > size_of::<$ty>() {
+                    return Err(DecodeError { at, fault: Fault::TooLarge });
+                }
+                let (high, low) = body.split_at(body.len().saturating_sub(8));
+                Ok((u128::from(word(high)) << 64 | u128::from(word(low))) as $ty)
             }
         }
     )*};
@@ -293,7 +389,8 @@ integers!(u8, u16, u32, u64, u128);
 
 impl Encode for U256 {
     fn encode(&self, out: &mut Vec<u8>) {
-        encode_integer_bytes(&self.to_be_bytes::<32>(), out);
+        let zeros = self.leading_zeros() / 8;
+        encode_string(&self.to_be_bytes::<32>()[zeros..], out);
     }
 }
 
@@ -322,13 +419,9 @@ impl Decode for BigUint {
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let body = input.integer_bytes()?;
         // What fits a machine word is nearly every amount there is.
-        let mut word = [0; 16];
-        Ok(match word.len().checked_sub(body.len()) {
-            Some(start) => {
-                word[start..].copy_from_slice(body);
-                Self::from(u128::from_be_bytes(word))
-            }
-            None => Self::from_bytes_be(body),
+        Ok(match body.len() {
+            0..=8 => Self::from(word(body)),
+            _ => Self::from_bytes_be(body),
         })
     }
 }
@@ -356,6 +449,10 @@ macro_rules! arrays {
             fn encode(&self, out: &mut Vec<u8>) {
                 encode_string(self.as_slice(), out);
             }
+
+            fn size_hint(&self) -> usize {
+                1 + size_of::<Self>()
+            }
         }
         impl Decode for $ty {
             fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -369,6 +466,10 @@ arrays!(Hash, Address);
 impl Encode for Vec<u8> {
     fn encode(&self, out: &mut Vec<u8>) {
         encode_string(self, out);
+    }
+
+    fn size_hint(&self) -> usize {
+        header_length(self.len()) + self.len()
     }
 }
 
@@ -398,9 +499,14 @@ macro_rules! rlp_list {
     ($name:ident { $($field:ident),* $(,)? }) => {
         impl $crate::codec::rlp::Encode for $name {
             fn encode(&self, out: &mut Vec<u8>) {
-                $crate::codec::rlp::encode_list(out, |out| {
+                let size_hint = $crate::codec::rlp::Encode::size_hint(self);
+                $crate::codec::rlp::encode_list_of(size_hint, out, |out| {
                     $($crate::codec::rlp::Encode::encode(&self.$field, out);)*
                 });
+            }
+
+            fn size_hint(&self) -> usize {
+                0 $(+ $crate::codec::rlp::Encode::size_hint(&self.$field))*
             }
         }
         impl $crate::codec::rlp::Decode for $name {
@@ -469,7 +575,44 @@ mod tests {
         assert!(Pair::from_rlp(&[0xff; 9], 9).is_err());
     }
 
+    /// A list of one string of zeros, with room made for the header of another payload.
+    fn list_with_hint(hint: usize, length: usize) -> Vec<u8> {
+        let mut out = vec![7];
+        encode_list_of(hint, &mut out, |out| out.resize(out.len() + length, 0));
+        out
+    }
+
+    #[test]
+    fn headers_are_those_of_another_codec_at_every_length() {
+        for length in [0, 1, 2, 54, 55, 56, 57, 255, 256, 257, 65_535, 65_536, 70_000] {
+            let bytes = vec![0xaa; length];
+            assert_eq!(bytes.to_rlp(), alloy_rlp::encode(bytes.as_slice()), "{length}");
+            assert_eq!(bytes.size_hint(), bytes.to_rlp().len(), "{length}");
+            let mut expected = vec![7];
+            alloy_rlp::Header { list: true, payload_length: length }.encode(&mut expected);
+            expected.resize(expected.len() + length, 0);
+            for hint in [0, 55, 56, 255, 256, 70_000, 1 << 24] {
+                assert_eq!(list_with_hint(hint, length), expected, "{length}, {hint} expected");
+            }
+        }
+    }
+
     proptest! {
+        #[test]
+        fn items_end_where_another_codec_ends_them(first: u8, digits in 0_usize..5, behind: Vec<u8>) {
+            let bytes = [&[first][..], &vec![0; digits], &behind].concat();
+            let mut rest = bytes.as_slice();
+            let other = alloy_rlp::Header::decode(&mut rest);
+            let other = other.ok().map(|header| (header.list, &rest[..header.payload_length]));
+            let mut reader = Reader::new(&bytes, bytes.len()).expect("within the limit");
+            prop_assert_eq!(reader.clone().item().ok().map(|(list, body, _)| (list, body)), other);
+            let read = match reader.next_is_list() {
+                true => reader.list().map(|list| (true, list.rest())),
+                false => reader.string().map(|body| (false, body)),
+            };
+            prop_assert_eq!(read.ok(), other);
+        }
+
         #[test]
         fn what_is_encoded_is_read_back(number: u64, words: Vec<Vec<u8>>) {
             let pair = Pair { number, words };

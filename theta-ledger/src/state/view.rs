@@ -178,6 +178,13 @@ impl StateView {
         })
     }
 
+    /// Goes on over a later state: what was read or changed here stays as it is, all else is read there.
+    pub(crate) fn rebase(&mut self, onto: &Self) {
+        self.trie = onto.trie.clone();
+        self.height = onto.height;
+        self.splits_end = None;
+    }
+
     /// Height of the block whose state this is, without the changes on top.
     pub const fn height(&self) -> u64 {
         self.height

@@ -26,7 +26,7 @@ use num_bigint::BigUint;
 use serde::{Serialize, Serializer};
 use theta_core::{
     amount::{Coins, TFuelWei, ThetaWei, from_big, to_big},
-    codec::rlp::{Decode, DecodeError, Encode, Fault, Reader},
+    codec::rlp::{Decode, DecodeError, Encode, Fault, Reader, encode_list},
     context::BlockContext,
     hash::{Address, Hash, U256, keccak},
     rlp_list,
@@ -123,6 +123,16 @@ impl TxInput {
     fn unsigned(&self) -> Self {
         Self { signature: Signature::EMPTY, ..self.clone() }
     }
+
+    /// Appends the encoding of [`Self::unsigned`].
+    fn encode_unsigned(&self, out: &mut Vec<u8>) {
+        encode_list(out, |out| {
+            self.address.encode(out);
+            self.coins.encode(out);
+            self.sequence.encode(out);
+            Signature::EMPTY.encode(out);
+        });
+    }
 }
 
 /// Who gets what.
@@ -159,7 +169,9 @@ pub trait Body: Encode + Decode + Clone {
 
 /// Kind and body in a row.
 fn enveloped<T: Encode>(kind: u16, body: &T) -> Vec<u8> {
-    let mut out = kind.to_rlp();
+    // Most transactions fit.
+    let mut out = Vec::with_capacity(256);
+    kind.encode(&mut out);
     body.encode(&mut out);
     out
 }

@@ -11,8 +11,9 @@ use super::{Body, RawTx, Transaction};
 /// What is signed: chain id, kind and body, inside a list that looks like an Ethereum transaction, so that hardware
 /// wallets sign it. `second` is the later form with three more fields (`ledger/types/tx.go`; `ledger.md` 3.4).
 pub fn sign_bytes(chain: &str, signed_part: &[u8], second: bool) -> Vec<u8> {
-    let mut payload = chain.to_owned().to_rlp();
-    payload.extend(signed_part);
+    let mut payload = Vec::with_capacity(chain.len() + 9 + signed_part.len());
+    encode_string(chain.as_bytes(), &mut payload);
+    payload.extend_from_slice(signed_part);
     let mut out = Vec::with_capacity(payload.len() + 48);
     encode_list(&mut out, |out| {
         out.extend([0x80, 0x80, 0x80]);

@@ -5,7 +5,7 @@ use serde::Serialize;
 use theta_core::{
     amount::{Coins, TFuelWei, to_big},
     codec::rlp::{Decode, DecodeError, Encode, Item, Reader, encode_list},
-    hash::Address,
+    hash::{Address, Hash},
     sign::Signature,
     spec::{RuleSet, Rules},
 };
@@ -153,6 +153,17 @@ impl SmartContract {
             }
             _ => Err(TxError::EthereumSignature(chain_id.to_string())),
         }
+    }
+
+    /// The hash by which an Ethereum wallet knows it; `None` where it is not signed as wallets do. No signature is both, so
+    /// one that was found to be native needs no second recovery.
+    pub(crate) fn ethereum_hash(&self, scope: &Scope<'_>) -> Option<Hash> {
+        if self.typed.is_none()
+            && scope.is_signed(self.from.address, &self.from.signature, &self.signed_part())
+        {
+            return None;
+        }
+        ethereum::ethereum_hash(self, scope.spec.ethereum_chain_id(scope.height()), scope.signatures)
     }
 
     pub(super) fn check(&self, scope: &Scope<'_>, view: &mut StateView) -> Result<(), TxError> {

@@ -195,3 +195,40 @@ fn an_offer_costs_a_large_pool_no_more() {
     assert!(large <= 1.2 * small, "{small} {large}");
     assert!(small >= 1.0, "each is tried once at least");
 }
+
+/// Transactions carried out for each of 300 blocks that settle the first of a row and are followed by an offer behind it.
+fn offers_between_blocks(waiting: u64) -> f64 {
+    let spec = ChainSpec::privatenet();
+    let rich = Coins::tfuel(TFuelWei::whole(1_000_000));
+    let (sender, validator) = (sender(0), key(9).address());
+    let genesis = GenesisBuilder::new(&spec, 1_700_000_000)
+        .validator(validator, validator, ThetaWei::whole(5_000_000))
+        .account(sender.address(), rich)
+        .build();
+    let mut ledger = Ledger::builder(spec).open(&genesis).unwrap();
+    let (mut parent, _) = extend(&mut ledger, genesis.hash(), &[]);
+    ledger.reached(Finality::Settled, &parent).unwrap();
+    let limits = MempoolLimits { per_sender: 1 << 16, ..MempoolLimits::default() };
+    let mut pool = Mempool::new(ledger.reader(), limits).unwrap();
+    for sequence in 1..=waiting {
+        insert(&mut pool, send(&sender, sequence, 1).bytes, 0).unwrap();
+    }
+    let before = pool.carried_out();
+    for number in 1..=300 {
+        let (hash, block) = extend(&mut ledger, parent, &[Arc::new(send(&sender, number, 1))]);
+        ledger.reached(Finality::Settled, &hash).unwrap();
+        pool.settled(&[block], 0).unwrap();
+        insert(&mut pool, send(&sender, waiting + number, 1).bytes, 0).unwrap();
+        parent = hash;
+    }
+    assert_eq!(pool.len() as u64, waiting);
+    (pool.carried_out() - before) as f64 / 300.0
+}
+
+#[test]
+fn a_block_costs_a_long_row_no_more() {
+    let (short, long) = (offers_between_blocks(50), offers_between_blocks(1_000));
+    println!("50 {short}, 1000 {long}");
+    assert!(long <= 1.2 * short, "{short} {long}");
+    assert!((2.0..=4.5).contains(&short), "{short}: what is next, what is offered, and now and then the row");
+}

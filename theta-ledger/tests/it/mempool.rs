@@ -79,13 +79,16 @@ fn only_a_better_offer_replaces() {
     assert!(matches!(pool.reason(&old), Some(DropReason::Replaced(by)) if *by == better));
 }
 
+fn refused(pool: &mut Mempool, bytes: Vec<u8>) -> TxError {
+    match insert(pool, bytes, 0) {
+        Err(AdmitError::Invalid(error)) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn what_can_not_become_valid_is_refused_with_its_reason() {
     let (_, mut pool, _) = pool();
-    let refused = |pool: &mut Mempool, bytes: Vec<u8>| match insert(pool, bytes, 0) {
-        Err(AdmitError::Invalid(error)) => error,
-        other => panic!("{other:?}"),
-    };
     assert!(matches!(refused(&mut pool, vec![0x0c, 0xc0]), TxError::Decode(_)));
     assert!(matches!(refused(&mut pool, Vec::new()), TxError::Decode(_)));
     let good = send(&key(1), 1, 1).bytes;
@@ -125,6 +128,69 @@ fn what_was_settled_leaves_and_the_rest_stays() {
     assert!(pool.reason(&waiting.hash).is_none());
     assert_eq!(pool.len(), 2);
     assert!(matches!(insert(&mut pool, waiting.bytes, 0), Err(AdmitError::Known)));
+}
+
+/// A transfer whose payers sign one after the other.
+fn joint(payers: &[(&SecretKey, u64, u64)], to: Address) -> RawTx {
+    let coins = |tfuel| Coins::tfuel(TFuelWei::whole(tfuel));
+    let total: u64 = payers.iter().map(|(.., tfuel)| tfuel).sum();
+    let mut body = Send {
+        fee: coins(1).into(),
+        inputs: payers
+            .iter()
+            .map(|(payer, sequence, tfuel)| TxInput::new(payer.address(), coins(*tfuel), *sequence))
+            .collect(),
+        outputs: vec![TxOutput::new(to, coins(total - 1))],
+    };
+    let digest = Unsigned::new("privatenet", body.clone()).digest();
+    for (input, (payer, ..)) in body.inputs.iter_mut().zip(payers) {
+        input.signature = payer.sign_digest(&digest);
+    }
+    RawTx::new(body.into())
+}
+
+fn settle(ledger: &mut Ledger, pool: &mut Mempool, parent: Hash, candidates: &[RawTx]) -> Hash {
+    let candidates: Vec<_> = candidates.iter().cloned().map(Arc::new).collect();
+    let (hash, block) = extend(ledger, parent, &candidates);
+    assert_eq!(block.transactions.len(), 1 + candidates.len());
+    ledger.reached(Finality::Settled, &hash).unwrap();
+    pool.settled(&[block], 0).unwrap();
+    hash
+}
+
+#[test]
+fn what_a_block_brings_may_be_spent_behind_a_row() {
+    let (mut ledger, mut pool, first) = pool();
+    let row = [send(&key(1), 1, 1), send(&key(1), 2, 900_000)];
+    for raw in &row {
+        insert(&mut pool, raw.bytes.clone(), 0).unwrap();
+    }
+    let gift = joint(&[(&key(2), 1, 500_001)], key(1).address());
+    settle(&mut ledger, &mut pool, first, &[row[0].clone(), gift]);
+    // More than there was without the gift, less than there is with it.
+    let spent = send(&key(1), 3, 400_000);
+    assert!(matches!(insert(&mut pool, spent.bytes, 0), Ok(Admitted::Ready(_))));
+    let account = pool.preview(key(1).address()).unwrap().unwrap();
+    assert_eq!(account.sequence, 3);
+    let expected: TFuelWei = "199998.1".parse().unwrap();
+    assert_eq!(account.balance.tfuel, expected);
+    assert!(matches!(refused(&mut pool, send(&key(1), 4, 200_000).bytes), TxError::Insufficient(_)));
+}
+
+#[test]
+fn what_others_take_is_missed_behind_a_row() {
+    let (mut ledger, mut pool, first) = pool();
+    let row = [send(&key(1), 1, 1), send(&key(1), 2, 1)];
+    for raw in &row {
+        insert(&mut pool, raw.bytes.clone(), 0).unwrap();
+    }
+    // It is in the row of its first payer, and takes a sequence and most of the funds of the second.
+    let both = joint(&[(&key(2), 1, 10), (&key(1), 1, 900_000)], Address::repeat_byte(7));
+    settle(&mut ledger, &mut pool, first, &[both]);
+    assert!(matches!(pool.reason(&row[0].hash), Some(DropReason::Invalid(TxError::Sequence { .. }))));
+    assert!(pool.knows(&row[1].hash) && pool.reason(&row[1].hash).is_none());
+    assert!(matches!(refused(&mut pool, send(&key(1), 3, 200_000).bytes), TxError::Insufficient(_)));
+    assert!(matches!(insert(&mut pool, send(&key(1), 3, 50_000).bytes, 0), Ok(Admitted::Ready(_))));
 }
 
 #[test]
