@@ -9,7 +9,6 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use theta_core::{
     amount::{Coins, TFuelWei, ThetaWei},
-    bls,
     hash::Address,
     sign::SecretKey,
     spec::ChainSpec,
