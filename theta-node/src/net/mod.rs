@@ -66,6 +66,7 @@ impl std::fmt::Debug for NetConfig {
 
 /// What nodes send each other.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a message is moved a few times at most")]
 pub(crate) enum Packet {
     /// A vote, or where a node stands.
     Message(Message),

@@ -106,6 +106,7 @@ pub(super) fn read_block(bytes: &[u8]) -> Result<Block, DecodeError> {
 
 /// What one node asks another.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a message is moved a few times at most")]
 pub(super) enum Question {
     /// Blocks up to this one, above a height.
     Fetch { block: Hash, above: u64 },
