@@ -147,7 +147,7 @@ impl Requester {
         Self::open_with(chain_id, signer, settings, jobs, purses, (now, false))
     }
 
-    /// The same over [`Deferred`](theta_core::journal::Deferred) journals, so that many steps cost one sync. Before the host
+    /// The same over [`Deferred`] journals, so that many steps cost one sync. Before the host
     /// carries out what a step gave it commits them, that of the jobs before those of the purses, and then calls
     /// [`Self::committed`].
     pub fn open_deferred(
