@@ -116,16 +116,10 @@ impl Shares {
     pub(crate) fn certify(
         self,
         votes: &AggregateVotes,
-        (chain, block, epoch): (&str, &Hash, u64),
+        on: (&str, &Hash, u64),
         validators: &ValidatorSet,
     ) -> Result<(), CertificateError> {
-        let keys = votes.check_form(epoch, validators)?;
-        let message = AggregateVotes::message(chain, block, epoch);
-        if self.is_signed(&keys, &message, &votes.signature) {
-            Ok(())
-        } else {
-            Err(CertificateError::Signature)
-        }
+        votes.verify_by(|keys, message, sum| self.is_signed(keys, message, sum), on, validators)
     }
 
     /// Adds up the shares of votes for a block. Gives the aggregate, if those that are right make a quorum, and the voters

@@ -108,10 +108,10 @@ impl AggregateVotes {
         self.voters(validators).map(|voter| voter.bls.ok_or(CertificateError::NoKey)).collect()
     }
 
-    /// Whether it certifies a block of this chain and epoch. Costs an addition for each voter and one check of a signature.
-    #[cfg(feature = "bls")]
-    pub fn verify(
+    /// Whether it certifies a block of this chain and epoch. `is_signed` says whether a signature is that of all keys together.
+    pub fn verify_by(
         &self,
+        is_signed: impl FnOnce(&[bls::PublicKey], &[u8], &bls::Signature) -> bool,
         (chain, block, epoch): (&str, &Hash, u64),
         validators: &ValidatorSet,
     ) -> Result<(), CertificateError> {
@@ -121,6 +121,16 @@ impl AggregateVotes {
         } else {
             Err(CertificateError::Signature)
         }
+    }
+
+    /// The same with signatures on the curve. Costs an addition for each voter and one check of a signature.
+    #[cfg(feature = "bls")]
+    pub fn verify(
+        &self,
+        (chain, block, epoch): (&str, &Hash, u64),
+        validators: &ValidatorSet,
+    ) -> Result<(), CertificateError> {
+        self.verify_by(is_signed, (chain, block, epoch), validators)
     }
 }
 

@@ -346,9 +346,8 @@ impl Requester {
         Ok(Todo::Send { to, envelope })
     }
 
-    /// Everything so far is durable. What may only now be written is, to be committed with the next step; whether there is
-    /// any.
-    pub fn committed(&mut self) -> Result<bool, RequesterError> {
+    /// Everything so far is durable. What may only now be written is, to be committed with the next step.
+    pub fn committed(&mut self) -> Result<(), RequesterError> {
         for job in std::mem::take(&mut self.closed) {
             for purse in &mut self.purses {
                 purse.release(&job)?;
@@ -358,9 +357,13 @@ impl Requester {
             self.journal.append(&record)?;
             self.closed.push(job);
         }
+        self.tidy()
+    }
+
+    /// To be called where the journal says what the scheduler knows, and all that was paid is durable.
+    fn tidy(&mut self) -> Result<(), RequesterError> {
         let size = self.scheduler.size();
-        self.journal.tidy(size, || self.scheduler.records())?;
-        Ok(!self.closed.is_empty())
+        Ok(self.journal.tidy(size, || self.scheduler.records())?)
     }
 
     fn carry_out(&mut self, now: Millis, effects: Vec<Effect>) -> Result<Vec<Todo>, RequesterError> {
@@ -424,8 +427,7 @@ impl Requester {
         }
         // Now the journal says what the scheduler knows; in the middle of the effects it is behind.
         if !self.deferred {
-            let size = self.scheduler.size();
-            self.journal.tidy(size, || self.scheduler.records())?;
+            self.tidy()?;
         }
         todo.extend(wake.map(Todo::WakeAt));
         Ok(todo)

@@ -13,7 +13,7 @@ use theta_core::{
     codec::rlp::{Decode, Encode},
     hash::{Address, Hash, keccak},
     spec::ChainSpec,
-    stake::{GuardianPool, ValidatorPool, ValidatorSet},
+    stake::{GuardianPool, VALIDATOR_KEYS, ValidatorPool, ValidatorSet},
     trie::{NoNodes, Trie},
     workers::Inline,
 };
@@ -205,7 +205,7 @@ impl Genesis {
 
     /// Whether the chain's validators have keys.
     pub(crate) fn has_validator_keys(&self) -> bool {
-        self.entries.keys().any(|key| key.starts_with(&keys::validator_key(Address::ZERO)[..7]))
+        self.entries.keys().any(|key| key.starts_with(VALIDATOR_KEYS))
     }
 
     pub(crate) fn set(&self, keyed: bool) -> ValidatorSet {

@@ -15,7 +15,7 @@ pub use self::{
     elite::EliteEdgeNode,
     guardian::{Guardian, GuardianPool},
     reward::EliteState,
-    validator::{Validator, ValidatorKey, ValidatorPool, ValidatorSet, validator_key},
+    validator::{VALIDATOR_KEYS, Validator, ValidatorKey, ValidatorPool, ValidatorSet, validator_key},
 };
 use crate::{
     amount::Wei,

@@ -141,9 +141,12 @@ pub struct ValidatorKey {
 
 rlp_list!(ValidatorKey { key, proof });
 
+/// What the places of [`ValidatorKey`]s in the state begin with.
+pub const VALIDATOR_KEYS: &[u8] = b"ls/vbk/";
+
 /// Where a validator's [`ValidatorKey`] stands in the state.
 pub fn validator_key(holder: Address) -> Vec<u8> {
-    [b"ls/vbk/", holder.as_slice()].concat()
+    [VALIDATOR_KEYS, holder.as_slice()].concat()
 }
 
 /// The validators that propose and vote, ascending by address.

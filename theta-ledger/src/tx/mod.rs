@@ -26,7 +26,7 @@ use num_bigint::BigUint;
 use serde::{Serialize, Serializer};
 use theta_core::{
     amount::{Coins, TFuelWei, ThetaWei, from_big, to_big},
-    codec::rlp::{Decode, DecodeError, Encode, Fault, Reader, encode_list},
+    codec::rlp::{Decode, DecodeError, Encode, Fault, Reader},
     context::BlockContext,
     hash::{Address, Hash, U256, keccak},
     rlp_list,
@@ -122,16 +122,6 @@ impl TxInput {
 
     fn unsigned(&self) -> Self {
         Self { signature: Signature::EMPTY, ..self.clone() }
-    }
-
-    /// Appends the encoding of [`Self::unsigned`].
-    fn encode_unsigned(&self, out: &mut Vec<u8>) {
-        encode_list(out, |out| {
-            self.address.encode(out);
-            self.coins.encode(out);
-            self.sequence.encode(out);
-            Signature::EMPTY.encode(out);
-        });
     }
 }
 

@@ -4,12 +4,7 @@ use std::collections::BTreeMap;
 
 use num_bigint::BigUint;
 use serde::Serialize;
-use theta_core::{
-    amount::Coins,
-    codec::rlp::{Encode, encode_list_of},
-    rlp_list,
-    sign::Signature,
-};
+use theta_core::{amount::Coins, rlp_list, sign::Signature};
 
 use super::{Body, MAX_ACCOUNTS, Scope, TxCoins, TxError, TxInput, TxOutput, charge, credit, enveloped};
 use crate::{state::StateView, vm::VmOutcome};
@@ -30,28 +25,14 @@ rlp_list!(Send { fee, inputs, outputs });
 impl Body for Send {
     const KIND: u16 = 2;
     fn signed_part(&self) -> Vec<u8> {
-        enveloped(Self::KIND, &Unsigned(self))
+        let inputs = self.inputs.iter().map(TxInput::unsigned).collect();
+        enveloped(Self::KIND, &Self { inputs, ..self.clone() })
     }
     /// The first input's; further inputs are signed one by one in [`Send::inputs`].
     fn attach(&mut self, signature: Signature) {
         if let Some(input) = self.inputs.first_mut() {
             input.signature = signature;
         }
-    }
-}
-
-/// A transfer without its signatures.
-struct Unsigned<'a>(&'a Send);
-
-impl Encode for Unsigned<'_> {
-    fn encode(&self, out: &mut Vec<u8>) {
-        encode_list_of(self.0.size_hint(), out, |out| {
-            self.0.fee.encode(out);
-            encode_list_of(self.0.inputs.size_hint(), out, |out| {
-                self.0.inputs.iter().for_each(|input| input.encode_unsigned(out));
-            });
-            self.0.outputs.encode(out);
-        });
     }
 }
 
