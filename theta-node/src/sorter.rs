@@ -77,6 +77,9 @@ pub(crate) struct Sorter {
 
 /// How often one peer is asked what waits there, in milliseconds.
 const COMPARE_EVERY: Millis = 2_000;
+/// How long it may take over all its answers before the next one is asked: a slow peer is waited for, a silent one
+/// holds nothing up.
+const ANSWER_WITHIN: Millis = 10_000;
 /// What has waited for less is still on its way as gossip.
 const ON_ITS_WAY: Millis = 1_000;
 /// Transactions that a peer names at most, and those of them that are fetched before it is asked again.
@@ -87,11 +90,13 @@ const FETCHED: usize = 2_048;
 /// was behind a cut cable, is filled again by asking one peer after the other.
 #[derive(Debug, Default)]
 struct Compare {
-    /// When the next peer is asked.
+    /// When a peer was asked last.
     at: Millis,
     turn: usize,
-    /// The peer that was asked last.
+    /// That peer.
     peer: Option<u64>,
+    /// It has not answered yet.
+    open: bool,
     missing: VecDeque<Hash>,
 }
 
@@ -111,8 +116,9 @@ impl Sorter {
     /// Asks the next peer what waits there, once it is time.
     fn compare(&self, compare: &mut Compare) {
         let now = now_millis();
+        let pause = if compare.open { ANSWER_WITHIN } else { COMPARE_EVERY };
         // A clock that was set back only makes it ask once more.
-        if (compare.at..compare.at + COMPARE_EVERY).contains(&now) {
+        if (compare.at..compare.at + pause).contains(&now) {
             return;
         }
         compare.at = now;
@@ -123,13 +129,14 @@ impl Sorter {
         compare.turn = compare.turn.wrapping_add(1);
         let peer = others[compare.turn % others.len()];
         compare.peer = Some(peer);
+        compare.open = true;
         compare.missing.clear();
         self.port.ask_waiting(peer);
     }
 
     /// Keeps what is not here of that which waits at a peer, and begins to fetch it.
     fn named(&self, compare: &mut Compare, peer: u64, hashes: Vec<Hash>) {
-        if compare.peer != Some(peer) || hashes.is_empty() {
+        if compare.peer != Some(peer) {
             return;
         }
         let unknown: Vec<_> = {
@@ -144,16 +151,14 @@ impl Sorter {
 
     fn fetch_missing(&self, compare: &mut Compare, peer: u64) {
         let count = compare.missing.len().min(MOST_ASKED);
-        if count > 0 {
+        compare.open = count > 0;
+        if compare.open {
             self.port.ask_transactions(peer, compare.missing.drain(..count).collect());
         }
     }
 
-    /// Takes transactions that were asked for; whether any of them is of use.
+    /// Takes transactions that were asked for, late ones too; whether any of them is of use.
     fn fetched(&self, compare: &mut Compare, peer: u64, raw: Vec<Vec<u8>>) -> bool {
-        if compare.peer != Some(peer) {
-            return false;
-        }
         let mut taken = false;
         for raw in raw {
             match verdict(&admit(&self.mempool, &self.metrics, raw)) {
@@ -161,12 +166,17 @@ impl Sorter {
                 Verdict::Ignore => {}
                 Verdict::Reject => {
                     self.port.penalize(peer);
-                    compare.missing.clear();
+                    if compare.peer == Some(peer) {
+                        compare.missing.clear();
+                        compare.open = false;
+                    }
                     return taken;
                 }
             }
         }
-        self.fetch_missing(compare, peer);
+        if compare.peer == Some(peer) {
+            self.fetch_missing(compare, peer);
+        }
         taken
     }
 

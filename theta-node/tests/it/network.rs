@@ -219,7 +219,7 @@ async fn what_waits_reaches_nodes_that_come_later() {
     }
     let complete = async |node: &Node| {
         let pool = node.handle().mempool;
-        for _ in 0..300 {
+        for _ in 0..1_800 {
             if sent.iter().all(|hash| pool.lock().find(hash).is_some()) {
                 return;
             }
