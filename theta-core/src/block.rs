@@ -3,7 +3,7 @@
 use crate::{
     bls,
     certificate::CertificateVotes,
-    codec::rlp::{Decode, DecodeError, Encode, Item, Reader, encode_list, encode_string},
+    codec::rlp::{Decode, DecodeError, Encode, Item, Reader, encode_list, encode_list_of, encode_string},
     hash::{Address, EMPTY_ROOT, Hash, keccak},
     rlp_list,
     sign::{SignError, Signature, Signer},
@@ -165,6 +165,10 @@ pub struct Header {
     pub seed: Option<Seed>,
 }
 
+/// Bytes of the fields of a header that are as long in each, and about those of a vote, for [`Encode::size_hint`].
+const FIELDS_SIZE: usize = 480;
+const VOTE_SIZE: usize = 140;
+
 impl Header {
     /// The header of all zeros that fills unused places of genesis files.
     pub fn zero() -> Self {
@@ -234,7 +238,7 @@ impl Header {
     }
 
     fn encode_signed_by(&self, signature: &Signature, out: &mut Vec<u8>) {
-        encode_list(out, |out| {
+        encode_list_of(self.size_hint(), out, |out| {
             self.chain.encode(out);
             self.epoch.encode(out);
             self.height.encode(out);
@@ -280,6 +284,15 @@ fn decode_votes<T: Decode>(input: &mut Reader<'_>) -> Result<Option<T>, DecodeEr
 impl Encode for Header {
     fn encode(&self, out: &mut Vec<u8>) {
         self.encode_signed_by(&self.signature, out);
+    }
+
+    /// Without the votes of guardians and elite edge nodes, which few headers have.
+    fn size_hint(&self) -> usize {
+        let votes = match &self.certificate.votes {
+            CertificateVotes::List(votes) => VOTE_SIZE * votes.as_slice().len(),
+            CertificateVotes::Aggregate(_) => VOTE_SIZE,
+        };
+        FIELDS_SIZE + self.chain.len() + votes + self.signature.size_hint()
     }
 }
 

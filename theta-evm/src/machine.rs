@@ -64,6 +64,7 @@ static CODES: LazyLock<Cache<(Hash, bool), Bytecode>> = LazyLock::new(|| Cache::
 impl<'a> Machine<'a> {
     pub(crate) fn new(view: &'a mut StateView, env: &'a VmEnv<'a>, call: &'a VmCall, spec: SpecId) -> Self {
         let ethereum = env.rules.evm.rule_set == RuleSet::Ethereum;
+        view.begin_transaction();
         Self {
             view,
             env,
@@ -317,15 +318,11 @@ impl Host for Machine<'_> {
         value: U256,
         skip_cold_load: bool,
     ) -> Result<StateLoad<SStoreResult>, LoadError> {
-        let (is_cold, original) =
-            self.session.meet(address, key, skip_cold_load).ok_or(LoadError::ColdLoadSkipped)?;
-        let present = self
-            .view
-            .change_slot(address, Hash::from(key), |present| (present != value).then_some(value))
-            .map(|present| (present, *original.get_or_insert(present)));
-        let (present_value, original_value) = self.park(present).map_err(stop)?;
-        let data = SStoreResult { original_value, present_value, new_value: value };
-        Ok(StateLoad::new(data, is_cold))
+        let met = self.view.meet_slot(address, Hash::from(key), Some(value), skip_cold_load);
+        let met = self.park(met).map_err(stop)?.ok_or(LoadError::ColdLoadSkipped)?;
+        let data =
+            SStoreResult { original_value: met.original, present_value: met.present, new_value: value };
+        Ok(StateLoad::new(data, met.is_cold))
     }
 
     fn sload_skip_cold_load(
@@ -334,14 +331,14 @@ impl Host for Machine<'_> {
         key: U256,
         skip_cold_load: bool,
     ) -> Result<StateLoad<U256>, LoadError> {
-        let is_cold = if self.ethereum {
-            let met = self.session.meet(address, key, skip_cold_load);
-            met.ok_or(LoadError::ColdLoadSkipped)?.0
-        } else {
-            false
-        };
-        let value = self.view.slot(address, Hash::from(key));
-        self.park(value).map(|value| StateLoad::new(value, is_cold)).map_err(stop)
+        // By Theta's rules nothing is cold.
+        if !self.ethereum {
+            let value = self.view.slot(address, Hash::from(key));
+            return self.park(value).map(|value| StateLoad::new(value, false)).map_err(stop);
+        }
+        let met = self.view.meet_slot(address, Hash::from(key), None, skip_cold_load);
+        let met = self.park(met).map_err(stop)?.ok_or(LoadError::ColdLoadSkipped)?;
+        Ok(StateLoad::new(met.present, met.is_cold))
     }
 
     fn tstore(&mut self, address: Address, key: U256, value: U256) {
@@ -407,7 +404,7 @@ impl Machine<'_> {
         for access in &call.access {
             self.session.warm(access.address);
             for slot in &access.slots {
-                self.session.meet(access.address, (*slot).into(), false);
+                self.view.meet_slot(access.address, *slot, None, false)?;
             }
         }
         let mut refund = 0;

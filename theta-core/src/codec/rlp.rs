@@ -93,7 +93,8 @@ impl<T: Item> Encode for Vec<T> {
     }
 
     fn size_hint(&self) -> usize {
-        self.iter().map(Encode::size_hint).sum()
+        let items = self.iter().map(Encode::size_hint).sum();
+        header_length(items) + items
     }
 }
 
@@ -159,6 +160,19 @@ impl<'a> Reader<'a> {
     /// Whether the next item is a list.
     pub fn next_is_list(&self) -> bool {
         self.rest.first().is_some_and(|byte| *byte >= 0xc0)
+    }
+
+    /// Whether the next list ends where the input does or before. Says at once of most lengths that lie that they do; of
+    /// what is no list it says nothing.
+    #[inline]
+    pub fn list_fits(&self) -> bool {
+        let Some((byte @ 0xc0.., behind)) = self.rest.split_first() else { return true };
+        let digits = usize::from(byte.saturating_sub(0xf7));
+        match behind.split_at_checked(digits) {
+            Some(([], behind)) => usize::from(byte - 0xc0) <= behind.len(),
+            Some((length, behind)) => word(length) <= behind.len() as u64,
+            None => false,
+        }
     }
 
     /// The payload of an item that is as short as nearly all are, and of the kind that `first` is the least first byte of.
@@ -373,7 +387,13 @@ macro_rules! integers {
             }
         }
         impl Decode for $ty {
+            #[inline]
             fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+                // Kinds, and most of what is counted.
+                if let [byte @ 1..=0x7f, rest @ ..] = input.rest {
+                    (input.rest, input.at) = (rest, input.at + 1);
+                    return Ok(*byte as $ty);
+                }
                 let at = input.position();
                 let body = input.integer_bytes()?;
                 if body.len() > size_of::<$ty>() {
@@ -506,7 +526,8 @@ macro_rules! rlp_list {
             }
 
             fn size_hint(&self) -> usize {
-                0 $(+ $crate::codec::rlp::Encode::size_hint(&self.$field))*
+                // Nine bytes are the longest header of a list.
+                9 $(+ $crate::codec::rlp::Encode::size_hint(&self.$field))*
             }
         }
         impl $crate::codec::rlp::Decode for $name {

@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use fjall::{
     Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable,
-    config::{CompressionPolicy, PinningPolicy},
+    config::{CompressionPolicy, HashRatioPolicy, PinningPolicy},
 };
 
 use super::{Batch, Rows, Store, StoreError, Table, failed, mark_format, writes};
@@ -39,6 +39,8 @@ fn options(table: Table) -> KeyspaceCreateOptions {
             .filter_block_pinning_policy(PinningPolicy::all(true))
             .index_block_pinning_policy(PinningPolicy::all(true))
             .expect_point_read_hits(true)
+            // A bucket for each row and half a one more: nearly every look-up goes to its row at once.
+            .data_block_hash_ratio_policy(HashRatioPolicy::all(1.5))
             // Every read looks there first, and a small list is searched in the processor's own caches.
             .max_memtable_size(16 << 20),
         _ => options,

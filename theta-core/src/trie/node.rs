@@ -39,28 +39,24 @@ impl Node {
 fn check(input: &mut Reader<'_>) -> Result<(), DecodeError> {
     let error = input.error(Fault::Value("a trie node has 2 or 17 items"));
     let mut list = input.list()?;
-    let mut count = list.clone();
-    let mut items = 0;
-    while !count.is_empty() {
-        count.raw_item()?;
-        items += 1;
+    let mut pair = list.clone();
+    (pair.raw_item()?, pair.raw_item()?);
+    if pair.is_empty() {
+        let error = list.error(Fault::Value("not a hex-prefix path"));
+        let path = list.string()?;
+        return match path.first().ok_or(error)? {
+            0x00 | 0x10..=0x1f => check_child(&mut list),
+            0x20 | 0x30..=0x3f => list.string().map(drop),
+            _ => Err(error),
+        };
     }
-    match items {
-        2 => {
-            let error = list.error(Fault::Value("not a hex-prefix path"));
-            let path = list.string()?;
-            match path.first().ok_or(error)? {
-                0x00 | 0x10..=0x1f => check_child(&mut list),
-                0x20 | 0x30..=0x3f => list.string().map(drop),
-                _ => Err(error),
-            }
+    for index in 0..17 {
+        if list.is_empty() {
+            return Err(error);
         }
-        17 => {
-            (0..16).try_for_each(|_| check_child(&mut list))?;
-            list.string().map(drop)
-        }
-        _ => Err(error),
+        if index < 16 { check_child(&mut list)? } else { list.string().map(drop)? }
     }
+    list.finish().map_err(|_| error)
 }
 
 /// Reads how a node names a child. What stands inside its parent is shorter than a hash, which bounds the depth of this.

@@ -40,6 +40,8 @@ pub struct StateView {
     /// No split rule ends below this height, once that was looked at.
     splits_end: Option<u64>,
     journal: Vec<Undo>,
+    /// Number of the transaction under way.
+    transaction: u32,
     coinbase: bool,
 }
 
@@ -60,10 +62,38 @@ struct Cell<T> {
 }
 
 /// A word of a contract's storage as it now is. Read words are kept too.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Slot {
     value: U256,
     changed: bool,
+    /// Whether it is warm in the transaction that met it last.
+    warm: bool,
+    /// The number of that transaction.
+    met: u32,
+    /// Its value from before that transaction.
+    original: U256,
+}
+
+impl Slot {
+    /// Gives the value before, and whether it was changed.
+    const fn write(&mut self, value: U256) -> (U256, bool) {
+        (std::mem::replace(&mut self.value, value), std::mem::replace(&mut self.changed, true))
+    }
+
+    const fn is_warm(&self, transaction: u32) -> bool {
+        self.warm && self.met == transaction
+    }
+}
+
+/// A word of storage as Ethereum's rules meet it: what reading or writing it costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MetSlot {
+    /// Whether it was cold. It is not from now on, unless that is taken back.
+    pub is_cold: bool,
+    /// Its value, before a write.
+    pub present: U256,
+    /// Its value from before the transaction.
+    pub original: U256,
 }
 
 /// A contract's storage: a trie at the root its account had, and slots on top.
@@ -83,7 +113,7 @@ impl Storage {
             Entry::Vacant(place) => {
                 let bytes = self.trie.get(key.as_slice())?;
                 let value = bytes.map_or(Ok(U256::ZERO), |bytes| decode(key.as_slice(), &bytes))?;
-                Ok(place.insert(Slot { value, changed: false }))
+                Ok(place.insert(Slot { value, ..Slot::default() }))
             }
         }
     }
@@ -148,7 +178,14 @@ decoded!(Validators(ValidatorPool), Guardians(GuardianPool), Heights(HeightList)
 enum Undo {
     Account(Address, Option<Box<Cell<Account>>>),
     Record(Vec<u8>, Option<Cell<Record>>),
-    Slot { address: Address, key: Hash, old: Option<Slot>, written: bool },
+    /// The value, and whether it was changed. What a transaction has met of it stays.
+    Slot {
+        address: Address,
+        key: Hash,
+        old: Option<(U256, bool)>,
+        written: bool,
+    },
+    Warm(Address, Hash),
     Storage(Address, Option<Box<Storage>>),
     SplitsEnd(Option<u64>),
 }
@@ -174,6 +211,7 @@ impl StateView {
             records: BTreeMap::new(),
             splits_end: None,
             journal: Vec::new(),
+            transaction: 0,
             coinbase: false,
         })
     }
@@ -216,12 +254,26 @@ impl StateView {
                 Some(Undo::Slot { address, key, old, written }) => {
                     if let Some(storage) = self.storage.get_mut(&address) {
                         storage.written = written;
-                        restore!(storage.slots, key, old);
+                        match (old, storage.slots.get_mut(&key)) {
+                            (Some(old), Some(slot)) => (slot.value, slot.changed) = old,
+                            _ => drop(storage.slots.remove(&key)),
+                        }
+                    }
+                }
+                Some(Undo::Warm(address, key)) => {
+                    let storage = self.storage.get_mut(&address);
+                    if let Some(slot) = storage.and_then(|storage| storage.slots.get_mut(&key)) {
+                        slot.warm = false;
                     }
                 }
                 None => return,
             }
         }
+    }
+
+    /// Begins a transaction: no word of storage is warm, and what each holds now it held before.
+    pub const fn begin_transaction(&mut self) {
+        self.transaction = self.transaction.wrapping_add(1);
     }
 
     /// Whether the block's coinbase has been carried out on this view.
@@ -262,9 +314,20 @@ impl StateView {
         self.journal.push(Undo::Account(address, old.map(Box::new)));
     }
 
-    /// Replaces an account by a fresh contract record whose storage is empty, as a creation does.
+    /// Replaces an account by a fresh contract record whose storage is empty, as a creation does. What was warm there stays
+    /// so.
     pub fn reset(&mut self, account: Account) {
         let old = self.storage.remove(&account.address);
+        if let Some(old) = &old {
+            let warm = old.slots.iter().filter(|(_, slot)| slot.is_warm(self.transaction));
+            let slots: HashMap<_> = warm
+                .map(|(key, slot)| (*key, Slot { warm: true, met: slot.met, ..Slot::default() }))
+                .collect();
+            if !slots.is_empty() {
+                let trie = Trie::empty(self.trie.source().clone());
+                self.storage.insert(account.address, Storage { trie, slots, written: false });
+            }
+        }
         self.journal.push(Undo::Storage(account.address, old.map(Box::new)));
         self.store(account);
     }
@@ -317,7 +380,13 @@ impl StateView {
     pub fn set_slot(&mut self, address: Address, key: Hash, value: U256) -> Result<(), StateError> {
         let storage = self.storage(address)?;
         let written = std::mem::replace(&mut storage.written, true);
-        let old = storage.slots.insert(key, Slot { value, changed: true });
+        let old = match storage.slots.entry(key) {
+            Entry::Occupied(slot) => Some(slot.into_mut().write(value)),
+            Entry::Vacant(place) => {
+                place.insert(Slot { value, changed: true, ..Slot::default() });
+                None
+            }
+        };
         self.journal.push(Undo::Slot { address, key, old, written });
         Ok(())
     }
@@ -332,13 +401,48 @@ impl StateView {
     ) -> Result<U256, StateError> {
         let storage = self.storage(address)?;
         let slot = storage.slot(key)?;
-        let old = *slot;
-        if let Some(value) = decide(old.value) {
-            *slot = Slot { value, changed: true };
+        let present = slot.value;
+        if let Some(value) = decide(present) {
+            let old = Some(slot.write(value));
             let written = std::mem::replace(&mut storage.written, true);
-            self.journal.push(Undo::Slot { address, key, old: Some(old), written });
+            self.journal.push(Undo::Slot { address, key, old, written });
         }
-        Ok(old.value)
+        Ok(present)
+    }
+
+    /// Meets a word as Ethereum's rules do (EIP-2929, 2200): it is warm from now on. Writes `value`, if one is given and it
+    /// is another than the present one. Nothing, and nothing is read, where the word is cold and `skip` says to leave it so.
+    pub fn meet_slot(
+        &mut self,
+        address: Address,
+        key: Hash,
+        value: Option<U256>,
+        skip: bool,
+    ) -> Result<Option<MetSlot>, StateError> {
+        let transaction = self.transaction;
+        if skip {
+            let slot = self.storage.get(&address).and_then(|storage| storage.slots.get(&key));
+            if !slot.is_some_and(|slot| slot.is_warm(transaction)) {
+                return Ok(None);
+            }
+        }
+        let storage = self.storage(address)?;
+        let slot = storage.slot(key)?;
+        if slot.met != transaction {
+            (slot.met, slot.warm, slot.original) = (transaction, false, slot.value);
+        }
+        let is_cold = !std::mem::replace(&mut slot.warm, true);
+        let met = MetSlot { is_cold, present: slot.value, original: slot.original };
+        let old = value.filter(|value| *value != met.present).map(|value| slot.write(value));
+        let written = storage.written;
+        storage.written |= old.is_some();
+        if is_cold {
+            self.journal.push(Undo::Warm(address, key));
+        }
+        if old.is_some() {
+            self.journal.push(Undo::Slot { address, key, old, written });
+        }
+        Ok(Some(met))
     }
 
     /// All words of a contract's storage that are not zero.

@@ -260,6 +260,10 @@ impl Transaction {
     pub fn decode(bytes: &[u8]) -> Result<(Self, usize), DecodeError> {
         let mut reader = Reader::new(bytes, MAX_TX_BYTES)?;
         let kind = reader.read()?;
+        // A length that lies is found before a body of any kind is begun.
+        if !reader.list_fits() {
+            return Err(reader.error(Fault::Cut));
+        }
         let transaction = Self::decode_body(kind, &mut reader)?;
         Ok((transaction, reader.rest().len()))
     }
