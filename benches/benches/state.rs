@@ -1,5 +1,5 @@
 //! `state/root_mem` and `state/commit`: the root after K changed accounts out of N, in memory, and durable on disk.
-//! `state/get/{1e4..1e6}`: one account out of N, cold and warm, beside a raw row of the same store. `state/proof`: 1000 keys
+//! `state/get/{1e4..1e7}`: one account out of N, cold and warm, beside a raw row of the same store. `state/proof`: 1000 keys
 //! proven and verified. `state/prune`: what a settled block costs more for each changed key where old states go away.
 
 #![allow(missing_docs, reason = "criterion's macros make items without any")]
@@ -15,7 +15,7 @@ use theta_benches::{
 use theta_core::{
     codec::rlp::Decode as _,
     context::Finality,
-    hash::Hash,
+    hash::{EMPTY_ROOT, Hash},
     spec::ChainSpec,
     store::{Batch, FjallStore, MemStore, Store, Table},
     trie::{Trie, verify},
@@ -29,6 +29,12 @@ use theta_ledger::{
 /// Accounts, and how that is written in an id.
 fn sizes() -> &'static [(u64, &'static str)] {
     if only_test() { &[(1_000, "1e3")] } else { &[(100_000, "1e5"), (1_000_000, "1e6")] }
+}
+
+/// The largest size as well, where it is named: it takes minutes and 10 GB to lay out.
+fn sizes_on_disk() -> Vec<(u64, &'static str)> {
+    let named = std::env::args().any(|argument| argument.contains("1e7"));
+    sizes().iter().copied().chain(named.then_some((10_000_000, "1e7"))).collect()
 }
 
 fn changed() -> &'static [usize] {
@@ -50,11 +56,14 @@ struct State {
 impl State {
     fn new(store: Arc<dyn Store>, accounts: u64, random: &mut Random) -> Self {
         let nodes = Arc::new(Nodes::new(store.clone()));
-        let mut trie = Trie::empty(nodes.clone());
-        let entries: Vec<_> = (0..accounts).map(|number| entry(number, random)).collect();
-        trie.update(entries, &Inline).expect("nothing is read");
-        let root = trie.root();
-        write_nodes(store.as_ref(), &nodes, &mut trie);
+        let mut root = EMPTY_ROOT;
+        for from in (0..accounts).step_by(1_000_000) {
+            let mut trie = Trie::open(root, nodes.clone()).expect("just written");
+            let entries = (from..(from + 1_000_000).min(accounts)).map(|number| entry(number, random));
+            trie.update(entries.collect::<Vec<_>>(), &Inline).expect("just written");
+            root = trie.root();
+            write_nodes(store.as_ref(), &nodes, &mut trie);
+        }
         Self { store, nodes, root, workers: Arc::new(Inline) }
     }
 
@@ -84,10 +93,11 @@ mod peer {
     pub(crate) struct Peer(Nomt<Blake3Hasher>);
 
     impl Peer {
-        pub(crate) fn open(folder: &Path) -> Self {
+        pub(crate) fn open(folder: &Path, accounts: u64) -> Self {
+            let buckets = u32::try_from(accounts.next_power_of_two().max(1 << 20)).expect("fits");
             let mut options = Options::new();
             options.path(folder.join("nomt"));
-            options.hashtable_buckets(1 << 20);
+            options.hashtable_buckets(buckets);
             Self(Nomt::open(options).expect("the peer opens"))
         }
 
@@ -113,7 +123,7 @@ mod peer {
     pub(crate) struct Peer;
 
     impl Peer {
-        pub(crate) fn open(_: &std::path::Path) -> Self {
+        pub(crate) fn open(_: &std::path::Path, _: u64) -> Self {
             println!("state/commit: skipped the peer: run with --features theta-benches/nomt");
             Self
         }
@@ -166,13 +176,16 @@ fn written() -> Option<u64> {
 }
 
 fn commit(criterion: &mut Criterion) {
-    for (accounts, size) in sizes().iter().filter(|(_, size)| asked_for(&format!("state/commit/{size}"))) {
+    for (accounts, size) in &sizes_on_disk() {
+        if !asked_for(&format!("state/commit/{size}")) {
+            continue;
+        }
         let mut random = Random::new(SEED);
         let folder = tempfile::tempdir().expect("a temporary folder");
         let store = FjallStore::open(folder.path()).expect("a new store opens");
         let mut state = State::new(Arc::new(store), *accounts, &mut random);
         state.workers = Arc::new(Cores);
-        let peer = peer::Peer::open(folder.path());
+        let peer = peer::Peer::open(folder.path(), *accounts);
         let mut numbers = Random::new(SEED);
         for from in (0..*accounts).step_by(10_000) {
             let to = (from + 10_000).min(*accounts);
@@ -251,10 +264,10 @@ fn each(numbers: &[u64], mut act: impl FnMut(u64)) -> f64 {
 }
 
 fn get(_: &mut Criterion) {
-    let sizes: &[(u64, &str)] = match only_test() {
-        true => &[(1_000, "1e3")],
-        false => &[(10_000, "1e4"), (100_000, "1e5"), (1_000_000, "1e6")],
-    };
+    let mut sizes = sizes_on_disk();
+    if !only_test() {
+        sizes.insert(0, (10_000, "1e4"));
+    }
     for (accounts, size) in sizes.iter().filter(|(_, size)| asked_for(&format!("state/get/{size}"))) {
         let mut random = Random::new(SEED);
         let folder = tempfile::tempdir().expect("a temporary folder");

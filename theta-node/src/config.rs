@@ -19,8 +19,9 @@ use theta_ledger::{genesis::Genesis, state::Keep, vm::ContractVm};
 use theta_sdk::keystore::{Effort, Keystore};
 
 use crate::{
+    connections::{Listener, listen_on},
     folder::{DataFolder, read_genesis},
-    http::{Listener, ethereum_routes, listen_on, theta_routes},
+    http::{ethereum_routes, theta_routes},
     net::Multiaddr,
     node::{Node, NodeConfig},
     rpc::{eth::EthApi, theta::ThetaApi},

@@ -23,7 +23,8 @@ use theta_sdk::hd::{self, Path as HdPath};
 use crate::{
     clock::now_millis,
     config::settings,
-    http::{Listener, ethereum_routes, listen, theta_routes},
+    connections::{Listener, listen},
+    http::{ethereum_routes, theta_routes},
     net::Multiaddr,
     node::{Node, NodeConfig, NodeHandle},
     rpc::{eth::EthApi, theta::ThetaApi},

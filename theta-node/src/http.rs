@@ -1,26 +1,17 @@
 //! HTTP listeners: paths, status codes and limits around the JSON-RPC dispatcher.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use anyhow::{Context, Result};
 use axum::{
     Router,
-    body::Bytes,
+    body::{Body, Bytes, HttpBody as _},
     extract::{DefaultBodyLimit, Request, State, WebSocketUpgrade},
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{MethodRouter, any, get},
 };
-use tokio::{
-    net::TcpListener,
-    sync::{OwnedSemaphorePermit, Semaphore},
-    task::JoinHandle,
-};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::rpc::{Dialect, answer, eth::EthApi, socket::Api, theta::ThetaApi};
 
@@ -88,12 +79,43 @@ async fn ethereum(State(api): State<EthApi>, method: Method, headers: HeaderMap,
     serve(Dialect::Ethereum, &method, &headers, respond).await
 }
 
-/// A body that is too large is not read, so its connection ends; a client that is not told would send the next request there.
-async fn says_when_it_closes(mut response: Response) -> Response {
-    if response.status() == StatusCode::PAYLOAD_TOO_LARGE {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
-    response
+/// A longer body has to wait for a place, of which there are so many.
+const SHORT_BODY: u64 = 64 * 1024;
+const LONG_BODIES: usize = 64;
+/// How long a body may take to come, and a long one to find a place.
+const BODY_WITHIN: Duration = Duration::from_secs(15);
+
+/// What is not read to its end, so that its connection ends; a client that is not told would send the next request there.
+fn unread(status: StatusCode) -> Response {
+    (status, [(header::CONNECTION, "close")]).into_response()
+}
+
+/// Reads requests whole before anything works on them: what all of them hold in memory is bounded, and who sends a byte now
+/// and then is not waited for.
+fn whole(routes: Router) -> Router {
+    let places = Arc::new(Semaphore::new(LONG_BODIES));
+    routes.layer(middleware::from_fn(move |request: Request, next: Next| {
+        let places = places.clone();
+        async move {
+            let (parts, body) = request.into_parts();
+            let size = body.size_hint();
+            if size.lower() > MAX_BODY as u64 {
+                return unread(StatusCode::PAYLOAD_TOO_LARGE);
+            }
+            let read = async {
+                let is_long = size.upper().is_none_or(|size| size > SHORT_BODY);
+                // The semaphore is never closed.
+                let place = if is_long { places.acquire_owned().await.ok() } else { None };
+                (axum::body::to_bytes(body, MAX_BODY).await, place)
+            };
+            match tokio::time::timeout(BODY_WITHIN, read).await {
+                Ok((Ok(body), _place)) => next.run(Request::from_parts(parts, Body::from(body))).await,
+                // Of another length than it said, or cut off: then nobody hears of it.
+                Ok((Err(_), _)) => unread(StatusCode::PAYLOAD_TOO_LARGE),
+                Err(_) => unread(StatusCode::REQUEST_TIMEOUT),
+            }
+        }
+    }))
 }
 
 /// WebSockets of one server at once.
@@ -114,24 +136,24 @@ fn sockets<S: Clone + Send + Sync + 'static>(api: Api) -> MethodRouter<S> {
 
 /// The `theta.*` server: `/rpc`, `/ws` for WebSockets, and a line for people at `/`.
 pub fn theta_routes(api: ThetaApi) -> Router {
-    Router::new()
+    let routes = Router::new()
         .route("/", get(|| async { "Theta Node is up and running!" }))
         .route("/rpc", any(theta))
         .route("/ws", sockets(Api::Theta(api.clone())))
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(middleware::map_response(says_when_it_closes))
-        .with_state(api)
+        .with_state(api);
+    whole(routes)
 }
 
 /// The `eth_*` server: `/` and `/rpc`, `/ws` for WebSockets.
 pub fn ethereum_routes(api: EthApi) -> Router {
-    Router::new()
+    let routes = Router::new()
         .route("/", any(ethereum))
         .route("/rpc", any(ethereum))
         .route("/ws", sockets(Api::Ethereum(api.clone())))
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(middleware::map_response(says_when_it_closes))
-        .with_state(api)
+        .with_state(api);
+    whole(routes)
 }
 
 /// A request's place among those that are worked on at once. Whoever works on it after the response keeps it.
@@ -203,37 +225,4 @@ fn only(routes: Router, may: fn(&Request) -> bool) -> Router {
             }
         }
     }))
-}
-
-/// A listener that serves until it is dropped.
-#[derive(Debug)]
-pub struct Listener {
-    /// Where it listens; a port of 0 has been replaced by the one taken.
-    pub address: SocketAddr,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-/// Listens on the loopback address.
-pub async fn listen(port: u16, routes: Router) -> Result<Listener> {
-    listen_on(SocketAddr::from(([127, 0, 0, 1], port)), routes).await
-}
-
-/// Listens on any address.
-pub async fn listen_on(wanted: SocketAddr, routes: Router) -> Result<Listener> {
-    let listener = TcpListener::bind(wanted)
-        .await
-        .with_context(|| format!("cannot listen on {wanted}; name another port, or 0 for a free one"))?;
-    let address = listener.local_addr()?;
-    let task = tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, routes).await {
-            tracing::error!(%error, "a listener stopped");
-        }
-    });
-    Ok(Listener { address, task })
 }

@@ -8,6 +8,7 @@ mod chain;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod connections;
 pub mod demo;
 pub mod devnet;
 pub mod edge;

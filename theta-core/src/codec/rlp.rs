@@ -625,12 +625,17 @@ mod tests {
             let mut rest = bytes.as_slice();
             let other = alloy_rlp::Header::decode(&mut rest);
             let other = other.ok().map(|header| (header.list, &rest[..header.payload_length]));
-            let mut reader = Reader::new(&bytes, bytes.len()).expect("within the limit");
+            let reader = Reader::new(&bytes, bytes.len()).expect("within the limit");
             prop_assert_eq!(reader.clone().item().ok().map(|(list, body, _)| (list, body)), other);
             let read = match reader.next_is_list() {
-                true => reader.list().map(|list| (true, list.rest())),
-                false => reader.string().map(|body| (false, body)),
+                true => reader.clone().list().map(|list| (true, list.rest())),
+                false => reader.clone().string().map(|body| (false, body)),
             };
+            if !reader.list_fits() {
+                prop_assert!(reader.next_is_list() && read.is_err());
+            } else if let (true, Err(error)) = (reader.next_is_list(), &read) {
+                prop_assert_eq!(error.fault, Fault::NotCanonical);
+            }
             prop_assert_eq!(read.ok(), other);
         }
 

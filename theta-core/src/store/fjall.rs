@@ -12,6 +12,10 @@ use super::{Batch, Rows, Store, StoreError, Table, failed, mark_format, writes};
 /// Bytes of blocks of the files that are kept in memory.
 const CACHE: u64 = 64 << 20;
 
+/// Threads that write files and merge them. With two, fjall 3.1 keeps one free for writing, which turns round as fast as it
+/// can for as long as the other merges.
+const WORKERS: usize = 3;
+
 /// Format of the tables; another one is refused at open.
 const FORMAT: &str = "theta-store 2";
 
@@ -52,7 +56,7 @@ impl FjallStore {
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
         let name = mark_format(folder, FORMAT)?;
         // Some damage to its journal makes fjall 3.1 panic where it should give an error.
-        let open = || Database::builder(folder.join("data")).cache_size(CACHE).open();
+        let open = || Database::builder(folder.join("data")).cache_size(CACHE).worker_threads(WORKERS).open();
         let opened = std::panic::catch_unwind(open).map_err(|_| failed(&name, &"its journal is damaged"))?;
         let database = opened.map_err(|error| match error {
             fjall::Error::Locked => StoreError::Locked(name.clone()),

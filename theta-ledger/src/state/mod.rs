@@ -9,7 +9,7 @@ mod view;
 pub use self::{
     account::{Account, ReservedFund, SplitRule},
     prune::Keep,
-    view::{Checkpoint, StateView},
+    view::{Checkpoint, MetSlot, StateView},
 };
 use theta_core::{codec::rlp::DecodeError, store::StoreError, trie::TrieError};
 

@@ -15,6 +15,7 @@ mod order;
 mod prune;
 mod replay;
 mod slash;
+mod slots;
 mod snapshot;
 mod validator_keys;
 mod wallets;

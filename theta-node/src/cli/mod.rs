@@ -111,8 +111,23 @@ enum Command {
     Statetest(statetest::Args),
 }
 
+/// Files and connections at once, of those that the system allows.
+const MOST_FILES: u64 = 65_536;
+
+/// A listener alone takes more connections than the 1,024 files that a process has at first on most systems.
+fn allow_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let most = limit.maximum.unwrap_or(MOST_FILES).min(MOST_FILES);
+    if limit.current.is_some_and(|current| current < most) {
+        // Where that is not allowed the process goes on with what it has.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(most), maximum: limit.maximum });
+    }
+}
+
 /// Runs the program with the process's arguments.
 pub fn main() -> ExitCode {
+    allow_files();
     let cli = Cli::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_env("THETA_LOG").unwrap_or_else(|_| {
         tracing_subscriber::EnvFilter::new("warn,libp2p_gossipsub=error,libp2p_kad=error")

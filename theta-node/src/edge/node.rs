@@ -50,7 +50,8 @@ use super::{
 };
 use crate::{
     clock::now_millis,
-    http::{Listener, listen, local_only, own_host},
+    connections::{Listener, listen},
+    http::{local_only, own_host},
 };
 
 mod status;

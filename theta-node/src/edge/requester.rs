@@ -33,7 +33,10 @@ use super::{
     },
     wire::Directory,
 };
-use crate::http::{Listener, listen, local_only, own_host};
+use crate::{
+    connections::{Listener, listen},
+    http::{local_only, own_host},
+};
 
 /// A job with the bytes of what its file names.
 #[derive(Clone, Debug)]

@@ -42,7 +42,7 @@ use super::{
     wire::{MAX_REQUESTS, Wire},
     *,
 };
-use crate::http::{Listener, listen};
+use crate::connections::{Listener, listen};
 
 mod models;
 mod pool;

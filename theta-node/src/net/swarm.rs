@@ -102,7 +102,8 @@ struct Gathered {
     until: Instant,
 }
 
-/// TCP or memory, Noise, Yamux, and one more lock around it for a private network.
+/// TCP or memory, Noise, Yamux, and one more lock around it for a private network. By features of this crate QUIC beside
+/// it, which private networks do without since it has no place for their lock, and addresses with names of hosts.
 pub(crate) fn transport(
     identity: &Keypair,
     network_key: Option<[u8; 32]>,
@@ -113,7 +114,7 @@ pub(crate) fn transport(
     };
     let noise = noise::Config::new(identity).context("the node's key makes no handshake")?;
     // One more layer, whose key everybody in the network has.
-    Ok(match network_key {
+    let transport = match network_key {
         None => {
             let upgrade = base().upgrade(Version::V1Lazy).authenticate(noise);
             upgrade.multiplex(yamux::Config::default()).boxed()
@@ -123,7 +124,24 @@ pub(crate) fn transport(
             let upgrade = base().and_then(move |socket, _| locked.handshake(socket)).upgrade(Version::V1Lazy);
             upgrade.authenticate(noise).multiplex(yamux::Config::default()).boxed()
         }
-    })
+    };
+    #[cfg(feature = "quic")]
+    let transport = if network_key.is_none() { or_quic(identity, transport) } else { transport };
+    #[cfg(feature = "dns")]
+    let transport =
+        libp2p::dns::tokio::Transport::system(transport).context("the system names no resolver")?.boxed();
+    Ok(transport)
+}
+
+#[cfg(feature = "quic")]
+fn or_quic(identity: &Keypair, other: Boxed<(PeerId, StreamMuxerBox)>) -> Boxed<(PeerId, StreamMuxerBox)> {
+    use futures::future::Either;
+    let quic = libp2p::quic::tokio::Transport::new(libp2p::quic::Config::new(identity));
+    let either = OrTransport::new(quic, other).map(|connected, _| match connected {
+        Either::Left((peer, streams)) => (peer, StreamMuxerBox::new(streams)),
+        Either::Right(connected) => connected,
+    });
+    either.boxed()
 }
 
 fn gossip(genesis: &Hash) -> Result<gossipsub::Behaviour> {

@@ -95,10 +95,10 @@ async fn gossip_goes_on_only_after_a_verdict() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_fetch_is_answered_over_tcp() {
-    let one = open(config(1, "/ip4/127.0.0.1/tcp/0", Vec::new())).await;
-    let two = open(config(2, "/ip4/127.0.0.1/tcp/0", one.port.addresses().to_vec())).await;
+/// Where a node listens, and how another one has its address.
+async fn a_fetch_is_answered(listen: &str, named: impl Fn(&Multiaddr) -> Multiaddr) {
+    let one = open(config(1, listen, Vec::new())).await;
+    let two = open(config(2, listen, one.port.addresses().iter().map(named).collect())).await;
     until("they are connected", || two.port.others().len() == 1).await;
     let to = two.port.others()[0];
     assert!(two.port.fetch(to, Hash::repeat_byte(9), 5));
@@ -113,6 +113,25 @@ async fn a_fetch_is_answered_over_tcp() {
     let answer = tokio::task::block_in_place(|| two.deliveries.recv_timeout(SOON)).expect("an answer");
     let Packet::Blocks(blocks) = answer.packet else { panic!("{answer:?}") };
     assert_eq!((answer.from, blocks), (to, vec![block]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fetch_is_answered_over_tcp() {
+    a_fetch_is_answered("/ip4/127.0.0.1/tcp/0", Clone::clone).await;
+}
+
+#[cfg(feature = "quic")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fetch_is_answered_over_quic() {
+    a_fetch_is_answered("/ip4/127.0.0.1/udp/0/quic-v1", Clone::clone).await;
+}
+
+#[cfg(feature = "dns")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_is_found_by_the_name_of_its_host() {
+    let named =
+        |address: &Multiaddr| address.to_string().replace("/ip4/127.0.0.1/", "/dns4/localhost/").parse();
+    a_fetch_is_answered("/ip4/127.0.0.1/tcp/0", |address| named(address).expect("an address")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,7 +9,7 @@ use theta_core::{
     hash::Address,
     spec::ChainSpec,
 };
-use theta_node::{admin, http::listen};
+use theta_node::{admin, connections::listen};
 use theta_sdk::{
     client::Client,
     wallet::{Wallet, minimum_fee},
