@@ -26,12 +26,13 @@ pub struct Cores;
 #[cfg(feature = "rayon")]
 impl Workers for Cores {
     fn each(&self, jobs: usize, job: &(dyn Fn(usize) + Sync)) {
-        use rayon::iter::{IntoParallelIterator, ParallelIterator};
+        use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
         // One job is not worth the way to another thread.
         if jobs <= 1 {
             return Inline.each(jobs, job);
         }
-        (0..jobs).into_par_iter().for_each(job);
+        // Jobs differ, so nobody takes two before he has done one.
+        (0..jobs).into_par_iter().with_max_len(1).for_each(job);
     }
 }
 

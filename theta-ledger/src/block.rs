@@ -1,10 +1,16 @@
 //! One block: built from candidates, or carried out as it came.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use theta_core::{
     block::Bloom,
-    codec::rlp::Encode,
+    codec::rlp::{DecodeError, Encode},
     context::{BlockContext, Body},
     hash::{EMPTY_ROOT, Hash},
     sign::Signer,
@@ -110,31 +116,90 @@ impl Execution {
     }
 }
 
-/// Carries out all transactions of a block on its parent's state.
+/// Transactions that are read in one go.
+const PART: usize = 8;
+
+/// Transactions of a block while they are decoded and their signers recovered, which takes no state.
+struct Reading<'a> {
+    scope: &'a Scope<'a>,
+    parts: Vec<(&'a [Vec<u8>], OnceLock<Vec<Result<RawTx, DecodeError>>>)>,
+    next: AtomicUsize,
+}
+
+impl<'a> Reading<'a> {
+    fn new(scope: &'a Scope<'a>, transactions: &'a [Vec<u8>]) -> Self {
+        let parts = transactions.chunks(PART).map(|part| (part, OnceLock::new())).collect();
+        Self { scope, parts, next: AtomicUsize::new(0) }
+    }
+
+    fn part(&self, number: usize) -> &[Result<RawTx, DecodeError>] {
+        let (bytes, read) = &self.parts[number];
+        read.get_or_init(|| {
+            let read = |bytes: &Vec<u8>| {
+                let raw = RawTx::decode(bytes.clone())?;
+                raw.transaction.recover(self.scope);
+                Ok(raw)
+            };
+            bytes.iter().map(read).collect()
+        })
+    }
+
+    /// Reads the next part that nobody has begun, if there is one.
+    fn help(&self) -> bool {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let begun = number < self.parts.len();
+        if begun {
+            self.part(number);
+        }
+        begun
+    }
+
+    /// All transactions, in order; whoever takes them reads others while the next one is not ready.
+    fn all(&self) -> impl Iterator<Item = &Result<RawTx, DecodeError>> {
+        (0..self.parts.len()).flat_map(|number| {
+            while self.parts[number].1.get().is_none() && self.help() {}
+            self.part(number)
+        })
+    }
+}
+
+enum Job<'a> {
+    CarryOut(&'a mut StateView, &'a mut Result<Execution, BlockError>),
+    Read,
+}
+
+fn carry_out(
+    scope: &Scope<'_>,
+    view: &mut StateView,
+    reading: &Reading<'_>,
+) -> Result<Execution, BlockError> {
+    let mut execution = Execution::new();
+    for (index, raw) in reading.all().enumerate() {
+        let failed = |source| BlockError::Transaction { index, source };
+        let raw = raw.as_ref().map_err(|error| failed((*error).into()))?;
+        let outcome = run(scope, view, raw).map_err(failed)?;
+        execution.done(scope, raw, outcome);
+    }
+    Ok(execution)
+}
+
+/// Carries out all transactions of a block on its parent's state, one after the other, while other cores read those behind.
 pub(crate) fn execute(
     scope: &Scope<'_>,
     mut view: StateView,
     transactions: &[Vec<u8>],
     workers: &dyn Workers,
 ) -> Result<Executed, BlockError> {
-    // Reading and checking signatures needs no state, so all of it is done first, on any core.
-    let mut read: Vec<_> = transactions.iter().map(|bytes| (bytes, None)).collect();
-    each_mut(workers, &mut read, |(bytes, raw)| {
-        let decoded = RawTx::decode(bytes.to_vec());
-        if let Ok(raw) = &decoded {
-            raw.transaction.recover(scope);
-        }
-        *raw = Some(decoded);
-    });
-    let mut execution = Execution::new();
     history::note(scope, &mut view)?;
-    for (index, raw) in read.into_iter().filter_map(|(_, raw)| raw).enumerate() {
-        let failed = |source| BlockError::Transaction { index, source };
-        let raw = raw.map_err(|error| failed(error.into()))?;
-        let outcome = run(scope, &mut view, &raw).map_err(failed)?;
-        execution.done(scope, &raw, outcome);
-    }
-    execution.finish(scope, view, workers)
+    let reading = Reading::new(scope, transactions);
+    let mut execution = Ok(Execution::new());
+    let mut jobs = vec![Job::CarryOut(&mut view, &mut execution)];
+    jobs.extend(reading.parts.iter().map(|_| Job::Read));
+    each_mut(workers, &mut jobs, |job| match job {
+        Job::CarryOut(view, execution) => **execution = carry_out(scope, view, &reading),
+        Job::Read => _ = reading.help(),
+    });
+    execution?.finish(scope, view, workers)
 }
 
 /// A built block and the candidates that were left out because they are not valid on it.

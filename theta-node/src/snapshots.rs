@@ -38,6 +38,8 @@ const VERSION: u64 = 3;
 /// How long a beginner waits for somebody who offers a file, and for a piece.
 const LOOK: Duration = Duration::from_secs(20);
 const DEADLINE: Duration = Duration::from_secs(10);
+/// How often a peer is asked for its offer.
+const ASK_AGAIN: Duration = Duration::from_secs(3);
 /// After the first offer so much longer for better ones.
 const COMPARE: Duration = Duration::from_secs(2);
 /// Pieces on their way at once.
@@ -220,12 +222,14 @@ pub(crate) fn begin(
 
 /// What peers offer, and who offers it.
 fn look(port: &Port, deliveries: &Receiver<Delivery>) -> BTreeMap<Offer, BTreeSet<u64>> {
-    let (begun, mut asked) = (Instant::now(), BTreeSet::new());
+    let (begun, mut asked) = (Instant::now(), BTreeMap::<u64, Instant>::new());
     let mut offers: BTreeMap<Offer, BTreeSet<u64>> = BTreeMap::new();
     let mut first = None;
     while begun.elapsed() < LOOK && first.is_none_or(|first: Instant| first.elapsed() < COMPARE) {
+        // Who has none yet may be about to make one.
         for peer in port.others() {
-            if asked.insert(peer) {
+            if asked.get(&peer).is_none_or(|since| since.elapsed() > ASK_AGAIN) {
+                asked.insert(peer, Instant::now());
                 port.ask_snapshot(peer);
             }
         }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use serde_json::Value;
 
-use super::{contracts, input, interrupted};
+use super::{contracts, input, interruption};
 use crate::{
     devnet::{DevAccount, Devnet, DevnetConfig, TEST_MNEMONIC},
     edge::{EdgeHosts, HostsConfig},
@@ -109,13 +109,15 @@ pub(super) async fn run(args: Args) -> Result<()> {
     devnet.first_block().await?;
     let mut ready = devnet.ready_line();
     let _edge = edge.start(&mut ready, None).await?;
+    // Who reads that it is ready may stop it at once.
+    let stop = interruption()?;
     if args.json {
         say!("{ready}")?;
     } else {
         print_ready(&ready, &devnet.accounts)?;
     }
     tokio::select! {
-        result = interrupted() => result?,
+        () = stop => {}
         reason = devnet.failure() => bail!(reason),
     }
     eprintln!("stopping");
@@ -163,12 +165,13 @@ async fn run_processes(config: DevnetConfig, chain: &str, json: bool, edge: Edge
     let network = Processes::start(config, &chain, &program).await?;
     let mut ready = network.ready_line();
     let edge = edge.start(&mut ready, Some(program)).await?;
+    let stop = interruption()?;
     if json {
         say!("{ready}")?;
     } else {
         print_ready(&ready, network.accounts())?;
     }
-    interrupted().await?;
+    stop.await;
     eprintln!("stopping");
     if let Some(edge) = edge {
         edge.stop().await?;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use theta_sdk::keystore::Effort;
 
-use super::interrupted;
+use super::interruption;
 use crate::{
     config::{FILE, password_file, password_of_environment},
     edge::config::{EdgeFile, UpstreamFile, init},
@@ -128,6 +128,7 @@ async fn start(args: StartArgs) -> Result<()> {
     let engines = super::engines()?;
     let node = file.start(&folder, engines).await?;
     let ready = file.ready_line(&node)?;
+    let stop = interruption()?;
     if args.json {
         say!("{ready}")?;
     } else {
@@ -141,7 +142,7 @@ async fn start(args: StartArgs) -> Result<()> {
         say!("  itself    {}", node.url())?;
     }
     tokio::select! {
-        result = interrupted() => result?,
+        () = stop => {}
         () = node.failed() => bail!("the edge node stopped; what it said is above"),
     }
     eprintln!("stopping");

@@ -182,13 +182,21 @@ fn contracts() -> Arc<dyn theta_ledger::vm::ContractVm> {
     Arc::new(theta_evm::Evm)
 }
 
-/// Waits for Ctrl-C, or for the signal by which a supervisor stops a service.
+/// Ctrl-C, or the signal by which a supervisor stops a service, from this call on; what is given back waits for it.
+fn interruption() -> std::io::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}
+
+/// Waits for [`interruption`].
 async fn interrupted() -> anyhow::Result<()> {
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    tokio::select! {
-        result = tokio::signal::ctrl_c() => result?,
-        _ = terminate.recv() => {}
-    }
+    interruption()?.await;
     Ok(())
 }
 

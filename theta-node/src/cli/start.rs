@@ -7,7 +7,7 @@ use theta_core::{bls::Suite, spec::ChainSpec};
 use theta_ledger::genesis::Genesis;
 use theta_sdk::keystore::Effort;
 
-use super::{contracts, input, interrupted};
+use super::{contracts, input, interruption};
 use crate::{
     config::{self, Config, FILE, RunningNode, password_file, password_of_environment},
     folder::read_genesis,
@@ -137,6 +137,7 @@ pub(super) async fn start(args: StartArgs) -> Result<()> {
     let spec = chain_of(&config.chain, &folder).with_context(|| args.config.display().to_string())?;
     let running = RunningNode::start(&config, &folder, spec, contracts()).await?;
     let ready = running.ready_line();
+    let stop = interruption()?;
     if args.json {
         say!("{ready}")?;
     } else {
@@ -149,7 +150,7 @@ pub(super) async fn start(args: StartArgs) -> Result<()> {
         say!("  eth_*     {}", running.eth_url())?;
     }
     tokio::select! {
-        result = interrupted() => result?,
+        () = stop => {}
         reason = running.node.failed() => bail!(reason),
     }
     eprintln!("stopping");
