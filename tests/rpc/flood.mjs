@@ -141,28 +141,30 @@ async function measure() {
     )
   for (let index = 0; index < 200; index++) (await ask(), await sleep(20))
   say('before')
-  const before = resident()
-  times.length = 0
-  const other = fork(fileURLToPath(import.meta.url), ['--flood'])
-  other.send({ port, connections: Number(args.connections), malformed: Number(args.malformed) })
-  let answers
-  other.on('message', (message) => (answers = message))
-  let most = 0
-  while (!answers) {
-    await ask()
-    most = Math.max(most, resident())
-    await sleep(20)
+  // Twice: what the allocator keeps of the first flood serves the second, and what is lost is lost again.
+  const [levels, worst] = [[], []]
+  for (const round of ['first', 'second']) {
+    times.length = 0
+    const other = fork(fileURLToPath(import.meta.url), ['--flood'])
+    other.send({ port, connections: Number(args.connections), malformed: Number(args.malformed) })
+    let answers
+    other.on('message', (message) => (answers = message))
+    while (!answers) {
+      await ask()
+      await sleep(20)
+    }
+    say(`under the ${round} flood`)
+    worst.push(rank(0.99))
+    console.log(JSON.stringify(answers))
+    times.length = 0
+    // Slow connections are given up within half a minute.
+    await sleep(35_000)
+    probe = new Connection(port)
+    for (let index = 0; index < 200; index++) (await ask(), await sleep(20))
+    say(`after the ${round} flood`)
+    levels.push(resident())
   }
-  say('under the flood')
-  const p99 = rank(0.99)
-  console.log(JSON.stringify({ most_resident_mb: +most.toFixed(1), answers }))
-  times.length = 0
-  // Slow connections are given up within half a minute, and memory is given back by and by.
-  await sleep(40_000)
-  probe = new Connection(port)
-  for (let index = 0; index < 200; index++) (await ask(), await sleep(20))
-  say('after')
-  const holds = p99 <= 100 && resident() <= before * 1.2 + 20
+  const holds = Math.max(...worst) <= 100 && levels[1] <= levels[0] * 1.1
   console.log(holds ? 'ok' : 'FAILED: above 100 ms, or memory did not come back')
   process.exit(holds ? 0 : 1)
 }
