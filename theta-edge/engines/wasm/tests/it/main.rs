@@ -4,6 +4,7 @@
 
 mod escape;
 mod job;
+mod warm;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
