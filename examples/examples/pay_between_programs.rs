@@ -160,7 +160,8 @@ fn payee() -> anyhow::Result<()> {
     for due in till.due(HEIGHT, fee, true) {
         let transaction = till.settle(&due, &fund, fee, HEIGHT)?;
         let len = transaction.bytes.len();
-        let text = format!("{served} units, {} wei earned, {} wei settle by {len} bytes", book.earned, due.amount);
+        let text =
+            format!("{served} units, {} wei earned, {} wei settle by {len} bytes", book.earned, due.amount);
         write(&mut to, text.as_bytes())?;
     }
     Ok(())
