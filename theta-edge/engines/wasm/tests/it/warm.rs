@@ -232,7 +232,6 @@ async fn a_waiting_child_that_died_is_not_missed() {
 
 /// Looks like the child's answer on the wire.
 #[derive(Serialize)]
-#[allow(dead_code, reason = "only one of them is said here, and its number counts")]
 enum Answer {
     Compiled,
     Done { ending: Ending, fuel_used: u64, files: Vec<String> },
@@ -242,9 +241,12 @@ enum Answer {
 async fn an_answer_that_a_waiting_child_gave_unasked_is_not_believed() {
     let worker = OwnWorker::new();
     let folder = worker.path().parent().unwrap().to_owned();
-    let forged =
-        record::encode(1, &Answer::Done { ending: Ending::Exit(77), fuel_used: 1, files: vec![] }).unwrap();
-    let frames = [&(forged.len() as u32).to_le_bytes()[..], &forged, &[0; 8]].concat();
+    let frame = |answer: &Answer| {
+        let bytes = record::encode(1, answer).unwrap();
+        [&(bytes.len() as u32).to_le_bytes()[..], &bytes].concat()
+    };
+    let done = Answer::Done { ending: Ending::Exit(77), fuel_used: 1, files: vec![] };
+    let frames = [frame(&Answer::Compiled), frame(&done), vec![0; 8]].concat();
     std::fs::write(folder.join("forged"), frames).unwrap();
     let script = folder.join("script");
     let text = format!(
