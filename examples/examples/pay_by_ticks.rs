@@ -1,5 +1,5 @@
-//! The value plane alone, between two programs: one pays for each unit by a hash, the other checks, and a receipt that
-//! settles on the chain sums it up. No job, no scheduler, no network.
+//! Payer and payee in one place: one pays for each unit by a hash, the other checks, and a receipt that settles on the
+//! chain sums it up. `pay_between_programs` has them in two programs.
 //!
 //! `cargo run -p theta-examples --example pay_by_ticks`
 

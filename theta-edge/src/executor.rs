@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use theta_core::hash::Hash;
+use theta_core::hash::{Address, Hash};
 
 use crate::blob::{BlobError, BlobRef, BlobStore};
 use crate::infer::ModelOffer;
@@ -101,12 +101,15 @@ pub struct Attempt {
     pub blobs: Arc<dyn BlobStore>,
     /// Whom a text is shown to while it is made, if anybody waits for it.
     pub frames: Option<Frames>,
+    /// Whose task it is. What an engine keeps of it, such as a warm process, serves nobody else; where it is `None`,
+    /// nothing is kept.
+    pub tenant: Option<Address>,
 }
 
 impl Attempt {
-    /// One that nobody watches.
+    /// One that nobody watches and that leaves nothing behind.
     pub fn new(blobs: Arc<dyn BlobStore>) -> Self {
-        Self { blobs, frames: None }
+        Self { blobs, frames: None, tenant: None }
     }
 }
 

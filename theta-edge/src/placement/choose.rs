@@ -2,6 +2,11 @@
 
 use super::*;
 
+/// A queue that is over within so many times the p95 of its tasks is short: a slow node would be done no sooner.
+const SHORT: f64 = 4.0;
+/// Times its p95 that a task passes over slow nodes.
+const PASSES_OVER: u64 = 3;
+
 impl Placement {
     pub(super) fn drain(&mut self, now: Millis, step: &mut Step) {
         self.gang(now, step);
@@ -53,7 +58,8 @@ impl Placement {
     pub(super) fn is_short(&mut self, shape: u32) -> bool {
         let row = &mut self.state.shapes[shape as usize];
         let Some((_, p95)) = row.times.p50_p95() else { return false };
-        row.rate > 0.0 && f64::from(self.state.queue.pending(shape)) / row.rate * 1_000.0 < 2.0 * p95 as f64
+        let pending = f64::from(self.state.queue.pending(shape));
+        row.rate > 0.0 && pending / row.rate * 1_000.0 < SHORT * p95 as f64
     }
 
     /// Whether a task passes over slow nodes: what waits is done sooner elsewhere, and this one has not waited for that longer
@@ -64,7 +70,7 @@ impl Placement {
         let (_, p95) = self.run_ms(shape);
         let waits = self.passed_over.get(&task).filter(|(of, _)| *of == seq);
         let waited = waits.map_or(0, |(_, since)| now.saturating_sub(*since));
-        p95 >= CHOOSY.0 && waited < p95 && self.is_short(shape)
+        p95 >= CHOOSY.0 && waited < p95.saturating_mul(PASSES_OVER) && self.is_short(shape)
     }
 
     /// Whether a task should go to a pool, and to which.

@@ -81,10 +81,14 @@ impl Placement {
         let (p50, p95) = self.run_ms(self.state.jobs[job as usize].shape);
         // A node that has shown to be slow is not waited for so long.
         let slow_node = self.state.fleet.rows.get(attempt.node as usize).is_some_and(|row| row.is_slow(now));
-        let slow = if slow_node { p50 } else { p95.saturating_add(p95 / 2) }.max(1);
+        // Where nothing waits, what is late is all that is waited for, and there is room to do it twice.
+        let patience = if self.queued() == 0 { p95 } else { p95.saturating_add(p95 / 2) };
+        let slow = if slow_node { p50 } else { patience }.max(1);
         let end = attempt.started.saturating_add(limit);
         if passed < slow {
-            self.time(slot, attempt.started.saturating_add(slow).min(end));
+            // From the p95 on the queue may have become empty.
+            let again = if passed < p95 { p95 } else { passed.saturating_add((p95 / 8).max(100)) };
+            self.time(slot, attempt.started.saturating_add(slow.min(again)).min(end));
             return;
         }
         if !attempt.straggles {

@@ -46,10 +46,13 @@ impl Runtimes {
         let wanted = (u64::from(self.all) * percent).div_ceil(100);
         let mut sum = 0;
         for (bucket, count) in self.counts.iter().enumerate() {
-            sum += u64::from(*count);
-            if sum >= wanted {
-                return Self::upper(bucket);
+            let count = u64::from(*count);
+            if sum + count >= wanted {
+                // As if those of a bucket lay evenly in it.
+                let (below, upper) = (bucket.checked_sub(1).map_or(0, Self::upper), Self::upper(bucket));
+                return below + ((upper - below) * (wanted - sum)).div_ceil(count.max(1));
             }
+            sum += count;
         }
         Self::upper(127)
     }

@@ -493,6 +493,29 @@ fn a_straggler_gets_one_clone_elsewhere_and_the_first_result_counts() {
 }
 
 #[test]
+fn once_nothing_waits_a_late_attempt_gets_its_clone_at_the_p95() {
+    let mut world = World::new(Settings { clone_percent: 25, ..Settings::default() });
+    for number in 0..4 {
+        let offer = Offer { operator: number as u32 + 1, credits: 1, ..Offer::default() };
+        world.node(number, Conduct::Works(10_000), offer);
+    }
+    let job = |number, tasks| JobRequest { expected_ms: 10_000, ..job(number, tasks) };
+    world.submit(job(1, 40));
+    world.run(200_000);
+    world.conduct.insert(id(2), Conduct::Works(100_000));
+    let begun = world.now;
+    world.submit(job(2, 4));
+    while !world.ended.contains_key(&hash(2)) {
+        let next = world.plan.first().unwrap().0;
+        world.run(next);
+    }
+    // The p95 is ten seconds and some percent, and the clone takes ten.
+    let took = world.now - begun;
+    assert!((20_000..22_500).contains(&took), "{took} ms");
+    assert_eq!(world.offers.iter().filter(|(.., job, _)| *job == hash(2)).count(), 5, "one clone");
+}
+
+#[test]
 fn where_all_nodes_have_become_slow_tasks_are_given_to_them() {
     // Over in less than it would take to be tried again, and longer than that.
     for (quick, slow, most) in [(20, 200, 1_000), (2_000, 20_000, 30_000)] {

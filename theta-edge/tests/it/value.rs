@@ -33,14 +33,14 @@ fn sum(parts: &[TFuelWei]) -> TFuelWei {
 }
 
 /// A chain where overspending is punished, with a payer's fund of 100 TFUEL and some payees.
-struct Market {
-    chain: MemChain,
-    payer: SecretKey,
-    sequence: u64,
+pub(crate) struct Market {
+    pub(crate) chain: MemChain,
+    pub(crate) payer: SecretKey,
+    pub(crate) sequence: u64,
 }
 
 impl Market {
-    fn new(payees: &[u8]) -> Self {
+    pub(crate) fn new(payees: &[u8]) -> Self {
         let (payer, mut chain) = (key(1), MemChain::devnet());
         chain.give(payer.address(), 1_000);
         let sequence = chain.reserve(&payer, 100);
@@ -48,18 +48,18 @@ impl Market {
         Self { chain, payer, sequence }
     }
 
-    fn fund(&mut self) -> Fund {
+    pub(crate) fn fund(&mut self) -> Fund {
         self.chain.fund(self.payer.address(), self.sequence).expect("it is open")
     }
 
     /// One of the payer's purses: an honest payer has one.
-    fn purse(&mut self) -> Purse {
+    pub(crate) fn purse(&mut self) -> Purse {
         let mut purse = Purse::open(CHAIN, Arc::new(self.payer.clone()), MemDisk::default()).unwrap();
         purse.adopt(&self.fund()).unwrap();
         purse
     }
 
-    fn till(&self, payee: u8) -> Till {
+    pub(crate) fn till(&self, payee: u8) -> Till {
         Till::open(CHAIN, Arc::new(key(payee)), MemDisk::default()).unwrap()
     }
 }

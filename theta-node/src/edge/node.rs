@@ -565,7 +565,8 @@ impl EdgeLoop {
                     let run = self.tasks.spawn(async move {
                         let result = if wire.fetch(requester, &task.work.blobs()).await {
                             let blobs = Arc::new(wire.blobs.clone());
-                            let attempt = Attempt { blobs, frames: Some(frames) };
+                            let tenant = Some(requester.0);
+                            let attempt = Attempt { blobs, frames: Some(frames), tenant };
                             match engines.get(task.work.kind()) {
                                 Ok(engine) => engine.run(&task, attempt).await,
                                 Err(error) => Err(error),

@@ -1,11 +1,12 @@
-//! The child process: takes one request from stdin, compiles, runs, answers on stdout, ends.
+//! The child process: takes requests from stdin, compiles the module of the first, runs it for each, answers on stdout.
 
 use std::io::{self, Read, Write};
 
+use rustix::event::{PollFd, PollFlags, poll};
 use theta_edge::executor::Ending;
-use wasmtime::{Config, Engine, Linker, Module, Store, Trap};
+use wasmtime::{Config, Engine, InstancePre, Linker, Module, Store, Trap, UnknownImportError};
 
-use crate::frame::{Answer, MAX_BODY, MAX_HEAD, Request, VERSION, receive, send, send_head};
+use crate::frame::{Answer, MAX_BODY, MAX_HEAD, Request, VERSION, is_reusable, receive, send, send_head};
 use crate::limits::{Guest, bound_process};
 use crate::tree::Tree;
 use crate::wasi::{self, Stop, World};
@@ -33,60 +34,80 @@ fn engine() -> wasmtime::Result<Engine> {
 
 struct Job {
     request: Request,
-    module: Vec<u8>,
     stdin: Vec<u8>,
     files: Vec<Vec<u8>>,
 }
 
-fn read_job(input: &mut impl Read) -> io::Result<Job> {
+fn read_head(input: &mut impl Read) -> io::Result<Request> {
     let head = receive(input, MAX_HEAD)?;
-    let request: Request = theta_core::codec::record::decode(VERSION, &head).map_err(io::Error::other)?;
-    bound_process(request.memory_bytes, request.wall_seconds)?;
-    let module = receive(input, MAX_BODY)?;
-    let stdin = receive(input, MAX_BODY)?;
-    let files = request.files.iter().map(|_| receive(input, MAX_BODY)).collect::<io::Result<_>>()?;
-    Ok(Job { request, module, stdin, files })
+    theta_core::codec::record::decode(VERSION, &head).map_err(io::Error::other)
 }
 
-/// Serves one request and ends the process.
+fn read_job(request: Request, input: &mut impl Read) -> io::Result<Job> {
+    let stdin = receive(input, MAX_BODY)?;
+    let files = request.files.iter().map(|_| receive(input, MAX_BODY)).collect::<io::Result<_>>()?;
+    Ok(Job { request, stdin, files })
+}
+
+/// Serves requests until one does not end well, the parent has had enough, or it is gone.
 pub(crate) fn serve() -> ! {
-    // Not in the `match`: the lock would be held through it, and the watcher below could never read.
-    let job = read_job(&mut io::stdin().lock());
-    let status = match job {
+    // The parent keeps this pipe open while it wants the child; its death closes it, whatever killed it.
+    std::thread::spawn(|| {
+        let pipe = io::stdin();
+        // Asks for nothing, and so learns only of the other end's being closed.
+        let mut closed = [PollFd::new(&pipe, PollFlags::empty())];
+        while !matches!(poll(&mut closed, None), Ok(count) if count > 0) {}
+        std::process::exit(NO_PARENT);
+    });
+    let status = match turns(&mut io::stdin().lock(), &mut io::stdout().lock()) {
+        Ok(()) => 0,
         Err(_) => NO_PARENT,
-        Ok(job) => {
-            // The parent keeps this pipe open while it wants the result; its death closes it, whatever killed it.
-            std::thread::spawn(|| {
-                let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
-                std::process::exit(NO_PARENT);
-            });
-            let mut out = io::stdout().lock();
-            match answer(job, &mut out).and_then(|()| out.flush()) {
-                Ok(()) => 0,
-                Err(_) => NO_PARENT,
-            }
-        }
     };
     std::process::exit(status)
 }
 
-fn answer(job: Job, out: &mut impl Write) -> io::Result<()> {
-    let compiled =
-        engine().and_then(|engine| Module::new(&engine, &job.module).map(|module| (engine, module)));
-    let (engine, module) = match compiled {
-        Ok(both) => both,
-        Err(error) => {
-            return done(out, Ending::InvalidModule(reason(&error)), 0, [Vec::new(), Vec::new()], Vec::new());
+/// The first task brings the module, which is compiled once; later ones are new worlds for it.
+fn turns(input: &mut impl Read, out: &mut impl Write) -> io::Result<()> {
+    let first = read_head(input)?;
+    let bounds = (first.memory_bytes, first.wall_seconds);
+    bound_process(bounds.0, bounds.1)?;
+    let module = receive(input, MAX_BODY)?;
+    let mut job = read_job(first, input)?;
+    let program = match Program::compile(&module, out)? {
+        Ok(program) => program,
+        Err(ending) => {
+            done(out, ending, 0, [Vec::new(), Vec::new()], Vec::new())?;
+            return out.flush();
         }
     };
-    send_head(out, &Answer::Compiled)?;
-    out.flush()?;
-    match run(&engine, &module, job) {
+    drop(module);
+    loop {
+        let well = answer(&program, job, out)?;
+        out.flush()?;
+        if !well {
+            return Ok(());
+        }
+        let next = read_head(input)?;
+        if (next.memory_bytes, next.wall_seconds) != bounds {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        job = read_job(next, input)?;
+    }
+}
+
+/// Runs one task. Only a program that came to its own end leaves a child that may serve another.
+fn answer(program: &Program, job: Job, out: &mut impl Write) -> io::Result<bool> {
+    match program.run(job) {
         Ok((ending, fuel_used, world)) => {
             let World { stdout, stderr, tree, .. } = world;
-            done(out, ending, fuel_used, [stdout, stderr], tree.take_out())
+            let well = is_reusable(&ending);
+            done(out, ending, fuel_used, [stdout, stderr], tree.take_out())?;
+            Ok(well)
         }
-        Err(error) => send_head(out, &Answer::Failed(reason(&error))),
+        Err(error) => {
+            send_head(out, &Answer::Failed(reason(&error)))?;
+            Ok(false)
+        }
     }
 }
 
@@ -102,57 +123,82 @@ fn done(
     streams.iter().chain(&bodies).try_for_each(|body| send(out, body))
 }
 
-fn run(engine: &Engine, module: &Module, job: Job) -> wasmtime::Result<(Ending, u64, World)> {
-    let Job { request, stdin, files, .. } = job;
-    let mut tree = Tree::default();
-    for (path, bytes) in request.files.iter().zip(files) {
-        tree.add_file(path, bytes);
-    }
-    let mut world = World::new(tree, &request.folders, &request.seed, request.fuel, request.output_bytes);
-    world.stdin = stdin;
-    world.args = request.args.into_iter().map(String::into_bytes).collect();
-    world.env = request.env.into_iter().map(|(name, value)| format!("{name}={value}").into_bytes()).collect();
-
-    let memory_left = usize::try_from(request.memory_bytes).unwrap_or(usize::MAX);
-    let mut store = Store::new(engine, Guest { world, memory_left });
-    store.limiter(|guest| guest);
-    store.set_fuel(request.fuel)?;
-    let mut linker = Linker::new(engine);
-    wasi::link(&mut linker)?;
-    let ending = match start(&linker, &mut store, module) {
-        Ok(ending) => ending,
-        Err(error) => ending_of(&error).ok_or(error)?,
-    };
-    let left = if ending == Ending::OutOfFuel { 0 } else { store.get_fuel()? };
-    Ok((ending, request.fuel - left.min(request.fuel), store.into_data().world))
+/// A module that is compiled and whose calls are all there. It holds nothing of a run.
+struct Program {
+    engine: Engine,
+    ready: InstancePre<Guest>,
 }
 
-fn start(linker: &Linker<Guest>, store: &mut Store<Guest>, module: &Module) -> wasmtime::Result<Ending> {
-    for import in module.imports() {
-        if linker.get_by_import(&mut *store, &import).is_none() {
-            return Ok(Ending::Denied(format!("{}.{}", import.module(), import.name())));
+impl Program {
+    /// Says when it is compiled. What is wrong with the module is how the task ends.
+    fn compile(module: &[u8], out: &mut impl Write) -> io::Result<Result<Self, Ending>> {
+        let compiled =
+            engine().and_then(|engine| Module::new(&engine, module).map(|module| (engine, module)));
+        let (engine, module) = match compiled {
+            Ok(both) => both,
+            Err(error) => return Ok(Err(Ending::InvalidModule(reason(&error)))),
+        };
+        send_head(out, &Answer::Compiled)?;
+        out.flush()?;
+        Ok(Self::link(engine, &module))
+    }
+
+    fn link(engine: Engine, module: &Module) -> Result<Self, Ending> {
+        let mut linker = Linker::new(&engine);
+        let invalid = |error: &wasmtime::Error| Ending::InvalidModule(reason(error));
+        wasi::link(&mut linker).map_err(|error| invalid(&error))?;
+        let ready = linker.instantiate_pre(module);
+        if let Some(unknown) =
+            ready.as_ref().err().and_then(|error| error.downcast_ref::<UnknownImportError>())
+        {
+            return Err(Ending::Denied(format!("{}.{}", unknown.module(), unknown.name())));
         }
+        if module.get_export("memory").is_none_or(|export| export.memory().is_none()) {
+            return Err(Ending::InvalidModule("it exports no `memory`".into()));
+        }
+        if module
+            .get_export("_start")
+            .and_then(|export| export.func().cloned())
+            .is_none_or(|f| f.params().len() + f.results().len() > 0)
+        {
+            return Err(Ending::InvalidModule(
+                "it exports no function `_start` without parameters and results".into(),
+            ));
+        }
+        // A call of another form than ours is the module's fault and no machine's.
+        let ready = ready.map_err(|error| invalid(&error))?;
+        Ok(Self { engine, ready })
     }
-    if module.get_export("memory").is_none_or(|export| export.memory().is_none()) {
-        return Ok(Ending::InvalidModule("it exports no `memory`".into()));
+
+    /// Runs it in a store, a memory and a world of its own.
+    fn run(&self, job: Job) -> wasmtime::Result<(Ending, u64, World)> {
+        let Job { request, stdin, files } = job;
+        let mut tree = Tree::default();
+        for (path, bytes) in request.files.iter().zip(files) {
+            tree.add_file(path, bytes);
+        }
+        let mut world = World::new(tree, &request.folders, &request.seed, request.fuel, request.output_bytes);
+        world.stdin = stdin;
+        world.args = request.args.into_iter().map(String::into_bytes).collect();
+        world.env =
+            request.env.into_iter().map(|(name, value)| format!("{name}={value}").into_bytes()).collect();
+
+        let memory_left = usize::try_from(request.memory_bytes).unwrap_or(usize::MAX);
+        let mut store = Store::new(&self.engine, Guest { world, memory_left });
+        store.limiter(|guest| guest);
+        store.set_fuel(request.fuel)?;
+        let ending = match self.start(&mut store) {
+            Ok(()) => Ending::Exit(0),
+            Err(error) => ending_of(&error).ok_or(error)?,
+        };
+        let left = if ending == Ending::OutOfFuel { 0 } else { store.get_fuel()? };
+        Ok((ending, request.fuel - left.min(request.fuel), store.into_data().world))
     }
-    if module
-        .get_export("_start")
-        .and_then(|export| export.func().cloned())
-        .is_none_or(|f| f.params().len() + f.results().len() > 0)
-    {
-        return Ok(Ending::InvalidModule(
-            "it exports no function `_start` without parameters and results".into(),
-        ));
+
+    fn start(&self, store: &mut Store<Guest>) -> wasmtime::Result<()> {
+        let instance = self.ready.instantiate(&mut *store)?;
+        instance.get_typed_func::<(), ()>(&mut *store, "_start")?.call(&mut *store, ())
     }
-    // A call of another form than ours is the module's fault and no machine's.
-    let ready = match linker.instantiate_pre(module) {
-        Ok(ready) => ready,
-        Err(error) => return Ok(Ending::InvalidModule(reason(&error))),
-    };
-    let instance = ready.instantiate(&mut *store)?;
-    instance.get_typed_func::<(), ()>(&mut *store, "_start")?.call(&mut *store, ())?;
-    Ok(Ending::Exit(0))
 }
 
 /// What the program did to end this way; `None` where it was not the program.

@@ -1,7 +1,8 @@
 //! What parent and child say to each other: frames of a length (u32, little-endian) and so many bytes.
 //!
-//! The parent sends one [`Request`] and the bytes it announces; the child answers [`Answer::Compiled`] and then
-//! [`Answer::Done`] and the bytes that announces. Lengths are checked before anything is read.
+//! The parent sends a [`Request`] and the bytes it announces; the child answers [`Answer::Compiled`] and then
+//! [`Answer::Done`] and the bytes that announces. A child that is kept gets further requests, for the same module, which
+//! is not sent and not compiled again. Lengths are checked before anything is read.
 
 use std::io::{self, Read, Write};
 
@@ -16,7 +17,7 @@ pub(crate) const MAX_HEAD: usize = 8 << 20;
 /// Largest single body in bytes.
 pub(crate) const MAX_BODY: usize = 1 << 30;
 
-/// What to run; behind it come the bodies of module, stdin and every file, in this order.
+/// What to run; behind it come the bodies of module (to a new child), stdin and every file, in this order.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Request {
     pub(crate) args: Vec<String>,
@@ -41,6 +42,12 @@ pub(crate) enum Answer {
     Done { ending: Ending, fuel_used: u64, files: Vec<String> },
     /// The machine, not the program, made it end.
     Failed(String),
+}
+
+/// Whether a child whose task ended so may serve another. One that met a limit, trapped or was given what it cannot run
+/// serves no more: both sides end it.
+pub(crate) const fn is_reusable(ending: &Ending) -> bool {
+    matches!(ending, Ending::Exit(_))
 }
 
 /// Sends a body as one frame.

@@ -19,18 +19,22 @@
 //! }
 //! ```
 //!
-//! It needs a tokio runtime with time and I/O. Not here yet: a warm pool of children, a cache of compiled modules, and
-//! a system-call filter around the child.
+//! A child whose task came to its own end waits a while for the next one of the same requester and module
+//! ([`Warm`]), which then pays neither for a process nor for the compiler.
+//!
+//! It needs a tokio runtime with time and I/O. Not here yet: a system-call filter around the child.
 
 mod child;
 mod errno;
 mod frame;
 mod limits;
 mod parent;
+mod pool;
 mod tree;
 mod wasi;
 
 pub use parent::Wasm;
+pub use pool::Warm;
 
 /// First argument of a child.
 const WORKER: &str = "worker";
@@ -43,7 +47,7 @@ pub const PROFILE: &str =
     "theta-edge-wasm/1 wasmtime/48 preview1 fuel nan=canonical relaxed-simd=deterministic stack=512K";
 
 /// Turns this process into a worker if it was started as one (`<program> worker wasm`) and returns at once if not. A
-/// worker never returns: it serves one task and exits.
+/// worker never returns: it serves its tasks and exits.
 pub fn worker() {
     let mut args = std::env::args_os().skip(1);
     if args.next().is_some_and(|arg| arg == WORKER) && args.next().is_some_and(|arg| arg == ENGINE) {

@@ -1,10 +1,13 @@
-//! The parent's side: starts a child for each attempt, feeds it, waits for it no longer than the job allows.
+//! The parent's side: finds or starts a child for each attempt, feeds it, waits for it no longer than the job allows.
 
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::process::Stdio;
+use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,19 +17,23 @@ use theta_core::hash::Hash;
 use theta_edge::blob::BlobStore;
 use theta_edge::executor::{Attempt, Ending, Executor, OutFile, Output, RunError};
 use theta_edge::job::{KindTag, Task, WasmWork, Work};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader, BufWriter, ReadBuf};
+use tokio::process::{ChildStdin, ChildStdout, Command};
+use tokio::time::{Instant, timeout};
 
-use crate::frame::{Answer, MAX_BODY, MAX_HEAD, Request, VERSION};
+use crate::frame::{Answer, MAX_BODY, MAX_HEAD, Request, VERSION, is_reusable};
+use crate::pool::{Likeness, Pool, Warm};
 use crate::{ENGINE, PROFILE, WORKER};
 
-/// Runs WebAssembly tasks, each in its own child process.
+/// Runs WebAssembly tasks in child processes. A child whose task came to its own end may serve later tasks of the same
+/// requester, module and granted files ([`Warm`]); clones share those that wait, and the last one's end is theirs.
 ///
 /// Dropping the future of [`Executor::run`] kills the child.
 #[derive(Clone, Debug)]
 pub struct Wasm {
     program: PathBuf,
     args: Vec<OsString>,
+    pool: Arc<Pool>,
 }
 
 impl Wasm {
@@ -37,10 +44,17 @@ impl Wasm {
 
     /// Children are another program that calls [`crate::worker`] first.
     pub fn with_worker(program: impl Into<PathBuf>) -> Self {
-        Self { program: program.into(), args: vec![WORKER.into(), ENGINE.into()] }
+        let pool = Pool::new(Warm::default());
+        Self { program: program.into(), args: vec![WORKER.into(), ENGINE.into()], pool }
     }
 
-    fn spawn(&self) -> io::Result<(Group, ChildStdin, ChildStdout)> {
+    /// With these bounds of children that wait, and none that waits yet.
+    #[must_use]
+    pub fn warm(self, warm: Warm) -> Self {
+        Self { pool: Pool::new(warm), ..self }
+    }
+
+    fn spawn(&self) -> io::Result<Child> {
         let mut child = Command::new(&self.program)
             .args(&self.args)
             // The operator's environment may hold keys; a module's compiler has no business with it.
@@ -56,12 +70,96 @@ impl Wasm {
             .spawn()?;
         let pipes = child.stdin.take().zip(child.stdout.take());
         let (stdin, stdout) = pipes.ok_or_else(|| io::Error::from(io::ErrorKind::BrokenPipe))?;
-        Ok((Group(child), stdin, stdout))
+        Ok(Child {
+            group: Group(child),
+            stdin: BufWriter::new(stdin),
+            stdout: BufReader::new(stdout),
+            tasks: 0,
+            busy: Duration::ZERO,
+            largest: 0,
+        })
     }
 }
 
-/// A child and its process group, killed together when this is dropped.
-struct Group(Child);
+/// A child with its pipes, and what it has done.
+#[derive(Debug)]
+pub(crate) struct Child {
+    group: Group,
+    stdin: BufWriter<ChildStdin>,
+    stdout: BufReader<ChildStdout>,
+    /// Tasks that it was given.
+    pub(crate) tasks: u32,
+    /// How long it had them; it cannot have used more of a processor.
+    pub(crate) busy: Duration,
+    /// Bytes that it was given and gave in its largest task.
+    pub(crate) largest: usize,
+}
+
+impl Child {
+    /// Whether it lives and says nothing, as one does that waits.
+    pub(crate) fn is_quiet(&mut self) -> bool {
+        let mut byte = [0];
+        let mut nobody = Context::from_waker(Waker::noop());
+        let read =
+            Pin::new(&mut self.stdout).poll_read(&mut nobody, &mut ReadBuf::new(&mut byte)).is_pending();
+        read && matches!(self.group.0.try_wait(), Ok(None))
+    }
+
+    /// Gives it one task, with the module if it is new, and waits for its answer.
+    async fn serve(&mut self, module: Option<&[u8]>, given: &Given, task: &Task) -> Result<Done, Broken> {
+        let begin = Instant::now();
+        self.tasks += 1;
+        let mut bytes = 0;
+        let head = Some(given.head.as_slice());
+        for body in head.into_iter().chain(module).chain(given.bodies.iter().map(Vec::as_slice)) {
+            self.send(body).await?;
+            bytes += body.len();
+        }
+        self.stdin.flush().await.map_err(|_| Broken::Ended { compiled: false })?;
+        let mut compiled = module.is_none();
+        let (ending, fuel_used, files) = loop {
+            let head = self.receive(MAX_HEAD, compiled).await?;
+            match record::decode(VERSION, &head).map_err(|_| Broken::Nonsense)? {
+                Answer::Compiled => compiled = true,
+                Answer::Failed(reason) => return Err(Broken::Failed(reason)),
+                Answer::Done { ending, fuel_used, files } => break (ending, fuel_used, files),
+            }
+        };
+        let mut left = (task.limits.output_mib as usize) << 20;
+        let mut bodies = Vec::new();
+        for _ in 0..files.len() + 2 {
+            let body = self.receive(left.min(MAX_BODY), compiled).await?;
+            left -= body.len();
+            bytes += body.len();
+            bodies.push(body);
+        }
+        self.largest = self.largest.max(bytes);
+        self.busy += begin.elapsed();
+        Ok(Done { ending, fuel_used, files, bodies })
+    }
+
+    async fn send(&mut self, body: &[u8]) -> Result<(), Broken> {
+        let ended = |_| Broken::Ended { compiled: false };
+        let len = u32::try_from(body.len()).map_err(|_| Broken::Nonsense)?;
+        self.stdin.write_all(&len.to_le_bytes()).await.map_err(ended)?;
+        self.stdin.write_all(body).await.map_err(ended)
+    }
+
+    async fn receive(&mut self, limit: usize, compiled: bool) -> Result<Vec<u8>, Broken> {
+        let ended = move |_| Broken::Ended { compiled };
+        let len = self.stdout.read_u32_le().await.map_err(ended)?;
+        if len as usize > limit {
+            return Err(Broken::Nonsense);
+        }
+        let mut body = Vec::new();
+        (&mut self.stdout).take(u64::from(len)).read_to_end(&mut body).await.map_err(ended)?;
+        if body.len() < len as usize { Err(Broken::Ended { compiled }) } else { Ok(body) }
+    }
+}
+
+/// A process and its group, killed together when this is dropped.
+#[derive(Debug)]
+struct Group(tokio::process::Child);
 
 impl Drop for Group {
     fn drop(&mut self) {
@@ -84,14 +182,34 @@ impl Executor for Wasm {
 
     async fn run(&self, task: &Task, attempt: Attempt) -> Result<Output, RunError> {
         let Work::Wasm(work) = &task.work else { return Err(RunError::Kind(task.work.kind())) };
-        let (head, bodies) = load(task, work, &*attempt.blobs).await?;
+        let given = Given::load(task, work, &*attempt.blobs).await?;
         let limit = Duration::from_secs(task.limits.wall_seconds);
-        let (mut group, stdin, stdout) = self.spawn().map_err(RunError::Process)?;
-        let done = match tokio::time::timeout(limit, converse(stdin, stdout, head, bodies, task)).await {
-            Err(_) => return Ok(Output::silent(Ending::TimeLimit, 0)),
-            Ok(Ok(done)) => done,
-            Ok(Err(broken)) => return broken.explain(&mut group.0).await,
+        let likeness = Likeness::of(work, &task.limits, &attempt);
+        let mut served = None;
+        if let Some(mut child) = likeness.as_ref().and_then(|likeness| self.pool.take(likeness)) {
+            match timeout(limit, child.serve(None, &given, task)).await {
+                Err(_) => return Ok(Output::silent(Ending::TimeLimit, 0)),
+                Ok(Ok(done)) => served = Some((child, done)),
+                // The machine may have ended one that waited, and what it did before is no fault of this task.
+                Ok(Err(_)) => {}
+            }
+        }
+        let (child, done) = match served {
+            Some(both) => both,
+            None => {
+                let module = attempt.blobs.read_all(&work.module).await?;
+                let mut child = self.spawn().map_err(RunError::Process)?;
+                match timeout(limit, child.serve(Some(&module), &given, task)).await {
+                    Err(_) => return Ok(Output::silent(Ending::TimeLimit, 0)),
+                    Ok(Ok(done)) => (child, done),
+                    Ok(Err(broken)) => return broken.explain(&mut child.group.0).await,
+                }
+            }
         };
+        match likeness {
+            Some(likeness) if is_reusable(&done.ending) => self.pool.put(likeness, child),
+            _ => drop(child),
+        }
         let mut bodies = done.bodies.into_iter();
         let mut keep = async || {
             let bytes = bodies.next().unwrap_or_default();
@@ -106,37 +224,40 @@ impl Executor for Wasm {
     }
 }
 
-/// Head and bodies of the request, read from the blobs that the task names.
-async fn load(
-    task: &Task,
-    work: &WasmWork,
-    blobs: &dyn BlobStore,
-) -> Result<(Vec<u8>, Vec<Vec<u8>>), RunError> {
-    let mut bodies = vec![blobs.read_all(&work.module).await?];
-    bodies.push(match &work.stdin {
-        Some(stdin) => blobs.read_all(stdin).await?,
-        None => Vec::new(),
-    });
-    let mut files = Vec::new();
-    for folder in &work.inputs {
-        for file in &folder.files {
-            files.push(format!("{}/{}", folder.path, file.path));
-            bodies.push(blobs.read_all(&file.blob).await?);
+/// What a child is told: the head of the request, then stdin and every file.
+struct Given {
+    head: Vec<u8>,
+    bodies: Vec<Vec<u8>>,
+}
+
+impl Given {
+    /// Reads the blobs that the task names, but for the module.
+    async fn load(task: &Task, work: &WasmWork, blobs: &dyn BlobStore) -> Result<Self, RunError> {
+        let mut bodies = vec![match &work.stdin {
+            Some(stdin) => blobs.read_all(stdin).await?,
+            None => Vec::new(),
+        }];
+        let mut files = Vec::new();
+        for folder in &work.inputs {
+            for file in &folder.files {
+                files.push(format!("{}/{}", folder.path, file.path));
+                bodies.push(blobs.read_all(&file.blob).await?);
+            }
         }
+        let request = Request {
+            args: [work.program.clone()].into_iter().chain(work.args.iter().cloned()).collect(),
+            env: work.env.clone(),
+            folders: work.inputs.iter().map(|folder| folder.path.clone()).collect(),
+            files,
+            seed: task.id().0,
+            fuel: task.limits.fuel,
+            memory_bytes: u64::from(task.limits.memory_mib) << 20,
+            output_bytes: u64::from(task.limits.output_mib) << 20,
+            wall_seconds: task.limits.wall_seconds,
+        };
+        let head = record::encode(VERSION, &request).map_err(|_| RunError::Protocol)?;
+        Ok(Self { head, bodies })
     }
-    let request = Request {
-        args: [work.program.clone()].into_iter().chain(work.args.iter().cloned()).collect(),
-        env: work.env.clone(),
-        folders: work.inputs.iter().map(|folder| folder.path.clone()).collect(),
-        files,
-        seed: task.id().0,
-        fuel: task.limits.fuel,
-        memory_bytes: u64::from(task.limits.memory_mib) << 20,
-        output_bytes: u64::from(task.limits.output_mib) << 20,
-        wall_seconds: task.limits.wall_seconds,
-    };
-    let head = record::encode(VERSION, &request).map_err(|_| RunError::Protocol)?;
-    Ok((head, bodies))
 }
 
 struct Done {
@@ -158,7 +279,7 @@ enum Broken {
 
 impl Broken {
     /// Tells from the child's end whether the task or the machine is to blame.
-    async fn explain(self, child: &mut Child) -> Result<Output, RunError> {
+    async fn explain(self, child: &mut tokio::process::Child) -> Result<Output, RunError> {
         let compiled = match self {
             Self::Failed(reason) => return Err(RunError::Lost(reason)),
             Self::Nonsense => return Err(RunError::Protocol),
@@ -176,48 +297,4 @@ impl Broken {
             _ => Err(RunError::Lost(status.to_string())),
         }
     }
-}
-
-async fn converse(
-    mut stdin: ChildStdin,
-    mut stdout: ChildStdout,
-    head: Vec<u8>,
-    bodies: Vec<Vec<u8>>,
-    task: &Task,
-) -> Result<Done, Broken> {
-    let ended = |compiled| move |_| Broken::Ended { compiled };
-    for body in [head].iter().chain(&bodies) {
-        let len = u32::try_from(body.len()).map_err(|_| Broken::Nonsense)?;
-        stdin.write_all(&len.to_le_bytes()).await.map_err(ended(false))?;
-        stdin.write_all(body).await.map_err(ended(false))?;
-    }
-    stdin.flush().await.map_err(ended(false))?;
-    let mut compiled = false;
-    let (ending, fuel_used, files) = loop {
-        let head = receive(&mut stdout, MAX_HEAD, compiled).await?;
-        match record::decode(VERSION, &head).map_err(|_| Broken::Nonsense)? {
-            Answer::Compiled => compiled = true,
-            Answer::Failed(reason) => return Err(Broken::Failed(reason)),
-            Answer::Done { ending, fuel_used, files } => break (ending, fuel_used, files),
-        }
-    };
-    let mut left = (task.limits.output_mib as usize) << 20;
-    let mut bodies = Vec::new();
-    for _ in 0..files.len() + 2 {
-        let body = receive(&mut stdout, left.min(MAX_BODY), compiled).await?;
-        left -= body.len();
-        bodies.push(body);
-    }
-    Ok(Done { ending, fuel_used, files, bodies })
-}
-
-async fn receive(input: &mut ChildStdout, limit: usize, compiled: bool) -> Result<Vec<u8>, Broken> {
-    let ended = move |_| Broken::Ended { compiled };
-    let len = input.read_u32_le().await.map_err(ended)?;
-    if len as usize > limit {
-        return Err(Broken::Nonsense);
-    }
-    let mut body = Vec::new();
-    input.take(u64::from(len)).read_to_end(&mut body).await.map_err(ended)?;
-    if body.len() < len as usize { Err(Broken::Ended { compiled }) } else { Ok(body) }
 }

@@ -43,8 +43,8 @@ impl Host {
         let frames: Arc<Mutex<Vec<String>>> = Arc::default();
         let seen = frames.clone();
         let attempt = Attempt {
-            blobs: self.blobs.clone(),
             frames: Some(Arc::new(move |piece| seen.lock().unwrap().push(piece))),
+            ..Attempt::new(self.blobs.clone())
         };
         let output = self.ai.run(&self.task(ask).await, attempt).await;
         let frames = frames.lock().unwrap().clone();
@@ -213,7 +213,7 @@ async fn a_run_that_is_dropped_computes_no_more() {
     });
     let ask = Ask::Generate(Generate { max_tokens: None, temperature: 2.0, ..say("go on") });
     let (task, attempt) =
-        (host.task(&ask).await, Attempt { blobs: host.blobs.clone(), frames: Some(frames) });
+        (host.task(&ask).await, Attempt { frames: Some(frames), ..Attempt::new(host.blobs.clone()) });
     let run = tokio::spawn({
         let ai = host.ai.clone();
         async move { ai.run(&task, attempt).await }

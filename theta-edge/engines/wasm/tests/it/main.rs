@@ -4,6 +4,7 @@
 
 mod escape;
 mod job;
+mod warm;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -221,7 +222,13 @@ async fn a_nan_has_the_same_bytes_everywhere() {
         "(f64.sqrt (f64.const -1))",
         "(f64.min (f64.const nan:0xfffff) (call $z))",
         "(f64.promote_f32 (f32.div (f32.demote_f64 (call $z)) (f32.demote_f64 (call $z))))",
+        "(f64.max (call $z) (f64.div (call $z) (call $z)))",
+        "(f64.promote_f32 (f32.sqrt (f32.const -1)))",
+        "(f64.promote_f32 (f32.max (f32.const nan:0x7ffff) (f32.const 1)))",
         "(f64x2.extract_lane 0 (f64x2.div (f64x2.splat (call $z)) (f64x2.splat (call $z))))",
+        "(f64x2.extract_lane 1 (f64x2.sqrt (f64x2.splat (f64.const -1))))",
+        "(f64.promote_f32 (f32x4.extract_lane 3 (f32x4.min (f32x4.splat (f32.const nan:0x7ffff)) (f32x4.splat (f32.const 1)))))",
+        "(f64x2.extract_lane 0 (f64x2.relaxed_madd (f64x2.splat (f64.const inf)) (f64x2.splat (call $z)) (f64x2.splat (call $z))))",
     ] {
         let module = format!(
             r#"(module (import "wasi_snapshot_preview1" "fd_write" (func $w (param i32 i32 i32 i32) (result i32)))
