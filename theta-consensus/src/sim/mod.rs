@@ -247,7 +247,7 @@ pub struct Report {
     pub healed_after: Option<Millis>,
     /// When, after the calm began, the last honest node that had crashed was back.
     pub whole_after: Millis,
-    /// Epochs with a faulty proposer that honest nodes entered between then and `healed_after`.
+    /// Epochs with a faulty proposer that honest nodes were in between then and `healed_after`.
     pub faulty_epochs: u32,
     /// Settled height of every node every ten seconds, from the start on.
     pub samples: Vec<Vec<u64>>,

@@ -63,8 +63,9 @@ pub(super) struct Network {
     checkpoint_keys: Vec<Option<bls::SecretKey>>,
     audit: Audit,
     born: BTreeMap<Vec<u8>, Millis>,
-    /// The highest epoch that an honest node was in.
-    epoch: u64,
+    /// Since the network is whole: of each epoch that an honest node was in the highest lock there and whether the proposer
+    /// drawn on that is faulty.
+    drawn: BTreeMap<u64, (u64, bool)>,
     report: Report,
     #[cfg(test)]
     pub(super) lose_disks_at_blackout: bool,
@@ -140,7 +141,7 @@ impl Network {
             checkpoint_keys,
             audit,
             born: BTreeMap::new(),
-            epoch: 0,
+            drawn: BTreeMap::new(),
             #[cfg(test)]
             lose_disks_at_blackout: false,
             report: Report {
@@ -234,24 +235,35 @@ impl Network {
             (0..self.nodes.len()).filter(|node| !self.allies.contains(node) && !stopped.contains(node));
         if honest.all(|node| self.nodes[node].settled_height > before[node]) {
             self.report.healed_after = Some(self.now - self.scenario.calm_from);
+            let spoilt = self.drawn.values().filter(|(_, is_faulty)| *is_faulty).count();
+            self.report.faulty_epochs = u32::try_from(spoilt).unwrap_or(u32::MAX);
         }
     }
 
-    /// Counts the epochs that a faulty proposer spoils while the network heals.
-    fn count_epoch(&mut self, node: usize) {
+    /// The network is whole, as far as one knows: what epochs faulty proposers get is counted from here, with the one that the
+    /// furthest node is in.
+    fn count_epochs(&mut self) {
+        self.drawn.clear();
+        (0..self.nodes.len()).for_each(|node| self.draw(node));
+        let newest = self.drawn.last_key_value().map_or(0, |(epoch, _)| *epoch);
+        self.drawn.retain(|epoch, _| *epoch == newest);
+    }
+
+    /// Notes who proposes in the epoch of an honest node. Nodes with different locks expect different ones; the one drawn on
+    /// the highest lock gets the votes.
+    fn draw(&mut self, node: usize) {
+        if !self.is_calm() || self.report.healed_after.is_some() || self.allies.contains(&node) {
+            return;
+        }
         let Some(running) = &self.nodes[node].running else { return };
-        let epoch = running.engine.epoch();
-        if epoch <= self.epoch {
+        let (epoch, lock) = (running.engine.epoch(), running.engine.lock_rank());
+        let is_lower = self.drawn.get(&epoch).is_some_and(|(highest, _)| lock <= *highest);
+        if is_lower || self.drawn.first_key_value().is_some_and(|(first, _)| epoch < *first) {
             return;
         }
         let proposer = running.engine.proposer();
-        self.epoch = epoch;
-        if self.is_calm()
-            && self.report.healed_after.is_none()
-            && self.allies.iter().any(|ally| Some(self.keys[*ally].address()) == proposer)
-        {
-            self.report.faulty_epochs += 1;
-        }
+        let is_faulty = self.allies.iter().any(|ally| Some(self.keys[*ally].address()) == proposer);
+        self.drawn.insert(epoch, (lock, is_faulty));
     }
 
     fn is_calm(&self) -> bool {
@@ -264,7 +276,7 @@ impl Network {
                 self.report.restarts += 1;
                 if self.is_calm() && !self.allies.contains(&node) {
                     self.report.whole_after = self.now - self.scenario.calm_from;
-                    self.report.faulty_epochs = 0;
+                    self.count_epochs();
                 }
                 self.nodes[node].has_restarted = true;
                 for (transaction, _) in self.born.iter().filter(|(_, born)| **born != Millis::MAX) {
@@ -293,6 +305,7 @@ impl Network {
             }
             Event::Calm => {
                 self.report.before_calm = self.nodes.iter().map(|node| node.settled_height).collect();
+                self.count_epochs();
             }
             Event::Sample => {
                 self.report.samples.push(self.nodes.iter().map(|node| node.settled_height).collect());
@@ -423,7 +436,7 @@ impl Network {
                     self.nodes[node].ledger.pool.insert(ledger::slash(evidence.offender()));
                 }
             }
-            self.count_epoch(node);
+            self.draw(node);
         }
         if let Some(running) = &self.nodes[node].running
             && !outcome.crashed

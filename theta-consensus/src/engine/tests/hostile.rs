@@ -468,3 +468,75 @@ fn a_certificate_of_a_block_that_is_missing_counts_once_the_block_is_there() {
         }
     }
 }
+
+fn asked(effects: &[Effect], wanted: &Hash) -> Vec<Option<Peer>> {
+    let of = |effect: &Effect| match effect {
+        Effect::Fetch { block, from, .. } if block == wanted => Some(*from),
+        _ => None,
+    };
+    effects.iter().filter_map(of).collect()
+}
+
+/// A peer may have four blocks looked for. One more that came from it and were kept without a search would never be asked of
+/// anybody else, nor would what stands on it.
+#[test]
+fn a_block_on_a_missing_one_is_kept_only_while_that_is_looked_for() {
+    let mut bench = Bench::observer();
+    for number in 1..=4 {
+        let unknown = (Hash::repeat_byte(number), 5);
+        let orphan = bench.block(unknown, unknown, 9);
+        bench.give_block(&orphan).expect("room for it").expect("signed");
+    }
+    let genesis = (bench.genesis, 0);
+    let first = bench.block(genesis, genesis, 1);
+    let on_first = (first.header.hash(), 1);
+    let second = bench.block(on_first, on_first, 2);
+    let effects = bench.give_block(&second).expect("room for it").expect("signed");
+    assert!(asked(&effects, &on_first.0).is_empty(), "{effects:?}");
+    assert_eq!((bench.engine.held().orphans, bench.engine.held().wanted), (4, 4));
+    // So it is taken from another.
+    let checks = bench.engine.wants_block(Peer::Remote(2), second.clone()).expect("still missing");
+    let effects = bench.step(Input::Block(checks.verify().expect("right")));
+    assert_eq!(asked(&effects, &on_first.0), [Some(Peer::Remote(2))]);
+    // What is asked for and stands on something missing hands its search on, whoever brings it.
+    let on_second = (second.header.hash(), 2);
+    let third = bench.block(on_second, on_second, 3);
+    let mut bench = Bench::observer();
+    bench.note(&first);
+    bench.note(&second);
+    let vote = bench.vote(0, third.header.hash(), 3, 3);
+    bench.give_vote(vote).expect("new").expect("right");
+    for number in 1..=4 {
+        let unknown = (Hash::repeat_byte(number), 5);
+        let orphan = bench.block(unknown, unknown, 9);
+        bench.give_block(&orphan).expect("room for it").expect("signed");
+    }
+    let effects = bench.give_block(&third).expect("asked for").expect("signed");
+    assert_eq!(asked(&effects, &on_second.0), [Some(Peer::Remote(1))]);
+}
+
+#[test]
+fn who_shows_a_block_too_is_asked_soon_after_the_first_has_kept_it() {
+    let mut bench = Bench::observer();
+    let block = Hash::repeat_byte(9);
+    let mut at = |after: Millis, peer: Option<(u64, u8)>| {
+        let mut out = Vec::new();
+        let input = match peer {
+            Some((peer, voter)) => {
+                let vote = bench.vote(voter, block, 1, 0);
+                let checks = bench.engine.wants(Peer::Remote(peer), Message::Vote(vote)).expect("new");
+                Input::Message(checks.verify().expect("right"))
+            }
+            None => Input::Tick,
+        };
+        bench.engine.step(NOW + after, input, &mut out);
+        asked(&out, &block)
+    };
+    assert_eq!(at(0, Some((1, 0))), []);
+    assert_eq!(at(150, None), [Some(Peer::Remote(1))]);
+    assert_eq!(at(200, Some((2, 1))), []);
+    assert_eq!(at(350, None), [Some(Peer::Remote(2))]);
+    // Then anybody, when both have had their time.
+    assert_eq!(at(800, None), []);
+    assert_eq!(at(850, None), [None]);
+}
