@@ -6,7 +6,7 @@ use theta_core::{
     BigUint,
     block::{Block, Extension, Header, transactions_root},
     context::{BlockContext, Body},
-    hash::{Address, Hash},
+    hash::{Address, Hash, U256},
     sign::Signature,
     spec::{HeaderRules, Pace, ProposerRule},
     stake::ValidatorSet,
@@ -36,10 +36,13 @@ impl Engine {
         }
     }
 
-    /// Whether a block of the epoch before may still get its certificate from those who have not been heard of since. A
-    /// vote for something else counts for the end of an epoch and not for the block, so one faulty voter can open an epoch
+    /// Whether this node had better wait with its block, of which it has one for an epoch: a block above its lock may still get
+    /// its certificate from those who have not been heard of since, or the lock is not the highest.
+    ///
+    /// A vote for something else counts for the end of an epoch and not for the block, so one faulty voter can open an epoch
     /// before the last vote for the block has come. A proposer that did not wait for that would build beside the block: no
-    /// two epochs in a row would have one, and nothing would settle.
+    /// two epochs in a row would have one, and nothing would settle. And where more than a third have voted for a block that is
+    /// not here, or certifies more than the lock, an honest validator has a higher one: it would vote for nothing built here.
     pub(super) fn awaits_certificate(&self) -> bool {
         let before = self.epoch.saturating_sub(1);
         let Some(validators) = self.tree.next_validators(&self.lock.block) else { return false };
@@ -49,10 +52,18 @@ impl Engine {
         let heard: Vec<&Vote> = self.book.since(before, validators).collect();
         let open = validators.as_slice().iter().map(|validator| validator.address);
         let open: Vec<Address> = open.filter(|one| heard.iter().all(|vote| vote.voter != *one)).collect();
+        let is_above =
+            |block: &Hash| self.tree.header(block).is_none_or(|header| header.epoch > self.lock.rank);
+        let certifies_more = |block: &Hash| {
+            let header = self.tree.header(block);
+            is_above(block) && header.is_none_or(|header| is_above(&header.certificate.block))
+        };
         heard.iter().any(|vote| {
-            let newer = self.tree.header(&vote.block).is_none_or(|header| header.epoch == before);
             let voters = heard.iter().filter(|other| other.block == vote.block).map(|vote| vote.voter);
-            newer && validators.is_quorum(validators.stake_of(voters.chain(open.iter().copied())))
+            let most = validators.stake_of(voters.clone().chain(open.iter().copied()));
+            let three = validators.stake_of(voters).get().saturating_mul(U256::from(3));
+            let is_honest = three > validators.total_stake().get();
+            is_above(&vote.block) && validators.is_quorum(most) || is_honest && certifies_more(&vote.block)
         })
     }
 

@@ -40,6 +40,9 @@ impl Engine {
             }
             self.enter_epoch(out);
         }
+        if self.timers.awaits.is_some() && !self.awaits_certificate() {
+            self.propose_again();
+        }
         if self.timers.propose.is_some_and(|at| self.now >= at) {
             self.timers.propose = None;
             self.propose(out);

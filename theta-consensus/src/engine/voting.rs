@@ -70,9 +70,6 @@ impl Engine {
         self.certify(block, out);
         self.complete_lock(out);
         self.try_advance(out);
-        if self.timers.awaits.is_some() && !self.awaits_certificate() {
-            self.propose_again();
-        }
     }
 
     /// Whether a peer claims to know a certificate above this node's lock, or votes that matter here.

@@ -262,7 +262,11 @@ impl Network {
             return;
         }
         let proposer = running.engine.proposer();
-        let is_faulty = self.allies.iter().any(|ally| Some(self.keys[*ally].address()) == proposer);
+        let is_proposer = |one: usize| Some(self.keys[one].address()) == proposer;
+        // Without its log a validator knows neither what it has voted for nor what certifies its lock.
+        let is_lost = |one: usize| self.nodes[one].has_lost_log && self.nodes[one].has_restarted;
+        let is_faulty =
+            (0..self.nodes.len()).any(|one| is_proposer(one) && (self.allies.contains(&one) || is_lost(one)));
         self.drawn.insert(epoch, (lock, is_faulty));
     }
 

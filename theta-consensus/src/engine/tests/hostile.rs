@@ -268,6 +268,18 @@ fn a_proposer_waits_for_the_certificate_that_may_still_come() {
     assert_eq!(parent(&effects), None);
     bench.engine.step(NOW + 500, Input::Tick, &mut effects);
     assert_eq!(parent(&effects), Some(bench.genesis));
+    // The block may be of an epoch before that.
+    let mut bench = Bench::new(spec.clone(), Roles::validator(me), Vec::new());
+    let older = bench.block(genesis, genesis, epoch - 2);
+    bench.apply(&older, false);
+    bench.step(Input::Work);
+    let on_older = (older.header.hash(), 1);
+    let mut effects = Vec::new();
+    for (voter, voted) in others.iter().zip([on_older, on_older, genesis]) {
+        let vote = bench.vote(*voter, voted.0, voted.1, epoch - 1);
+        effects.extend(bench.give_vote(vote).expect("new").expect("right"));
+    }
+    assert_eq!((bench.engine.epoch(), parent(&effects)), (epoch, None));
 }
 
 fn accused(effects: &[Effect]) -> Vec<Address> {
@@ -466,6 +478,44 @@ fn a_certificate_of_a_block_that_is_missing_counts_once_the_block_is_there() {
         if let theta_core::certificate::CertificateVotes::Aggregate(votes) = &mut forged.votes {
             votes.epoch = 1;
         }
+    }
+}
+
+/// More than a third have voted for a block that is not here: one of them is honest, and may be locked on more than this node is.
+#[test]
+fn a_proposer_whose_lock_may_be_too_low_waits_for_what_others_have_voted_for() {
+    let probe = Bench::observer();
+    let genesis = (probe.genesis, 0);
+    let epoch = 5;
+    let me = probe.scheduled(&probe.genesis, 0, epoch);
+    let index = index_of(me);
+    let others: Vec<u8> = (0..4).filter(|other| *other != index).collect();
+    let builds = |effects: &[Effect]| effects.iter().any(|effect| matches!(effect, Effect::Build(_)));
+    let begin = |missing: &[u8]| {
+        let mut bench = Bench::new(ChainSpec::devnet(), Roles::validator(me), Vec::new());
+        let block = bench.block(genesis, genesis, epoch - 1);
+        bench.step(Input::Work);
+        let mut effects = Vec::new();
+        for voter in 0..4 {
+            let on = if missing.contains(&voter) { (block.header.hash(), 1) } else { genesis };
+            let vote = bench.vote(voter, on.0, on.1, epoch - 1);
+            effects.extend(bench.give_vote(vote).expect("new").expect("right"));
+        }
+        assert_eq!(bench.engine.epoch(), epoch);
+        (bench, block, builds(&effects))
+    };
+    // One alone may be making it up.
+    assert!(begin(&others[..1]).2);
+    let (mut bench, block, built) = begin(&others[..2]);
+    assert!(!built);
+    // It stands on this node's own lock.
+    assert!(builds(&bench.apply(&block, false)));
+    // It does not come: half a timeout is enough.
+    let (mut bench, ..) = begin(&others[..2]);
+    for (after, expected) in [(499, false), (500, true)] {
+        let mut effects = Vec::new();
+        bench.engine.step(NOW + after, Input::Tick, &mut effects);
+        assert_eq!(builds(&effects), expected, "{after}");
     }
 }
 
