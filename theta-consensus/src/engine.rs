@@ -208,6 +208,8 @@ pub struct Engine {
     lock: Lock,
     epoch: u64,
     last_vote: Option<LastVote>,
+    /// The last vote that left since this engine began.
+    voted: Option<LastVote>,
     proposal: Option<Block>,
     building: Option<Building>,
     timers: Timers,
@@ -219,6 +221,8 @@ pub struct Engine {
     wal_records: u32,
     wal_bytes: usize,
     status_at: Millis,
+    /// When it has told its status last.
+    told_at: Millis,
     wake_at: Option<Millis>,
     now: Millis,
     started: bool,
@@ -269,14 +273,24 @@ impl Engine {
 
     /// Whether a message is of use, and what has to be checked before it may enter. Cheap.
     pub fn wants(&self, from: Peer, message: Message) -> Option<Checks<Message>> {
+        let message = match message {
+            Message::Status(status) if !self.is_ahead(&status) => {
+                // Of one that lags behind its epoch alone is looked at.
+                let block = status.certificate.block;
+                let bare = Status {
+                    certificate: CommitCertificate::bare(block),
+                    opened_by: VoteSet::default(),
+                    ..status
+                };
+                Message::Status(Some(bare).filter(|status| self.is_behind(status))?)
+            }
+            message => message,
+        };
         let (mut pools, mut below) = (VotedPools::default(), None);
         let votes = match &message {
             Message::Vote(vote) if self.takes(vote) && !self.book.knows(vote) => vec![vote.clone()],
             Message::Vote(_) => return None,
             Message::Status(status) => {
-                if !self.is_ahead(status) {
-                    return None;
-                }
                 below = self.below_status(&status.certificate);
                 let lists = [status.certificate.votes.list(), status.opened_by.as_slice()];
                 let most =
@@ -418,6 +432,10 @@ impl Engine {
         self.open_ballot(out);
         self.learn_finality(out);
         self.enter_epoch(out);
+        if self.proposal.as_ref().is_some_and(|block| block.header.epoch == self.epoch) {
+            // It may have been lost with what went down.
+            self.timers.propose = Some(self.now);
+        }
     }
 
     /// Who may propose on a known block in an epoch.

@@ -5,7 +5,7 @@ use crate::message::Message;
 use theta_core::spec::Pace;
 
 /// How often within a timeout a node repeats itself while nothing is certified.
-const AGAIN: u64 = 4;
+pub(super) const AGAIN: u64 = 4;
 
 impl Engine {
     pub(super) fn enter_epoch(&mut self, out: &mut Vec<Effect>) {
@@ -55,6 +55,7 @@ impl Engine {
             let again =
                 if stuck { self.settings.epoch_timeout / AGAIN } else { self.settings.status_interval };
             self.status_at = self.now + again.max(1);
+            self.told_at = self.now;
             if stuck && self.last_vote.is_some_and(|last| last.epoch == self.epoch) {
                 self.cast_vote(true, out);
             }

@@ -9,7 +9,7 @@ use theta_core::{
     vote::Vote,
 };
 
-use super::{Effect, Engine, fetching::Reason};
+use super::{Effect, Engine, fetching::Reason, time::AGAIN};
 use crate::{
     certificate::is_quorum,
     message::{Message, Peer, Status},
@@ -84,8 +84,18 @@ impl Engine {
         }
     }
 
+    /// Whether a peer lags behind an epoch that has lasted for a while, so that nothing else will tell it.
+    pub(super) fn is_behind(&self, status: &Status) -> bool {
+        self.pace() == Pace::Responsive
+            && status.epoch < self.epoch
+            && self.timers.lasts(self.now) >= self.settings.epoch_timeout / AGAIN
+    }
+
     /// `is_checked` says whether the signature of an aggregate has been checked: not where its block is unknown.
     pub(super) fn on_status(&mut self, from: Peer, status: Status, is_checked: bool, out: &mut Vec<Effect>) {
+        if self.is_behind(&status) {
+            self.status_at = self.status_at.min(self.told_at + self.settings.epoch_timeout / AGAIN);
+        }
         if !self.is_ahead(&status) {
             return;
         }
@@ -170,11 +180,12 @@ impl Engine {
             None => (self.lock.block, self.lock.height, self.lock.rank),
         };
         let cast = LastVote { block, height, rank, epoch: self.epoch };
-        if self.last_vote == Some(cast) {
-            if !repeat {
-                return;
-            }
-        } else {
+        // A vote of before a crash may have been lost with it.
+        if self.voted == Some(cast) && !repeat {
+            return;
+        }
+        self.voted = Some(cast);
+        if self.last_vote != Some(cast) {
             let blocks = self.unlogged(&block);
             let vote = Some(WalVote { block, height, epoch: self.epoch });
             self.append(WalRecord { blocks, vote, ..WalRecord::default() }, out);

@@ -240,6 +240,15 @@ impl Network {
         }
     }
 
+    /// An honest node is there that was not: it has restarted, or its signer, whose log was lost, lets it vote again. Until then
+    /// it is one silent validator more than agreement stands.
+    fn come_back(&mut self) {
+        if self.is_calm() && self.report.healed_after.is_none() {
+            self.report.whole_after = self.now - self.scenario.calm_from;
+            self.count_epochs();
+        }
+    }
+
     /// The network is whole, as far as one knows: what epochs faulty proposers get is counted from here, with the one that the
     /// furthest node is in.
     fn count_epochs(&mut self) {
@@ -262,11 +271,7 @@ impl Network {
             return;
         }
         let proposer = running.engine.proposer();
-        let is_proposer = |one: usize| Some(self.keys[one].address()) == proposer;
-        // Without its log a validator knows neither what it has voted for nor what certifies its lock.
-        let is_lost = |one: usize| self.nodes[one].has_lost_log && self.nodes[one].has_restarted;
-        let is_faulty =
-            (0..self.nodes.len()).any(|one| is_proposer(one) && (self.allies.contains(&one) || is_lost(one)));
+        let is_faulty = self.allies.iter().any(|ally| Some(self.keys[*ally].address()) == proposer);
         self.drawn.insert(epoch, (lock, is_faulty));
     }
 
@@ -278,9 +283,8 @@ impl Network {
         match event {
             Event::Restart { node } => {
                 self.report.restarts += 1;
-                if self.is_calm() && !self.allies.contains(&node) {
-                    self.report.whole_after = self.now - self.scenario.calm_from;
-                    self.count_epochs();
+                if !self.allies.contains(&node) {
+                    self.come_back();
                 }
                 self.nodes[node].has_restarted = true;
                 for (transaction, _) in self.born.iter().filter(|(_, born)| **born != Millis::MAX) {
@@ -391,8 +395,12 @@ impl Network {
                     _ => None,
                 };
                 let is_first = voted.is_some() && std::mem::take(&mut node_now.has_restarted);
+                let is_found = is_first && node_now.has_lost_log;
                 let locked = if is_first || voted == lock { 0 } else { node_now.locked };
                 self.audit.signed(node, signed, locked);
+                if is_found {
+                    self.come_back();
+                }
             }
         }
         for (hash, height, blocks) in &outcome.settled {

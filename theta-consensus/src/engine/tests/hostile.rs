@@ -590,3 +590,28 @@ fn who_shows_a_block_too_is_asked_soon_after_the_first_has_kept_it() {
     assert_eq!(at(800, None), []);
     assert_eq!(at(850, None), [None]);
 }
+
+#[test]
+fn who_lags_behind_an_epoch_that_lasts_is_told_so_four_times_in_a_timeout_at_most() {
+    let mut bench = Bench::observer();
+    for voter in 0..3 {
+        let vote = bench.vote(voter, bench.genesis, 0, 7);
+        bench.give_vote(vote).expect("new").expect("right");
+    }
+    assert_eq!(bench.engine.epoch(), 8);
+    // What else stands in it is not looked at, so it costs no check.
+    let forged = Vote { epoch: 6, ..bench.vote(0, bench.genesis, 0, 7) };
+    let behind = status(&bench, 7, vec![forged]);
+    let mut at = |after: Millis| {
+        let mut effects = Vec::new();
+        bench.engine.step(NOW + after, Input::Tick, &mut effects);
+        if let Some(checks) = bench.engine.wants(Peer::Remote(1), behind.clone()) {
+            let input = Input::Message(checks.verify().expect("nothing to check"));
+            bench.engine.step(NOW + after, input, &mut effects);
+        }
+        effects.iter().filter(|effect| matches!(effect, Effect::Broadcast(Message::Status(_)))).count()
+    };
+    assert_eq!([200, 300, 310, 540, 550, 560].map(&mut at), [0, 1, 0, 0, 1, 0]);
+    let here = status(&bench, 8, Vec::new());
+    assert!(bench.engine.wants(Peer::Remote(1), here).is_none());
+}
