@@ -137,6 +137,12 @@ impl Timers {
         now.saturating_sub(self.entered)
     }
 
+    /// How long a proposer is waited for now.
+    #[cfg(feature = "sim")]
+    pub(crate) fn patience(&self, settings: &Settings) -> Millis {
+        wait(self.slow, settings)
+    }
+
     /// Whether the epoch goes on for so long that somebody may have missed how it began.
     pub(crate) fn is_stuck(&self, now: Millis, settings: &Settings) -> bool {
         self.failing || now >= self.stuck_at(settings)

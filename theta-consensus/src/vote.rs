@@ -87,7 +87,10 @@ impl VoteBook {
     /// Whether exactly this vote is here, so that its signature has been checked.
     pub(crate) fn holds(&self, vote: &Vote) -> bool {
         let same = |known: &Vote| {
-            known.epoch == vote.epoch && known.signature == vote.signature && known.share == vote.share
+            known.epoch == vote.epoch
+                && known.signature == vote.signature
+                && known.share == vote.share
+                && known.end == vote.end
         };
         self.blocks.get(&vote.block).and_then(|votes| votes.get(&vote.voter)).is_some_and(same)
     }

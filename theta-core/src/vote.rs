@@ -26,10 +26,13 @@ pub struct Vote {
     /// Where certificates are aggregates, the voter's part of one: its BLS signature over
     /// [`crate::certificate::AggregateVotes::message`]. It is signed too, so a wrong one is its voter's fault.
     pub share: Option<bls::Signature>,
+    /// Beside a share, in a vote of a later epoch than its block's: the voter's BLS signature over
+    /// [`crate::certificate::epoch_end_message`], its part of what shows that the epoch is over. Signed like the share.
+    pub end: Option<bls::Signature>,
 }
 
 impl Encode for Vote {
-    /// Five items, or six with a share.
+    /// Five items, six with a share, seven with the end of an epoch too.
     fn encode(&self, out: &mut Vec<u8>) {
         encode_list(out, |out| {
             self.block.encode(out);
@@ -39,6 +42,9 @@ impl Encode for Vote {
             self.signature.encode(out);
             if let Some(share) = &self.share {
                 share.encode(out);
+                if let Some(end) = &self.end {
+                    end.encode(out);
+                }
             }
         });
     }
@@ -54,9 +60,13 @@ impl Decode for Vote {
             voter: list.read()?,
             signature: list.read()?,
             share: None,
+            end: None,
         };
         if !list.is_empty() {
             vote.share = Some(list.read()?);
+        }
+        if !list.is_empty() {
+            vote.end = Some(list.read()?);
         }
         list.finish()?;
         Ok(vote)
@@ -68,10 +78,10 @@ impl Item for Vote {}
 impl Vote {
     /// A vote that is not signed yet.
     pub const fn unsigned(block: Hash, height: u64, epoch: u64, voter: Address) -> Self {
-        Self { block, height, epoch, voter, signature: Signature::EMPTY, share: None }
+        Self { block, height, epoch, voter, signature: Signature::EMPTY, share: None, end: None }
     }
 
-    /// What is signed: block, epoch, voter and share, with height and signature emptied.
+    /// What is signed: block, epoch, voter, share and end, with height and signature emptied.
     pub fn digest(&self) -> Hash {
         let unsigned = Self { height: 0, signature: Signature::EMPTY, ..self.clone() };
         keccak(unsigned.to_rlp())

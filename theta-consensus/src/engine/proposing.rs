@@ -52,18 +52,25 @@ impl Engine {
         let heard: Vec<&Vote> = self.book.since(before, validators).collect();
         let open = validators.as_slice().iter().map(|validator| validator.address);
         let open: Vec<Address> = open.filter(|one| heard.iter().all(|vote| vote.voter != *one)).collect();
-        let is_above =
-            |block: &Hash| self.tree.header(block).is_none_or(|header| header.epoch > self.lock.rank);
+        let epoch_of = |block: &Hash| self.tree.header(block).map(|header| header.epoch);
+        let is_above = |block: &Hash| epoch_of(block).is_none_or(|epoch| epoch > self.lock.rank);
         let certifies_more = |block: &Hash| {
             let header = self.tree.header(block);
             is_above(block) && header.is_none_or(|header| is_above(&header.certificate.block))
         };
         heard.iter().any(|vote| {
             let voters = heard.iter().filter(|other| other.block == vote.block).map(|vote| vote.voter);
-            let most = validators.stake_of(voters.clone().chain(open.iter().copied()));
+            let with_open = voters.clone().chain(open.iter().copied());
             let three = validators.stake_of(voters).get().saturating_mul(U256::from(3));
             let is_honest = three > validators.total_stake().get();
-            is_above(&vote.block) && validators.is_quorum(most) || is_honest && certifies_more(&vote.block)
+            // Whoever has lost patience with this block's proposer and has not gone on may yet vote for it.
+            let late = heard
+                .iter()
+                .filter(|other| other.epoch == before && epoch_of(&other.block) < epoch_of(&vote.block));
+            let late = late.map(|vote| vote.voter);
+            let late = late.filter(|voter| is_honest && Some(*voter) != self.roles.validator);
+            let may_be_certified = validators.is_quorum(validators.stake_of(with_open.chain(late)));
+            is_above(&vote.block) && may_be_certified || is_honest && certifies_more(&vote.block)
         })
     }
 
@@ -157,10 +164,8 @@ impl Engine {
     /// Votes on the highest certified block and the latest ones, for peers that missed them.
     pub(super) fn helpful_votes(&self) -> VoteSet {
         let Some(validators) = self.tree.validators(&self.lock.block) else { return VoteSet::default() };
-        // Where certificates are aggregates the block's own says how its epoch began, unless others' patience ended one before.
-        if let Some(votes) = self.lock.certificate.votes.aggregate()
-            && votes.epoch.saturating_add(1) == self.epoch
-        {
+        // Where certificates are aggregates the block's own says how its epoch began, or this node's status does.
+        if self.has_shares() {
             return VoteSet::default();
         }
         let on_lock = self.lock.certificate.votes.list().iter();
@@ -210,7 +215,10 @@ impl Engine {
         self.sign_proposal(block, out);
     }
 
-    fn sign_proposal(&self, block: Block, out: &mut Vec<Effect>) {
+    fn sign_proposal(&mut self, block: Block, out: &mut Vec<Effect>) {
+        if self.needs_opening() {
+            self.status_at = self.now;
+        }
         let rules = self.spec.rules(block.header.height);
         let seeded = rules.consensus.proposer == ProposerRule::ProposerSeeded;
         let parent = self.tree.header(&block.header.parent).filter(|_| seeded);

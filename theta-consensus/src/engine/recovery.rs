@@ -139,6 +139,7 @@ impl Engine {
             shares: Shares::default(),
             suspects: BTreeSet::new(),
             shown: BTreeMap::new(),
+            opened: None,
         };
         engine.gather_members();
         Ok(engine)

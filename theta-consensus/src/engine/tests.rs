@@ -4,7 +4,7 @@ use theta_core::{
     amount::ThetaWei,
     bits::Bits,
     block::{CommitCertificate, Extension, Seed, transactions_root},
-    certificate::{AggregateVotes, SUITE},
+    certificate::{AggregateVotes, SUITE, epoch_end_message},
     hash::U256,
     sign::{SecretKey, Signature, Signer},
     spec::ProposerRule,
@@ -87,6 +87,8 @@ impl Bench {
         if self.engine.has_shares() {
             let message = AggregateVotes::message(&self.spec.chain, &block, self.epoch_of(&block));
             vote.share = Some(vote_key.sign(SUITE, &message));
+            let end = epoch_end_message(&self.spec.chain, epoch);
+            vote.end = (epoch > self.epoch_of(&block)).then(|| vote_key.sign(SUITE, &end));
         }
         vote.signature = key.sign_digest(&vote.digest());
         vote

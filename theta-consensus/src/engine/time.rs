@@ -36,7 +36,7 @@ impl Engine {
             self.timers.miss(self.epoch);
             if self.pace() == Pace::Responsive {
                 // The next proposer has to know the highest lock, or whoever holds it cannot vote.
-                out.push(Effect::Broadcast(Message::Status(self.status())));
+                self.tell_status(out);
             }
             self.enter_epoch(out);
         }
@@ -55,12 +55,17 @@ impl Engine {
             let again =
                 if stuck { self.settings.epoch_timeout / AGAIN } else { self.settings.status_interval };
             self.status_at = self.now + again.max(1);
-            self.told_at = self.now;
             if stuck && self.last_vote.is_some_and(|last| last.epoch == self.epoch) {
                 self.cast_vote(true, out);
             }
-            out.push(Effect::Broadcast(Message::Status(self.status())));
+            self.tell_status(out);
         }
+    }
+
+    fn tell_status(&mut self, out: &mut Vec<Effect>) {
+        self.show_opening(out);
+        self.told_at = self.now;
+        out.push(Effect::Broadcast(Message::Status(self.status())));
     }
 
     pub(super) fn wake(&mut self, out: &mut Vec<Effect>) {

@@ -77,9 +77,8 @@ impl Engine {
         match self.pace() {
             Pace::Clocked => status.certified_height > self.lock.height,
             Pace::Responsive => {
-                let votes = status.opened_by.as_slice().iter();
-                status.certified_epoch > self.lock.rank || { votes }
-                    .any(|vote| vote.epoch >= self.epoch && !self.book.knows(vote))
+                let end = &status.opened_by;
+                status.certified_epoch > self.lock.rank || !end.is_empty() && end.epoch >= self.epoch
             }
         }
     }
@@ -91,16 +90,13 @@ impl Engine {
             && self.timers.lasts(self.now) >= self.settings.epoch_timeout / AGAIN
     }
 
-    /// `is_checked` says whether the signature of an aggregate has been checked: not where its block is unknown.
+    /// `is_checked` says whether what is signed by BLS has been checked: not where the certified block is unknown.
     pub(super) fn on_status(&mut self, from: Peer, status: Status, is_checked: bool, out: &mut Vec<Effect>) {
         if self.is_behind(&status) {
             self.status_at = self.status_at.min(self.told_at + self.settings.epoch_timeout / AGAIN);
         }
         if !self.is_ahead(&status) {
             return;
-        }
-        for vote in status.opened_by.as_slice() {
-            self.on_vote(from, vote.clone(), out);
         }
         let block = status.certificate.block;
         for vote in status.certificate.votes.list() {
@@ -112,12 +108,14 @@ impl Engine {
         if self.is_lost(&block) && status.certified_height > self.tree.head_height() {
             self.want_of_holder(block, from);
         }
-        if status.certificate.votes.aggregate().is_some() {
-            if is_checked && self.tree.is_valid(&block) {
+        let is_here = self.tree.is_valid(&block);
+        if is_checked && is_here {
+            if status.certificate.votes.aggregate().is_some() {
                 self.adopt(&status.certificate, out);
-            } else {
-                self.keep_shown(from, status.certificate, is_checked);
             }
+            self.open(&block, status.opened_by, out);
+        } else if !is_here && status.certificate.votes.aggregate().is_some() {
+            self.keep_shown(from, status.certificate, status.opened_by);
         }
         self.certify(block, out);
         self.try_advance(out);
@@ -138,7 +136,9 @@ impl Engine {
         let certified = aggregate.map(|votes| votes.epoch).filter(|epoch| *epoch >= self.epoch);
         let voted = epochs.iter().rev().find(finished).copied();
         if let Some(epoch) = voted.max(certified) {
-            if epoch > self.epoch && voted == Some(epoch) {
+            if epoch > self.epoch && voted == Some(epoch) && self.has_shares() {
+                self.status_at = self.now;
+            } else if epoch > self.epoch && voted == Some(epoch) {
                 let votes = self.book.since(epoch, &validators).cloned();
                 out.extend(votes.map(|vote| Effect::Broadcast(Message::Vote(vote))));
             }

@@ -248,6 +248,8 @@ pub struct Report {
     /// When, after the calm began, the last honest node that had crashed was back; one that had lost its log, when it voted
     /// again.
     pub whole_after: Millis,
+    /// The longest that an honest node then waited for a proposer.
+    pub patience: Millis,
     /// Epochs with a faulty proposer that honest nodes were in between then and `healed_after`.
     pub faulty_epochs: u32,
     /// Settled height of every node every ten seconds, from the start on.

@@ -152,6 +152,7 @@ impl Network {
                 before_calm: Vec::new(),
                 healed_after: None,
                 whole_after: 0,
+                patience: 0,
                 faulty_epochs: 0,
                 samples: Vec::new(),
                 epochs: Vec::new(),
@@ -252,6 +253,9 @@ impl Network {
     /// The network is whole, as far as one knows: what epochs faulty proposers get is counted from here, with the one that the
     /// furthest node is in.
     fn count_epochs(&mut self) {
+        let honest = (0..self.nodes.len()).filter(|node| !self.allies.contains(node));
+        let running = honest.filter_map(|node| self.nodes[node].running.as_ref());
+        self.report.patience = running.map(|running| running.engine.patience()).max().unwrap_or(0);
         self.drawn.clear();
         (0..self.nodes.len()).for_each(|node| self.draw(node));
         let newest = self.drawn.last_key_value().map_or(0, |(epoch, _)| *epoch);

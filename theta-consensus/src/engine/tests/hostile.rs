@@ -170,8 +170,20 @@ fn floods_of_votes_by_a_member_fill_eight_places_and_four_searches() {
     assert!(bench.engine.epoch() <= 1, "one alone opens no epoch");
 }
 
-fn status(bench: &Bench, epoch: u64, opened_by: Vec<Vote>) -> Message {
-    Message::Status(Status { epoch, opened_by: VoteSet::new(opened_by), ..bench.engine.status() })
+/// A status that shows that the epoch before is over by what these votes say.
+fn status(bench: &Bench, epoch: u64, votes: &[Vote]) -> Message {
+    let said = votes.iter().map(|vote| match vote.end {
+        Some(end) => (vote.voter, (Hash::ZERO, vote.epoch), end),
+        None => (vote.voter, (vote.block, vote.epoch), vote.share.expect("one of both")),
+    });
+    let set = bench.engine.tree.next_validators(&bench.genesis).expect("genesis").clone();
+    let (end, _) = EpochEnd::gather(epoch - 1, said, &bench.spec.chain, &set, Shares::Curve);
+    Message::Status(Status { epoch, opened_by: end.unwrap_or_default(), ..bench.engine.status() })
+}
+
+/// Votes of some for genesis that end an epoch.
+fn ending(bench: &Bench, voters: std::ops::Range<u8>, epoch: u64) -> Vec<Vote> {
+    voters.map(|voter| bench.vote(voter, bench.genesis, 0, epoch)).collect()
 }
 
 #[test]
@@ -181,36 +193,81 @@ fn a_status_that_lies_moves_nobody() {
     let before = bench.engine.epoch();
     give(&mut bench, Message::Status(lie)).expect("looked at").expect("nothing to check");
     assert_eq!(bench.engine.epoch(), before);
-    let mut forged = bench.vote(0, bench.genesis, 0, 7);
-    forged.epoch = 8;
-    let message = status(&bench, 9, vec![forged]);
-    assert!(matches!(give(&mut bench, message), Some(Err(Fault::Signature | Fault::HighS))));
-    // More votes than there can be validators are not looked at.
-    let many = (0..40).map(|voter| bench.vote(voter, bench.genesis, 0, 7)).collect();
-    let message = status(&bench, 8, many);
-    assert!(bench.engine.wants(Peer::Remote(1), message).is_none());
-    // Strangers' votes are checked, count nothing and take no room.
-    let strangers = (100..103).map(|voter| bench.vote(voter, bench.genesis, 0, 7)).collect();
-    let message = status(&bench, 8, strangers);
-    give(&mut bench, message).expect("looked at").expect("signed");
-    assert_eq!((bench.engine.epoch(), bench.engine.held().votes), (before, 0));
+    let good = status(&bench, 8, &ending(&bench, 0..3, 7));
+    let Message::Status(good) = good else { unreachable!("one was made") };
+    let lies: [(&dyn Fn(&mut EpochEnd), CertificateError); 3] = [
+        (&|end| end.epoch = 8, CertificateError::Epoch),
+        (&|end| end.statements[0].epoch = 8, CertificateError::Signature),
+        (&|end| end.statements = vec![end.statements[0].clone(); 9], CertificateError::TooMany),
+    ];
+    for (lie, named) in lies {
+        let mut forged = good.clone();
+        lie(&mut forged.opened_by);
+        let refused = give(&mut bench, Message::Status(forged)).expect("looked at");
+        assert_eq!(refused.err(), Some(Fault::Certificate(named)));
+    }
+    assert_eq!(bench.engine.epoch(), before);
+    // What is said of epochs after a block that is missing is checked when the block is there, and blamed on who said it.
+    let genesis = (bench.genesis, 0);
+    let block = bench.block(genesis, genesis, 1);
+    let certificate = bench.certificate((block.header.hash(), 1), 0..3, 1);
+    let (certified_height, certified_epoch) = (1, 1);
+    let mut early = Status { certificate, certified_height, certified_epoch, ..good };
+    early.opened_by.statements[0].epoch = 8;
+    give(&mut bench, Message::Status(early)).expect("looked at").expect("nothing to check it against");
+    let effects = bench.apply(&block, false);
+    assert_eq!(penalty(&effects), Some(Fault::Certificate(CertificateError::Signature)));
 }
 
 #[test]
 fn who_missed_how_an_epoch_began_learns_it_from_a_status() {
     let mut bench = Bench::observer();
-    let votes: Vec<Vote> = (0..3).map(|voter| bench.vote(voter, bench.genesis, 0, 7)).collect();
-    let message = status(&bench, 8, votes[..1].to_vec());
-    give(&mut bench, message).expect("new").expect("right");
-    assert!(bench.engine.epoch() < 7);
-    let message = status(&bench, 8, votes);
-    give(&mut bench, message).expect("new").expect("right");
+    let votes = ending(&bench, 0..3, 7);
+    // Two are no quorum, so there is nothing to tell.
+    assert!(bench.engine.wants(Peer::Remote(1), status(&bench, 8, &votes[..2])).is_none());
+    let message = status(&bench, 8, &votes);
+    let effects = give(&mut bench, message.clone()).expect("new").expect("right");
     assert_eq!(bench.engine.epoch(), 8);
-    // Half a timeout later this node tells the others, too.
-    assert!(bench.engine.status().opened_by.is_empty());
-    let later = NOW + 1_600;
-    bench.engine.step(later, Input::Tick, &mut Vec::new());
-    assert_eq!(bench.engine.status().opened_by.as_slice().len(), 3);
+    assert!(effects.iter().all(|effect| !matches!(effect, Effect::Accuse { .. } | Effect::Penalize { .. })));
+    // This node tells others, too, in the same few bytes, and is not told again.
+    let Message::Status(told) = &message else { unreachable!("one was made") };
+    assert_eq!(bench.engine.status().opened_by, told.opened_by);
+    assert!(bench.engine.wants(Peer::Remote(2), message).is_none());
+}
+
+/// Votes open an epoch here; what they say goes on in one signature.
+#[test]
+fn what_opened_an_epoch_is_told_in_one_signature_and_without_what_is_wrong() {
+    let mut bench = Bench::observer();
+    let mut votes = ending(&bench, 0..4, 7);
+    // Signed by its voter, and of another epoch.
+    votes[1].end = bench.vote(1, bench.genesis, 0, 6).end;
+    votes[1].signature = key(1).sign_digest(&votes[1].digest());
+    let told = |effects: &[Effect]| {
+        let of = |effect: &Effect| match effect {
+            Effect::Broadcast(Message::Status(status)) => Some(status.opened_by.clone()),
+            _ => None,
+        };
+        effects.iter().rev().find_map(of)
+    };
+    for vote in &votes[..3] {
+        bench.give_vote(vote.clone()).expect("new").expect("signed");
+    }
+    assert_eq!(bench.engine.epoch(), 8, "the vote counts, whatever it shows to others");
+    let mut effects = Vec::new();
+    bench.engine.step(NOW + 1_500, Input::Tick, &mut effects);
+    assert!(told(&effects).expect("a status").is_empty(), "two of four are left");
+    assert_eq!(accused(&effects), [key(1).address()]);
+    bench.give_vote(votes[3].clone()).expect("new").expect("right");
+    let mut effects = Vec::new();
+    bench.engine.step(NOW + 1_750, Input::Tick, &mut effects);
+    let end = told(&effects).expect("a status");
+    assert_eq!((end.epoch, end.statements.len(), end.statements[0].signers.count()), (7, 1, 3));
+    assert!(accused(&effects).is_empty());
+    let status = Message::Status(Status { opened_by: end, ..bench.engine.status() });
+    let mut other = Bench::observer();
+    give(&mut other, status).expect("new").expect("right");
+    assert_eq!(other.engine.epoch(), 8);
 }
 
 /// One faulty voter finishes the epoch with a vote for something else before the last vote for the block has come.
@@ -256,11 +313,21 @@ fn a_proposer_waits_for_the_certificate_that_may_still_come() {
     let last = bench.vote(index, hash, 1, epoch - 1);
     let effects = bench.give_vote(last).expect("new").expect("right");
     assert_eq!(parent(&effects), Some(hash));
-    // It goes elsewhere: there is nothing to wait for.
+    // It goes elsewhere, and so does that of the one who may have lost patience only: there is nothing to wait for.
     let (mut bench, _) = begin();
     let last = bench.vote(index, bench.genesis, 0, epoch - 1);
     let effects = bench.give_vote(last).expect("new").expect("right");
+    assert_eq!(parent(&effects), None);
+    let gone_on = bench.vote(others[2], bench.genesis, 0, epoch);
+    let effects = bench.give_vote(gone_on).expect("new").expect("right");
     assert_eq!(parent(&effects), Some(bench.genesis));
+    // Or he comes round.
+    let (mut bench, hash) = begin();
+    let last = bench.vote(index, bench.genesis, 0, epoch - 1);
+    bench.give_vote(last).expect("new").expect("right");
+    let late = bench.vote(others[2], hash, 1, epoch - 1);
+    let effects = bench.give_vote(late).expect("new").expect("right");
+    assert_eq!(parent(&effects), Some(hash));
     // It does not come: half a timeout is enough.
     let (mut bench, _) = begin();
     let mut effects = Vec::new();
@@ -498,7 +565,8 @@ fn a_proposer_whose_lock_may_be_too_low_waits_for_what_others_have_voted_for() {
         let mut effects = Vec::new();
         for voter in 0..4 {
             let on = if missing.contains(&voter) { (block.header.hash(), 1) } else { genesis };
-            let vote = bench.vote(voter, on.0, on.1, epoch - 1);
+            // One has gone on, and gives the block no vote any more.
+            let vote = bench.vote(voter, on.0, on.1, epoch - u64::from(voter != others[2]));
             effects.extend(bench.give_vote(vote).expect("new").expect("right"));
         }
         assert_eq!(bench.engine.epoch(), epoch);
@@ -601,7 +669,10 @@ fn who_lags_behind_an_epoch_that_lasts_is_told_so_four_times_in_a_timeout_at_mos
     assert_eq!(bench.engine.epoch(), 8);
     // What else stands in it is not looked at, so it costs no check.
     let forged = Vote { epoch: 6, ..bench.vote(0, bench.genesis, 0, 7) };
-    let behind = status(&bench, 7, vec![forged]);
+    let mut behind = bench.engine.status();
+    behind.epoch = 7;
+    behind.opened_by.epoch = forged.epoch;
+    let behind = Message::Status(behind);
     let mut at = |after: Millis| {
         let mut effects = Vec::new();
         bench.engine.step(NOW + after, Input::Tick, &mut effects);
@@ -612,6 +683,6 @@ fn who_lags_behind_an_epoch_that_lasts_is_told_so_four_times_in_a_timeout_at_mos
         effects.iter().filter(|effect| matches!(effect, Effect::Broadcast(Message::Status(_)))).count()
     };
     assert_eq!([200, 300, 310, 540, 550, 560].map(&mut at), [0, 1, 0, 0, 1, 0]);
-    let here = status(&bench, 8, Vec::new());
-    assert!(bench.engine.wants(Peer::Remote(1), here).is_none());
+    let here = bench.engine.status();
+    assert!(bench.engine.wants(Peer::Remote(1), Message::Status(here)).is_none());
 }
