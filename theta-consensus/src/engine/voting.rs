@@ -179,7 +179,14 @@ impl Engine {
             // A first vote may go to what is certified already: it adds nothing, but it opens the next epoch.
             None => (self.lock.block, self.lock.height, self.lock.rank),
         };
-        let cast = LastVote { block, height, rank, epoch: self.epoch };
+        // A vote for a block that comes late does not end the present epoch.
+        let is_late = !repeat && pace == Pace::Responsive && header.epoch < self.epoch;
+        if is_late && !allowed {
+            return;
+        }
+        let ended = self.last_vote.map_or(0, |last| last.epoch);
+        let epoch = if is_late { header.epoch.max(ended) } else { self.epoch };
+        let cast = LastVote { block, height, rank, epoch };
         // A vote of before a crash may have been lost with it.
         if self.voted == Some(cast) && !repeat {
             return;
@@ -187,7 +194,7 @@ impl Engine {
         self.voted = Some(cast);
         if self.last_vote != Some(cast) {
             let blocks = self.unlogged(&block);
-            let vote = Some(WalVote { block, height, epoch: self.epoch });
+            let vote = Some(WalVote { block, height, epoch });
             self.append(WalRecord { blocks, vote, ..WalRecord::default() }, out);
             self.last_vote = Some(cast);
         }
@@ -195,7 +202,7 @@ impl Engine {
             self.tree.header(&block).and_then(|header| self.tree.header(&header.certificate.block));
         // A voted block that has left the tree was decided on before whatever this node is locked on now.
         let certified_rank = certified.map_or(self.lock.rank, |header| vote::rank(header, pace));
-        let vote = Vote::unsigned(block, height, self.epoch, me);
+        let vote = Vote::unsigned(block, height, epoch, me);
         // The epoch of the block is its rank at the responsive pace, even of one that has left the tree.
         let share = (self.has_shares() && pace == Pace::Responsive).then(|| self.spec.chain.clone());
         out.push(Effect::Sign(Intent::Vote { vote, rank, certified_rank, share }));

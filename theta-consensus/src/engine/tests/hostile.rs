@@ -548,6 +548,34 @@ fn a_certificate_of_a_block_that_is_missing_counts_once_the_block_is_there() {
     }
 }
 
+#[test]
+fn a_block_that_comes_after_its_epoch_gets_its_vote_and_the_present_epoch_goes_on() {
+    let me = key(3).address();
+    let mut bench = Bench::new(ChainSpec::devnet(), Roles::validator(me), Vec::new());
+    let genesis = (bench.genesis, 0);
+    let (block, rival) = (bench.block(genesis, genesis, 5), bench.block(genesis, genesis, 4));
+    for vote in ending(&bench, 0..3, 5) {
+        bench.give_vote(vote).expect("new").expect("right");
+    }
+    assert_eq!(bench.engine.epoch(), 6);
+    let voted = |effects: &[Effect]| -> Vec<(Hash, u64)> {
+        let of = |effect: &Effect| match effect {
+            Effect::Sign(Intent::Vote { vote, .. }) => Some((vote.block, vote.epoch)),
+            _ => None,
+        };
+        effects.iter().filter_map(of).collect()
+    };
+    let hash = block.header.hash();
+    let effects = bench.apply(&block, false);
+    assert_eq!(voted(&effects), [(hash, 5)]);
+    // One of an epoch before that is below the vote that has left.
+    assert_eq!(voted(&bench.apply(&rival, false)), []);
+    // Patience ends the present epoch, as ever.
+    let mut effects = Vec::new();
+    bench.engine.step(NOW + 3_000, Input::Tick, &mut effects);
+    assert!(voted(&effects).contains(&(hash, 6)), "{:?}", voted(&effects));
+}
+
 /// More than a third have voted for a block that is not here: one of them is honest, and may be locked on more than this node is.
 #[test]
 fn a_proposer_whose_lock_may_be_too_low_waits_for_what_others_have_voted_for() {
