@@ -231,7 +231,38 @@ mod tests {
         assert!(Vote { block: Hash::ZERO, ..vote.clone() }.verify().is_err());
         let share = Some(bls::Signature::from_checked_bytes([0x91; 96]));
         assert!(Vote { share, ..vote.clone() }.verify().is_err());
+        let both = Vote { share, end: share, ..vote.clone() };
+        assert!(both.verify().is_err());
+        let sealed = |vote: Vote| {
+            let key = SecretKey::from_bytes(&[1; 32]).expect("in range");
+            Vote { signature: key.sign_digest(&vote.digest()), ..vote }
+        };
+        let both = sealed(both);
+        assert!(both.verify().is_ok());
+        assert!(Vote { end: None, ..both }.verify().is_err(), "what it says of the epoch is signed");
         assert!(Vote { voter: Address::ZERO, ..vote }.verify().is_err());
+    }
+
+    #[test]
+    fn a_vote_has_five_items_six_or_seven() {
+        let signature = Some(bls::Signature::from_checked_bytes([0x91; 96]));
+        let bare = vote(1, 1, 3);
+        let shared = Vote { share: signature, ..bare.clone() };
+        let ending = Vote { end: signature, ..shared.clone() };
+        for vote in [&bare, &shared, &ending] {
+            assert_eq!(Vote::from_rlp(&vote.to_rlp(), 1 << 10).as_ref(), Ok(vote));
+        }
+        // An eighth item; the list's own length takes three bytes.
+        let items = |count: usize| {
+            let mut out = Vec::new();
+            encode_list(&mut out, |out| {
+                out.extend_from_slice(&ending.to_rlp()[3..]);
+                (0..count).for_each(|_| 0_u64.encode(out));
+            });
+            out
+        };
+        assert_eq!(items(0), ending.to_rlp());
+        assert!(Vote::from_rlp(&items(1), 1 << 10).is_err());
     }
 
     #[test]
