@@ -12,7 +12,6 @@ use theta_core::{
 
 use super::{Effect, Engine};
 use crate::{
-    certificate::is_quorum,
     checks::{Below, Fault},
     epoch_end::EpochEnd,
     message::Peer,
@@ -76,13 +75,13 @@ impl Engine {
     pub(super) fn gather(
         &mut self,
         block: &Hash,
-        validators: &ValidatorSet,
+        validators: &Arc<ValidatorSet>,
         out: &mut Vec<Effect>,
     ) -> Option<CommitCertificate> {
-        let votes: Vec<Vote> = self.book.on_block(block, validators).cloned().collect();
-        if !is_quorum(&votes, validators) {
+        if !self.book.has_quorum(block, validators) {
             return None;
         }
+        let votes: Vec<Vote> = self.book.on_block(block, validators).cloned().collect();
         if !self.has_shares() {
             return Some(CommitCertificate { votes: VoteSet::new(votes).into(), block: *block });
         }

@@ -1,12 +1,12 @@
 //! When this node proposes, on what, and what is in the header.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use theta_core::{
     BigUint,
     block::{Block, Extension, Header, transactions_root},
     context::{BlockContext, Body},
-    hash::{Address, Hash, U256},
+    hash::{Address, Hash},
     sign::Signature,
     spec::{HeaderRules, Pace, ProposerRule},
     stake::ValidatorSet,
@@ -56,21 +56,21 @@ impl Engine {
         let is_above = |block: &Hash| epoch_of(block).is_none_or(|epoch| epoch > self.lock.rank);
         let certifies_more = |block: &Hash| {
             let header = self.tree.header(block);
-            is_above(block) && header.is_none_or(|header| is_above(&header.certificate.block))
+            header.is_none_or(|header| is_above(&header.certificate.block))
         };
-        heard.iter().any(|vote| {
-            let voters = heard.iter().filter(|other| other.block == vote.block).map(|vote| vote.voter);
-            let with_open = voters.clone().chain(open.iter().copied());
-            let three = validators.stake_of(voters).get().saturating_mul(U256::from(3));
-            let is_honest = three > validators.total_stake().get();
+        let mut voters: BTreeMap<Hash, Vec<Address>> = BTreeMap::new();
+        heard.iter().for_each(|vote| voters.entry(vote.block).or_default().push(vote.voter));
+        let quorum = validators.quorum();
+        voters.iter().filter(|(block, _)| is_above(block)).any(|(block, voters)| {
+            let is_honest = quorum.has_honest(validators.stake_of(voters.iter().copied()));
             // Whoever has lost patience with this block's proposer and has not gone on may yet vote for it.
-            let late = heard
-                .iter()
-                .filter(|other| other.epoch == before && epoch_of(&other.block) < epoch_of(&vote.block));
-            let late = late.map(|vote| vote.voter);
-            let late = late.filter(|voter| is_honest && Some(*voter) != self.roles.validator);
-            let may_be_certified = validators.is_quorum(validators.stake_of(with_open.chain(late)));
-            is_above(&vote.block) && may_be_certified || is_honest && certifies_more(&vote.block)
+            let is_late = |other: &&&Vote| {
+                let is_below = epoch_of(&other.block) < epoch_of(block);
+                is_honest && is_below && other.epoch == before && Some(other.voter) != self.roles.validator
+            };
+            let late = heard.iter().filter(is_late).map(|vote| vote.voter);
+            let most = validators.stake_of(voters.iter().chain(&open).copied().chain(late));
+            quorum.is_met(most) || is_honest && certifies_more(block)
         })
     }
 

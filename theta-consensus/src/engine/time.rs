@@ -40,7 +40,7 @@ impl Engine {
             }
             self.enter_epoch(out);
         }
-        if self.timers.awaits.is_some() && !self.awaits_certificate() {
+        if self.timers.awaits.is_some() && self.timers.propose.is_some() && !self.awaits_certificate() {
             self.propose_again();
         }
         if self.timers.propose.is_some_and(|at| self.now >= at) {

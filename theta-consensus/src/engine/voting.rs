@@ -1,9 +1,9 @@
 //! Votes of others and of this node, and the epochs they open.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use theta_core::{
-    hash::{Address, Hash, U256},
+    hash::{Address, Hash},
     spec::Pace,
     stake::ValidatorSet,
     vote::Vote,
@@ -11,7 +11,6 @@ use theta_core::{
 
 use super::{Effect, Engine, fetching::Reason, time::AGAIN};
 use crate::{
-    certificate::is_quorum,
     message::{Message, Peer, Status},
     signer::Intent,
     vote::{self, LastVote},
@@ -129,12 +128,10 @@ impl Engine {
             Pace::Responsive => self.lock.block,
         };
         let Some(validators) = self.tree.next_validators(&from).cloned() else { return };
-        let epochs: BTreeSet<u64> = self.book.since(self.epoch, &validators).map(|vote| vote.epoch).collect();
-        let finished = |epoch: &&u64| is_quorum(self.book.since(**epoch, &validators), &validators);
+        let (voted, opened) = self.book.ended(&validators).since(self.epoch);
         // An aggregate says that a quorum has finished the epoch of its block, whose single votes may never come.
         let aggregate = self.lock.certificate.votes.aggregate();
         let certified = aggregate.map(|votes| votes.epoch).filter(|epoch| *epoch >= self.epoch);
-        let voted = epochs.iter().rev().find(finished).copied();
         if let Some(epoch) = voted.max(certified) {
             if epoch > self.epoch && voted == Some(epoch) && self.has_shares() {
                 self.status_at = self.now;
@@ -147,13 +144,8 @@ impl Engine {
             return;
         }
         // More than a third, so at least one honest validator has seen the quorum that opened the epoch.
-        let opened = |epoch: &&u64| {
-            let voters = self.book.since(**epoch, &validators).map(|vote| vote.voter);
-            let three = validators.stake_of(voters).get().saturating_mul(U256::from(3));
-            **epoch > self.epoch && three > validators.total_stake().get()
-        };
         if self.pace() == Pace::Responsive
-            && let Some(epoch) = epochs.iter().rev().find(opened).copied()
+            && let Some(epoch) = opened.filter(|epoch| *epoch > self.epoch)
         {
             self.epoch = epoch;
             self.enter_epoch(out);
