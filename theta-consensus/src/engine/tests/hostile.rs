@@ -195,7 +195,8 @@ fn a_status_that_lies_moves_nobody() {
     assert_eq!(bench.engine.epoch(), before);
     let good = status(&bench, 8, &ending(&bench, 0..3, 7));
     let Message::Status(good) = good else { unreachable!("one was made") };
-    let lies: [(&dyn Fn(&mut EpochEnd), CertificateError); 3] = [
+    type Lie<'a> = (&'a dyn Fn(&mut EpochEnd), CertificateError);
+    let lies: [Lie<'_>; 3] = [
         (&|end| end.epoch = 8, CertificateError::Epoch),
         (&|end| end.statements[0].epoch = 8, CertificateError::Signature),
         (&|end| end.statements = vec![end.statements[0].clone(); 9], CertificateError::TooMany),
