@@ -350,6 +350,18 @@ mod tests {
         assert!(book.insert(vote(1, 1, 6), |_| true));
     }
 
+    /// Else its signature would not be checked.
+    #[test]
+    fn a_vote_with_another_part_under_the_same_signature_is_another_vote() {
+        let part = |byte: u8| Some(theta_core::bls::Signature::from_checked_bytes([byte; 96]));
+        let whole = Vote { share: part(1), end: part(2), ..vote(1, 1, 5) };
+        let mut book = VoteBook::default();
+        assert!(book.insert(whole.clone(), |_| true) && book.holds(&whole));
+        assert!(!book.holds(&Vote { share: part(3), ..whole.clone() }));
+        assert!(!book.holds(&Vote { end: part(3), ..whole.clone() }));
+        assert!(!book.holds(&Vote { end: None, ..whole }));
+    }
+
     #[test]
     fn votes_for_unknown_blocks_fill_a_bounded_number_of_slots() {
         let mut book = VoteBook::default();
