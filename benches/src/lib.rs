@@ -55,7 +55,8 @@ pub fn only_test() -> bool {
 pub fn asked_for(id: &str) -> bool {
     let mut parts = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).peekable();
     let bare = id.split_once('/').map_or(id, |(_, bare)| bare);
-    parts.peek().is_none() || parts.any(|part| id.contains(&part) || part.contains(bare))
+    let says_more = |part: &str| part.contains(id) || part.starts_with(bare);
+    parts.peek().is_none() || parts.any(|part| id.contains(&part) || says_more(&part))
 }
 
 /// Least and median time.

@@ -131,29 +131,30 @@ impl Shares {
         validators: &ValidatorSet,
     ) -> (Option<AggregateVotes>, Vec<Address>) {
         let message = AggregateVotes::message(chain, block, epoch);
-        let mut good = Vec::new();
-        for vote in votes {
-            let index = validators.as_slice().binary_search_by_key(&vote.voter, |one| one.address);
-            if let (Ok(index), Some(share)) = (index, vote.share)
-                && let Some(key) = validators.as_slice()[index].bls
-            {
-                good.push(Share { index, key, share });
-            }
-        }
+        let shares = votes.into_iter().filter_map(|vote| Share::of(vote.voter, vote.share?, validators));
+        let mut good: Vec<Share> = shares.collect();
         let address = |index: usize| validators.as_slice()[index].address;
-        let mut wrong = Vec::new();
-        let mut sum = self.checked_sum(&good, &message);
-        if sum.is_none() {
-            let bad = self.wrong_of(&good, &message);
-            wrong = bad.iter().map(|index| address(*index)).collect();
-            good.retain(|share| !bad.contains(&share.index));
-            sum = self.checked_sum(&good, &message);
-        }
+        let (sum, wrong) = self.sum_of_right(&mut good, &message);
         let stake = validators.stake_of(good.iter().map(|share| address(share.index)));
-        sum = sum.filter(|_| validators.is_quorum(stake));
+        let sum = sum.filter(|_| validators.is_quorum(stake));
         let mut signers = Bits::new(validators.as_slice().len());
         good.iter().for_each(|share| signers.set(share.index));
-        (sum.map(|signature| AggregateVotes { epoch, signers, signature }), wrong)
+        let aggregate = sum.map(|signature| AggregateVotes { epoch, signers, signature });
+        (aggregate, wrong.into_iter().map(address).collect())
+    }
+
+    /// Adds up the shares that are right, and leaves no others. Gives the places of those that were wrong.
+    pub(crate) fn sum_of_right(
+        self,
+        shares: &mut Vec<Share>,
+        message: &[u8],
+    ) -> (Option<bls::Signature>, Vec<usize>) {
+        if let Some(sum) = self.checked_sum(shares, message) {
+            return (Some(sum), Vec::new());
+        }
+        let wrong = self.wrong_of(shares, message);
+        shares.retain(|share| !wrong.contains(&share.index));
+        (self.checked_sum(shares, message), wrong)
     }
 
     fn checked_sum(self, shares: &[Share], message: &[u8]) -> Option<bls::Signature> {
@@ -175,10 +176,21 @@ impl Shares {
     }
 }
 
-struct Share {
-    index: usize,
+/// A voter's signature, and what it is checked by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Share {
+    /// The voter's place in the set.
+    pub(crate) index: usize,
     key: PublicKey,
     share: bls::Signature,
+}
+
+impl Share {
+    /// None of a voter that is not in the set or has no key.
+    pub(crate) fn of(voter: Address, share: bls::Signature, validators: &ValidatorSet) -> Option<Self> {
+        let index = validators.as_slice().binary_search_by_key(&voter, |one| one.address).ok()?;
+        Some(Self { index, key: validators.as_slice()[index].bls?, share })
+    }
 }
 
 /// The key of a validator's shares and of its part of the seed.

@@ -20,9 +20,10 @@ use theta_core::{
 use crate::{
     certificate::{CertificateError, Shares, check_votes},
     elite::verify_elite_votes,
+    epoch_end::EpochEnd,
     finality::Checkpoint,
     guardian::AggregateError,
-    message::{Message, Peer},
+    message::{Message, Peer, Status},
     proposer::check_seed,
 };
 
@@ -113,6 +114,8 @@ pub(crate) struct Below {
     pub(crate) certified: Option<(Arc<Header>, Arc<ValidatorSet>)>,
     /// The parent and the validators that may propose on it, where a seed has to be checked.
     pub(crate) parent: Option<(Arc<Header>, Arc<ValidatorSet>)>,
+    /// Who has a say after the certified block, where the end of an epoch has to be checked.
+    pub(crate) after: Option<Arc<ValidatorSet>>,
     pub(crate) shares: Shares,
 }
 
@@ -133,6 +136,23 @@ impl Below {
             check_seed(header, parent, validators, self.shares)?;
         }
         Ok(())
+    }
+}
+
+impl Below {
+    /// The same of a status. Says whether all could be checked.
+    pub(crate) fn verify_status(
+        &self,
+        chain: &str,
+        certificate: &CommitCertificate,
+        end: &EpochEnd,
+    ) -> Result<bool, Fault> {
+        self.verify(certificate, None)?;
+        match &self.after {
+            _ if end.is_empty() => Ok(true),
+            Some(validators) => Ok(end.verify(chain, validators, self.shares).map(|()| true)?),
+            None => Ok(false),
+        }
     }
 }
 
@@ -168,7 +188,7 @@ pub struct Checked<T> {
     pub(crate) hash: Hash,
     /// Whether its guardian and elite edge votes have been checked too.
     pub(crate) upper: bool,
-    /// Whether its certificate and its seed have been, where they are signed by BLS.
+    /// Whether what is signed by BLS has been: its certificate and its seed, or the end of an epoch.
     pub(crate) below: bool,
 }
 
@@ -225,17 +245,19 @@ impl Checks<Message> {
     /// `upper` says whether votes of the upper levels are checked too; simulators that make believe leave that out.
     pub(crate) fn verify_by(self, rule: SignatureRule<'_>, upper: bool) -> Result<Checked<Message>, Fault> {
         let mut is_checked = true;
-        if let Message::Status(status) = &self.item
-            && !status.certificate.votes.is_empty()
-        {
-            if (status.certificate.votes.aggregate().is_some()) != self.has_shares {
+        if let Message::Status(Status { certificate, opened_by, .. }) = &self.item {
+            let is_bare = certificate.votes.is_empty();
+            if !is_bare && certificate.votes.aggregate().is_some() != self.has_shares
+                || !opened_by.is_empty() && !self.has_shares
+            {
                 return Err(CertificateError::Form.into());
             }
-            match &self.below {
-                Some(below) => below.verify(&status.certificate, None)?,
-                None if self.has_shares => is_checked = false,
-                None => check_votes(&status.certificate)?,
-            }
+            is_checked = match &self.below {
+                Some(below) => below.verify_status(&self.spec.chain, certificate, opened_by)?,
+                None if self.has_shares => is_bare && opened_by.is_empty(),
+                None if is_bare => true,
+                None => check_votes(certificate).map(|()| true)?,
+            };
         }
         self.votes_right(rule)?;
         let VotedPools { guardians, elite } = if upper { &self.pools } else { &VotedPools::default() };

@@ -5,6 +5,7 @@ mod fetching;
 mod intake;
 mod locking;
 mod log;
+mod opening;
 mod proposing;
 mod recovery;
 mod time;
@@ -25,7 +26,6 @@ use theta_core::{
     hash::{Address, Hash},
     spec::{ChainSpec, Pace},
     stake::{ValidatorSet, validator::MAX_VALIDATORS},
-    vote::VoteSet,
 };
 
 pub use self::recovery::{RecoverError, Start};
@@ -39,6 +39,7 @@ use self::{
 use crate::{
     certificate::Shares,
     checks::{Checked, Checks, Fault, VotedPools},
+    epoch_end::EpochEnd,
     message::{Message, Peer, Status},
     pace::{Millis, Settings, Timers},
     proposer::scheduled,
@@ -208,6 +209,8 @@ pub struct Engine {
     lock: Lock,
     epoch: u64,
     last_vote: Option<LastVote>,
+    /// The last vote that left since this engine began.
+    voted: Option<LastVote>,
     proposal: Option<Block>,
     building: Option<Building>,
     timers: Timers,
@@ -219,6 +222,8 @@ pub struct Engine {
     wal_records: u32,
     wal_bytes: usize,
     status_at: Millis,
+    /// When it has told its status last.
+    told_at: Millis,
     wake_at: Option<Millis>,
     now: Millis,
     started: bool,
@@ -234,6 +239,8 @@ pub struct Engine {
     suspects: BTreeSet<Address>,
     /// Certificates that peers have shown for blocks that are not executed here.
     shown: BTreeMap<Peer, Shown>,
+    /// What shows that an epoch is over, and whose signatures that are.
+    opened: Option<(EpochEnd, Arc<ValidatorSet>)>,
 }
 
 impl Engine {
@@ -269,24 +276,33 @@ impl Engine {
 
     /// Whether a message is of use, and what has to be checked before it may enter. Cheap.
     pub fn wants(&self, from: Peer, message: Message) -> Option<Checks<Message>> {
+        let message = match message {
+            Message::Status(status) if !self.is_ahead(&status) => {
+                // Of one that lags behind its epoch alone is looked at.
+                let block = status.certificate.block;
+                let bare = Status {
+                    certificate: CommitCertificate::bare(block),
+                    opened_by: EpochEnd::default(),
+                    ..status
+                };
+                Message::Status(Some(bare).filter(|status| self.is_behind(status))?)
+            }
+            message => message,
+        };
         let (mut pools, mut below) = (VotedPools::default(), None);
         let votes = match &message {
             Message::Vote(vote) if self.takes(vote) && !self.book.knows(vote) => vec![vote.clone()],
             Message::Vote(_) => return None,
             Message::Status(status) => {
-                if !self.is_ahead(status) {
-                    return None;
-                }
-                below = self.below_status(&status.certificate);
-                let lists = [status.certificate.votes.list(), status.opened_by.as_slice()];
+                below = self.below_status(&status.certificate.block);
+                let votes = status.certificate.votes.list();
                 let most =
                     self.members.iter().map(|set| set.as_slice().len()).fold(MAX_VALIDATORS, usize::max);
-                if lists.iter().any(|votes| votes.len() > most) {
+                if votes.len() > most {
                     return None;
                 }
                 // Whoever has no say now may have one once the votes have been checked.
-                let votes = lists.into_iter().flatten().filter(|vote| !self.book.holds(vote));
-                votes.cloned().collect()
+                votes.iter().filter(|vote| !self.book.holds(vote)).cloned().collect()
             }
             Message::GuardianVotes(_)
             | Message::GuardianPart(_)
@@ -326,10 +342,6 @@ impl Engine {
 
     /// Where this node stands, for a peer that has just connected.
     pub fn status(&self) -> Status {
-        let stuck = self.pace() == Pace::Responsive && self.timers.is_stuck(self.now, &self.settings);
-        let validators = self.tree.next_validators(&self.lock.block).filter(|_| stuck);
-        let before = self.epoch.saturating_sub(1);
-        let opened_by = validators.map(|set| VoteSet::new(self.book.since(before, set).cloned()));
         Status {
             settled: self.tree.head(),
             settled_height: self.tree.head_height(),
@@ -337,7 +349,7 @@ impl Engine {
             certified_epoch: self.tree.header(&self.lock.block).map_or(0, |header| header.epoch),
             epoch: self.epoch,
             certificate: self.lock.certificate.clone(),
-            opened_by: opened_by.unwrap_or_default(),
+            opened_by: self.opening().cloned().unwrap_or_default(),
         }
     }
 
@@ -355,6 +367,12 @@ impl Engine {
     pub(crate) fn unsettled(&self, block: &Hash) -> Vec<Arc<Block>> {
         let path = self.tree.path(block);
         path.iter().filter_map(|hash| self.tree.node(hash)).map(|node| node.block.clone()).collect()
+    }
+
+    /// How long this node waits for a proposer now.
+    #[cfg(feature = "sim")]
+    pub(crate) fn patience(&self) -> Millis {
+        self.timers.patience(&self.settings)
     }
 
     /// How much this engine holds of what peers can send.
@@ -418,6 +436,10 @@ impl Engine {
         self.open_ballot(out);
         self.learn_finality(out);
         self.enter_epoch(out);
+        if self.proposal.as_ref().is_some_and(|block| block.header.epoch == self.epoch) {
+            // It may have been lost with what went down.
+            self.timers.propose = Some(self.now);
+        }
     }
 
     /// Who may propose on a known block in an epoch.

@@ -41,6 +41,7 @@ mod certificate;
 mod checks;
 mod elite;
 mod engine;
+mod epoch_end;
 mod finality;
 mod go_rand;
 mod guardian;
@@ -62,6 +63,7 @@ pub use certificate::{CertificateError, check_form, verify as verify_certificate
 pub use checks::{Checked, Checks, Fault};
 pub use elite::{EliteVote, merge_elite_votes, verify_elite_votes};
 pub use engine::{Effect, Engine, Held, Input, RecoverError, Roles, Start};
+pub use epoch_end::{EpochEnd, Statement};
 pub use finality::{Checkpoint, GuardianPart};
 pub use go_rand::GoRand;
 pub use guardian::{AggregateError, merge_guardian_votes, verify_guardian_votes};

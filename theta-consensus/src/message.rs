@@ -9,7 +9,7 @@ use theta_core::{
     vote::{EliteVotes, GuardianVotes, Vote, VoteSet},
 };
 
-use crate::{elite::EliteVote, finality::GuardianPart};
+use crate::{elite::EliteVote, epoch_end::EpochEnd, finality::GuardianPart};
 
 /// A [`Message`] is never larger: a certificate of 31 votes has less than 6 KiB, votes of 10,000 guardians 50 KiB, those of
 /// all elite edge nodes that a checkpoint samples 40 KiB.
@@ -59,9 +59,9 @@ pub struct Status {
     pub epoch: u64,
     /// Certificate of the highest certified block; without votes if that is the root of the chain.
     pub certificate: CommitCertificate,
-    /// From a node whose epoch goes on for long: the latest votes of those that have finished the epoch before it, which
-    /// show whoever missed them that the epoch is open. Else empty.
-    pub opened_by: VoteSet,
+    /// Where the certificate does not: what shows that the epoch before the node's is over. Signed by those who have a say after
+    /// the certified block. Else empty.
+    pub opened_by: EpochEnd,
 }
 
 rlp_list!(Status {

@@ -84,6 +84,8 @@ pub(crate) struct Timers {
     pub(crate) block_seen: bool,
     /// An epoch has timed out since a block was certified last.
     pub(crate) failing: bool,
+    /// When the epoch was entered, or again after a timeout.
+    entered: Millis,
     /// Responsive: from then on the proposer of the epoch is waited for.
     since: Millis,
     /// Responsive: blocks that came too late, less those that came in good time.
@@ -100,6 +102,7 @@ impl Timers {
     pub(crate) fn enter(&mut self, now: Millis, pace: spec::Pace, settings: &Settings, busy: bool) {
         self.block_seen = false;
         self.awaits = None;
+        self.entered = now;
         match pace {
             spec::Pace::Clocked => {
                 self.vote_ready = false;
@@ -127,6 +130,17 @@ impl Timers {
                 self.timeout = self.timeout.min(now + wait(self.slow, settings));
             }
         }
+    }
+
+    /// How long the epoch has lasted, or its last timeout.
+    pub(crate) const fn lasts(&self, now: Millis) -> Millis {
+        now.saturating_sub(self.entered)
+    }
+
+    /// How long a proposer is waited for now.
+    #[cfg(feature = "sim")]
+    pub(crate) fn patience(&self, settings: &Settings) -> Millis {
+        wait(self.slow, settings)
     }
 
     /// Whether the epoch goes on for so long that somebody may have missed how it began.

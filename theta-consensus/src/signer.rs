@@ -11,7 +11,7 @@ use theta_core::{
     BigUint,
     block::{Block, Seed},
     bls,
-    certificate::AggregateVotes,
+    certificate::{AggregateVotes, epoch_end_message},
     hash::{Address, Hash},
     journal::{Disk, Journal, JournalError, Record},
     sign::{SignError, Signature, Signer},
@@ -40,7 +40,8 @@ pub enum Intent {
         rank: u64,
         /// The same of the block that it certifies: of the lock, which never falls.
         certified_rank: u64,
-        /// Where votes have shares, the chain's name. The block's epoch is its rank there.
+        /// Where votes have shares, the chain's name. The block's epoch is its rank there; a vote of a later one says that it
+        /// is over, too.
         share: Option<String>,
     },
     /// A block, as yet without signature, and votes that help slow peers.
@@ -264,6 +265,9 @@ impl RoleSigner for LocalSigner {
                 if let Some(chain) = share {
                     let message = AggregateVotes::message(chain, &vote.block, *rank);
                     vote.share = Some(self.vote_key()?.sign(&message));
+                    let end = (vote.epoch > *rank).then(|| epoch_end_message(chain, vote.epoch));
+                    vote.end =
+                        end.map(|message| self.vote_key().map(|key| key.sign(&message))).transpose()?;
                 }
                 vote.signature = self.signature(&vote.digest())?;
                 Ok(Signed::Message(Message::Vote(vote)))

@@ -23,13 +23,17 @@
 //! to nothing costs its epoch and nothing else: the proposer of the next one starts again from the lock. Validators of a
 //! block are those of the newest block that its ancestors settle, so two sets never decide side by side.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use theta_core::{
+    amount::ThetaWei,
     block::Header,
     hash::{Address, Hash},
     spec::Pace,
-    stake::ValidatorSet,
+    stake::{ValidatorSet, validator::Quorum},
     vote::Vote,
 };
 
@@ -73,6 +77,67 @@ pub(crate) fn settles_parent(header: &Header, parent: &Header, pace: Pace) -> bo
 pub(crate) struct VoteBook {
     latest: BTreeMap<Address, Vote>,
     blocks: BTreeMap<Hash, BTreeMap<Address, Vote>>,
+    /// Stakes behind blocks, as far as somebody has asked, kept up with the votes.
+    backed: BTreeMap<Hash, Backed>,
+    /// Stakes by the epoch of the latest vote, of the set that was asked for last.
+    ended: Option<Ended>,
+}
+
+/// The stake that votes for a block have.
+#[derive(Clone, Debug)]
+struct Backed {
+    of: Arc<ValidatorSet>,
+    quorum: Quorum,
+    stake: ThetaWei,
+}
+
+/// How much of the stake of a set has a latest vote of which epoch.
+#[derive(Clone, Debug)]
+pub(crate) struct Ended {
+    of: Arc<ValidatorSet>,
+    quorum: Quorum,
+    stakes: BTreeMap<u64, ThetaWei>,
+}
+
+impl Ended {
+    fn new(of: &Arc<ValidatorSet>, latest: &BTreeMap<Address, Vote>) -> Self {
+        let mut ended = Self { of: of.clone(), quorum: of.quorum(), stakes: BTreeMap::new() };
+        latest.values().for_each(|vote| ended.moves(vote.voter, None, vote.epoch));
+        ended
+    }
+
+    /// A voter's latest vote is of another epoch now.
+    fn moves(&mut self, voter: Address, from: Option<u64>, to: u64) {
+        let stake = self.of.stake_of([voter]);
+        if stake.is_zero() {
+            return;
+        }
+        if let Some(from) = from
+            && let Some(before) = self.stakes.get_mut(&from)
+        {
+            *before = before.checked_sub(stake).unwrap_or(ThetaWei::ZERO);
+            if before.is_zero() {
+                self.stakes.remove(&from);
+            }
+        }
+        let now = self.stakes.entry(to).or_insert(ThetaWei::ZERO);
+        *now = now.checked_add(stake).unwrap_or(*now);
+    }
+
+    /// The latest epochs, from this one on, that a quorum has voted in or after, and that more than a third have.
+    pub(crate) fn since(&self, epoch: u64) -> (Option<u64>, Option<u64>) {
+        let (mut sum, mut third) = (ThetaWei::ZERO, None);
+        for (epoch, stake) in self.stakes.range(epoch..).rev() {
+            sum = sum.checked_add(*stake).unwrap_or(sum);
+            if third.is_none() && self.quorum.has_honest(sum) {
+                third = Some(*epoch);
+            }
+            if self.quorum.is_met(sum) {
+                return (Some(*epoch), third);
+            }
+        }
+        (None, third)
+    }
 }
 
 impl VoteBook {
@@ -87,7 +152,10 @@ impl VoteBook {
     /// Whether exactly this vote is here, so that its signature has been checked.
     pub(crate) fn holds(&self, vote: &Vote) -> bool {
         let same = |known: &Vote| {
-            known.epoch == vote.epoch && known.signature == vote.signature && known.share == vote.share
+            known.epoch == vote.epoch
+                && known.signature == vote.signature
+                && known.share == vote.share
+                && known.end == vote.end
         };
         self.blocks.get(&vote.block).and_then(|votes| votes.get(&vote.voter)).is_some_and(same)
     }
@@ -100,11 +168,38 @@ impl VoteBook {
         if !is_known(&vote.block) {
             self.make_room(&vote, is_known);
         }
-        if self.latest.get(&vote.voter).is_none_or(|latest| latest.epoch <= vote.epoch) {
+        let before = self.latest.get(&vote.voter).map(|latest| latest.epoch);
+        if before.is_none_or(|before| before <= vote.epoch) {
             self.latest.insert(vote.voter, vote.clone());
+            if let Some(ended) = &mut self.ended {
+                ended.moves(vote.voter, before, vote.epoch);
+            }
         }
-        self.blocks.entry(vote.block).or_default().insert(vote.voter, vote);
+        let (block, voter) = (vote.block, vote.voter);
+        let is_first = self.blocks.entry(block).or_default().insert(voter, vote).is_none();
+        if let Some(backed) = self.backed.get_mut(&block).filter(|_| is_first) {
+            let stake = backed.of.stake_of([voter]);
+            backed.stake = backed.stake.checked_add(stake).unwrap_or(backed.stake);
+        }
         true
+    }
+
+    /// Whether a quorum has voted for a block. Adds up only what has come since it was asked last.
+    pub(crate) fn has_quorum(&mut self, block: &Hash, validators: &Arc<ValidatorSet>) -> bool {
+        if self.backed.get(block).is_none_or(|backed| backed.of != *validators) {
+            let Some(votes) = self.blocks.get(block) else { return false };
+            let stake = validators.stake_of(votes.keys().copied());
+            let backed = Backed { of: validators.clone(), quorum: validators.quorum(), stake };
+            self.backed.insert(*block, backed);
+        }
+        self.backed.get(block).is_some_and(|backed| backed.quorum.is_met(backed.stake))
+    }
+
+    /// What epochs the members have voted in last.
+    pub(crate) fn ended(&mut self, validators: &Arc<ValidatorSet>) -> &Ended {
+        let ended = self.ended.take().filter(|ended| ended.of == *validators);
+        let ended = ended.unwrap_or_else(|| Ended::new(validators, &self.latest));
+        self.ended.insert(ended)
     }
 
     /// Forgets the oldest of a voter's votes for unknown blocks when there are too many.
@@ -119,6 +214,7 @@ impl VoteBook {
             return;
         }
         let Some((_, oldest)) = unknown.into_iter().min() else { return };
+        self.backed.remove(&oldest);
         if let Some(votes) = self.blocks.get_mut(&oldest) {
             votes.remove(&vote.voter);
             if votes.is_empty() {
@@ -129,6 +225,7 @@ impl VoteBook {
 
     /// Takes a vote out that turned out to be worth nothing.
     pub(crate) fn drop_vote(&mut self, block: &Hash, voter: Address) {
+        self.backed.remove(block);
         if let Some(votes) = self.blocks.get_mut(block) {
             votes.remove(&voter);
         }
@@ -172,7 +269,12 @@ impl VoteBook {
     /// Drops the votes for blocks that left the tree and those of voters that are no members any more.
     pub(crate) fn forget(&mut self, gone: &BTreeSet<Hash>, is_member: impl Fn(&Address) -> bool) {
         self.blocks.retain(|block, _| !gone.contains(block));
+        self.backed.retain(|block, _| self.blocks.contains_key(block));
+        let before = self.latest.len();
         self.latest.retain(|voter, _| is_member(voter));
+        if self.latest.len() < before {
+            self.ended = None;
+        }
     }
 
     /// How many votes are kept.
@@ -183,10 +285,15 @@ impl VoteBook {
 
 #[cfg(test)]
 mod tests {
-    use theta_core::{block::CommitCertificate, codec::rlp::Encode, vote::VoteSet};
+    use theta_core::{
+        block::CommitCertificate, codec::rlp::Encode, hash::U256, stake::Validator, vote::VoteSet,
+    };
 
     use super::*;
-    use crate::fixture::{object, validators};
+    use crate::{
+        certificate::is_quorum,
+        fixture::{object, validators},
+    };
 
     fn header(height: u64, certified: u8) -> Header {
         let certificate = CommitCertificate::bare(Hash::repeat_byte(certified));
@@ -243,6 +350,18 @@ mod tests {
         assert!(book.insert(vote(1, 1, 6), |_| true));
     }
 
+    /// Else its signature would not be checked.
+    #[test]
+    fn a_vote_with_another_part_under_the_same_signature_is_another_vote() {
+        let part = |byte: u8| Some(theta_core::bls::Signature::from_checked_bytes([byte; 96]));
+        let whole = Vote { share: part(1), end: part(2), ..vote(1, 1, 5) };
+        let mut book = VoteBook::default();
+        assert!(book.insert(whole.clone(), |_| true) && book.holds(&whole));
+        assert!(!book.holds(&Vote { share: part(3), ..whole.clone() }));
+        assert!(!book.holds(&Vote { end: part(3), ..whole.clone() }));
+        assert!(!book.holds(&Vote { end: None, ..whole }));
+    }
+
     #[test]
     fn votes_for_unknown_blocks_fill_a_bounded_number_of_slots() {
         let mut book = VoteBook::default();
@@ -251,6 +370,57 @@ mod tests {
         }
         assert_eq!(book.len(), UNKNOWN_PER_VOTER);
         assert!(book.knows(&vote(1, 99, 99)));
+    }
+
+    /// The sums that are kept up with the votes are what counting again gives.
+    #[test]
+    fn running_sums_are_those_of_a_recount() {
+        let set = |members: std::ops::Range<u8>, more: u64| {
+            let stake = |voter: u8| ThetaWei::wei(100 + more * u64::from(voter));
+            let member = |voter| Validator::new(Address::repeat_byte(voter), stake(voter));
+            Arc::new(ValidatorSet::new(members.map(member)))
+        };
+        let sets = [set(0..7, 0), set(1..8, 9)];
+        // Any mixing will do.
+        let mut state = 7_u64;
+        let mut below = |most: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % most
+        };
+        let (mut book, mut quorums, mut epochs) = (VoteBook::default(), 0, 0);
+        for step in 0..4_000_u64 {
+            let byte = |number: u64| u8::try_from(number).expect("small");
+            let epoch = step / 200 + below(4);
+            let block = byte(epoch / 2 + below(2));
+            let is_known = below(2) == 0;
+            book.insert(vote(byte(below(9)), block, epoch), |_| is_known);
+            match below(60) {
+                0 => book.drop_vote(&Hash::repeat_byte(block), Address::repeat_byte(byte(below(9)))),
+                1 => {
+                    let stranger = Address::repeat_byte(byte(below(20)));
+                    book.forget(&BTreeSet::from([Hash::repeat_byte(block)]), |voter| *voter != stranger);
+                }
+                _ => {}
+            }
+            let set = &sets[usize::from(below(8) == 0)];
+            let asked = Hash::repeat_byte(block);
+            let counted = is_quorum(book.on_block(&asked, set), set);
+            assert_eq!(book.has_quorum(&asked, set), counted, "step {step}");
+            quorums += u32::from(counted);
+            let from = epoch.saturating_sub(3);
+            let heard: BTreeSet<u64> = book.since(from, set).map(|vote| vote.epoch).collect();
+            let stake = |epoch: u64| set.stake_of(book.since(epoch, set).map(|vote| vote.voter));
+            let latest = |is_enough: &dyn Fn(ThetaWei) -> bool| {
+                heard.iter().rev().find(|epoch| is_enough(stake(**epoch))).copied()
+            };
+            let expected = (
+                latest(&|stake| set.is_quorum(stake)),
+                latest(&|stake| stake.get() * U256::from(3) > set.total_stake().get()),
+            );
+            assert_eq!(book.ended(set).since(from), expected, "step {step}");
+            epochs += u32::from(expected.0.is_some());
+        }
+        assert!(quorums > 400 && quorums < 3_900 && epochs > 400, "{quorums} {epochs}");
     }
 
     #[test]

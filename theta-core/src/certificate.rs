@@ -134,6 +134,17 @@ impl AggregateVotes {
     }
 }
 
+/// What a voter signs that has finished an epoch without a block of it: `[domain, chain, epoch]`.
+pub fn epoch_end_message(chain: &str, epoch: u64) -> Vec<u8> {
+    let mut out = Vec::new();
+    encode_list(&mut out, |out| {
+        "theta epoch end".to_owned().encode(out);
+        chain.to_owned().encode(out);
+        epoch.encode(out);
+    });
+    out
+}
+
 /// Whether a signature is that of all keys together. Sums of keys are the same in both suites; what makes a sum bad, a point
 /// outside the subgroup or none, is looked for in the sum.
 #[cfg(feature = "bls")]

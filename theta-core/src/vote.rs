@@ -26,10 +26,13 @@ pub struct Vote {
     /// Where certificates are aggregates, the voter's part of one: its BLS signature over
     /// [`crate::certificate::AggregateVotes::message`]. It is signed too, so a wrong one is its voter's fault.
     pub share: Option<bls::Signature>,
+    /// Beside a share, in a vote of a later epoch than its block's: the voter's BLS signature over
+    /// [`crate::certificate::epoch_end_message`], its part of what shows that the epoch is over. Signed like the share.
+    pub end: Option<bls::Signature>,
 }
 
 impl Encode for Vote {
-    /// Five items, or six with a share.
+    /// Five items, six with a share, seven with the end of an epoch too.
     fn encode(&self, out: &mut Vec<u8>) {
         encode_list(out, |out| {
             self.block.encode(out);
@@ -39,6 +42,9 @@ impl Encode for Vote {
             self.signature.encode(out);
             if let Some(share) = &self.share {
                 share.encode(out);
+                if let Some(end) = &self.end {
+                    end.encode(out);
+                }
             }
         });
     }
@@ -54,9 +60,13 @@ impl Decode for Vote {
             voter: list.read()?,
             signature: list.read()?,
             share: None,
+            end: None,
         };
         if !list.is_empty() {
             vote.share = Some(list.read()?);
+        }
+        if !list.is_empty() {
+            vote.end = Some(list.read()?);
         }
         list.finish()?;
         Ok(vote)
@@ -68,10 +78,10 @@ impl Item for Vote {}
 impl Vote {
     /// A vote that is not signed yet.
     pub const fn unsigned(block: Hash, height: u64, epoch: u64, voter: Address) -> Self {
-        Self { block, height, epoch, voter, signature: Signature::EMPTY, share: None }
+        Self { block, height, epoch, voter, signature: Signature::EMPTY, share: None, end: None }
     }
 
-    /// What is signed: block, epoch, voter and share, with height and signature emptied.
+    /// What is signed: block, epoch, voter, share and end, with height and signature emptied.
     pub fn digest(&self) -> Hash {
         let unsigned = Self { height: 0, signature: Signature::EMPTY, ..self.clone() };
         keccak(unsigned.to_rlp())
@@ -221,7 +231,38 @@ mod tests {
         assert!(Vote { block: Hash::ZERO, ..vote.clone() }.verify().is_err());
         let share = Some(bls::Signature::from_checked_bytes([0x91; 96]));
         assert!(Vote { share, ..vote.clone() }.verify().is_err());
+        let both = Vote { share, end: share, ..vote.clone() };
+        assert!(both.verify().is_err());
+        let sealed = |vote: Vote| {
+            let key = SecretKey::from_bytes(&[1; 32]).expect("in range");
+            Vote { signature: key.sign_digest(&vote.digest()), ..vote }
+        };
+        let both = sealed(both);
+        assert!(both.verify().is_ok());
+        assert!(Vote { end: None, ..both }.verify().is_err(), "what it says of the epoch is signed");
         assert!(Vote { voter: Address::ZERO, ..vote }.verify().is_err());
+    }
+
+    #[test]
+    fn a_vote_has_five_items_six_or_seven() {
+        let signature = Some(bls::Signature::from_checked_bytes([0x91; 96]));
+        let bare = vote(1, 1, 3);
+        let shared = Vote { share: signature, ..bare.clone() };
+        let ending = Vote { end: signature, ..shared.clone() };
+        for vote in [&bare, &shared, &ending] {
+            assert_eq!(Vote::from_rlp(&vote.to_rlp(), 1 << 10).as_ref(), Ok(vote));
+        }
+        // An eighth item; the list's own length takes three bytes.
+        let items = |count: usize| {
+            let mut out = Vec::new();
+            encode_list(&mut out, |out| {
+                out.extend_from_slice(&ending.to_rlp()[3..]);
+                (0..count).for_each(|_| 0_u64.encode(out));
+            });
+            out
+        };
+        assert_eq!(items(0), ending.to_rlp());
+        assert!(Vote::from_rlp(&items(1), 1 << 10).is_err());
     }
 
     #[test]

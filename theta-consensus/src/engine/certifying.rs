@@ -12,8 +12,8 @@ use theta_core::{
 
 use super::{Effect, Engine};
 use crate::{
-    certificate::is_quorum,
     checks::{Below, Fault},
+    epoch_end::EpochEnd,
     message::Peer,
 };
 
@@ -24,8 +24,8 @@ const SHOWN: usize = 64;
 #[derive(Clone, Debug)]
 pub(super) struct Shown {
     certificate: CommitCertificate,
-    /// Whether its signature has been checked.
-    is_checked: bool,
+    /// What it says of the epochs after that.
+    opened_by: EpochEnd,
 }
 
 impl Shown {
@@ -63,10 +63,11 @@ impl Engine {
         Some(below)
     }
 
-    /// The same for the certificate of a status.
-    pub(super) fn below_status(&self, certificate: &CommitCertificate) -> Option<Below> {
-        let certified = self.with_validators(&certificate.block).filter(|_| self.has_shares())?;
-        Some(Below { certified: Some(certified), parent: None, shares: self.shares })
+    /// The same for what a status shows of a block and after it.
+    pub(super) fn below_status(&self, block: &Hash) -> Option<Below> {
+        let certified = self.with_validators(block).filter(|_| self.has_shares())?;
+        let after = self.tree.next_validators(block).cloned();
+        Some(Below { certified: Some(certified), parent: None, after, shares: self.shares })
     }
 
     /// A certificate of the votes for a block that are here, if they make one. Wrong shares are found, their votes dropped
@@ -74,13 +75,13 @@ impl Engine {
     pub(super) fn gather(
         &mut self,
         block: &Hash,
-        validators: &ValidatorSet,
+        validators: &Arc<ValidatorSet>,
         out: &mut Vec<Effect>,
     ) -> Option<CommitCertificate> {
-        let votes: Vec<Vote> = self.book.on_block(block, validators).cloned().collect();
-        if !is_quorum(&votes, validators) {
+        if !self.book.has_quorum(block, validators) {
             return None;
         }
+        let votes: Vec<Vote> = self.book.on_block(block, validators).cloned().collect();
         if !self.has_shares() {
             return Some(CommitCertificate { votes: VoteSet::new(votes).into(), block: *block });
         }
@@ -93,7 +94,7 @@ impl Engine {
         Some(CommitCertificate { votes: aggregate?.into(), block: *block })
     }
 
-    fn suspect(&mut self, block: &Hash, voter: Address, out: &mut Vec<Effect>) {
+    pub(super) fn suspect(&mut self, block: &Hash, voter: Address, out: &mut Vec<Effect>) {
         self.book.drop_vote(block, voter);
         self.suspects.insert(voter);
         if Some(voter) != self.roles.validator {
@@ -125,9 +126,9 @@ impl Engine {
     }
 
     /// Keeps what a peer shows until the block is here and executed.
-    pub(super) fn keep_shown(&mut self, from: Peer, certificate: CommitCertificate, is_checked: bool) {
+    pub(super) fn keep_shown(&mut self, from: Peer, certificate: CommitCertificate, opened_by: EpochEnd) {
         if self.shown.len() < SHOWN || self.shown.contains_key(&from) {
-            self.shown.insert(from, Shown { certificate, is_checked });
+            self.shown.insert(from, Shown { certificate, opened_by });
         }
     }
 
@@ -136,13 +137,15 @@ impl Engine {
         let of_block = self.shown.iter().filter(|(_, shown)| shown.certificate.block == *block);
         for peer in of_block.map(|(peer, _)| *peer).collect::<Vec<_>>() {
             let Some(shown) = self.shown.remove(&peer) else { continue };
-            let judged = match self.below_status(&shown.certificate) {
-                _ if shown.is_checked => Ok(()),
-                Some(below) => below.verify(&shown.certificate, None),
-                None => continue,
-            };
-            match (judged, peer) {
-                (Ok(()), _) => self.adopt(&shown.certificate, out),
+            let Some(below) = self.below_status(block) else { continue };
+            let Shown { certificate, opened_by } = shown;
+            match (below.verify_status(&self.spec.chain, &certificate, &opened_by), peer) {
+                (Ok(is_checked), _) => {
+                    self.adopt(&certificate, out);
+                    if is_checked {
+                        self.open(block, opened_by, out);
+                    }
+                }
                 (Err(fault), Peer::Remote(peer)) => out.push(Effect::Penalize { peer, fault }),
                 (Err(_), Peer::Own) => {}
             }

@@ -1,6 +1,6 @@
 //! Blocks that are missing: who is asked for them, how often, and what is given up.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use theta_core::{
     block::Block,
@@ -15,6 +15,8 @@ use crate::{message::Peer, pace::Millis};
 const WANTS: usize = 512;
 const WANTS_FOR_ONE: usize = 4;
 const WANT_ATTEMPTS: u32 = 6;
+/// Peers that may have a block, besides the one that is being asked.
+const HOLDERS: usize = 4;
 /// Hashes of blocks that are not to be fetched again.
 const REFUSED: usize = 1_024;
 
@@ -40,34 +42,49 @@ pub(super) enum Reason {
 
 #[derive(Clone, Debug)]
 pub(super) struct Want {
-    reason: Reason,
-    pub(super) from: Peer,
+    pub(super) reason: Reason,
+    /// Whoever is asked, or is to be.
+    from: Peer,
+    /// Others that have shown something of the block since, and have not been asked yet.
+    holders: VecDeque<Peer>,
     pub(super) next: Millis,
-    pub(super) attempts: u32,
+    attempts: u32,
     /// Height of the tip when it was asked for last.
-    pub(super) seen: u64,
+    seen: u64,
 }
 
 impl Engine {
-    pub(super) fn want(&mut self, block: Hash, from: Peer, reason: Reason, delay: Millis) {
+    /// Looks for a block, unless too many are looked for on the same behalf. Says whether it is looked for.
+    pub(super) fn want(&mut self, block: Hash, from: Peer, reason: Reason, delay: Millis) -> bool {
         let next = self.now + delay;
         if let Some(want) = self.wants.get_mut(&block) {
-            if want.attempts == 0 {
+            let is_new = from != want.from && !want.holders.contains(&from);
+            if is_new && want.holders.len() < HOLDERS {
+                want.holders.push_back(from);
+            }
+            // Whoever has been asked may be the one who keeps the block to himself.
+            if want.attempts == 0 || is_new {
                 want.next = want.next.min(next);
             }
-            return;
+            return true;
         }
         let for_one = self.wants.values().filter(|want| want.reason == reason).count();
-        if for_one < WANTS_FOR_ONE && self.wants.len() < WANTS && block != Hash::ZERO {
-            self.wants.insert(block, Want { reason, from, next, attempts: 0, seen: 0 });
+        let has_room = for_one < WANTS_FOR_ONE && self.wants.len() < WANTS && block != Hash::ZERO;
+        if has_room {
+            let holders = VecDeque::new();
+            self.wants.insert(block, Want { reason, from, holders, next, attempts: 0, seen: 0 });
         }
+        has_room
     }
 
     /// A peer shows that it is locked on a block, so it has it: it is asked at once, whoever has been asked before.
     pub(super) fn want_of_holder(&mut self, block: Hash, from: Peer) {
         match self.wants.get_mut(&block) {
-            Some(want) if want.from != from => *want = Want { from, next: self.now, attempts: 0, ..*want },
-            _ => self.want(block, from, Reason::Peer(from), 0),
+            Some(want) if want.from != from => {
+                want.holders.retain(|holder| *holder != from);
+                (want.from, want.next, want.attempts) = (from, self.now, 0);
+            }
+            _ => _ = self.want(block, from, Reason::Peer(from), 0),
         }
     }
 
@@ -88,11 +105,17 @@ impl Engine {
             if self.now < want.next {
                 continue;
             }
-            let from = (want.attempts == 0).then_some(want.from);
-            out.push(Effect::Fetch { block: *hash, above, from });
+            let holder = if want.attempts == 0 { Some(want.from) } else { want.holders.pop_front() };
             want.attempts += 1;
+            if let Some(holder) = holder {
+                want.from = holder;
+                want.attempts = 1;
+            }
+            out.push(Effect::Fetch { block: *hash, above, from: holder });
             want.seen = tip;
-            want.next = self.now + self.settings.fetch_timeout.max(1);
+            let has_others = !want.holders.is_empty();
+            let pause = if has_others { self.settings.fetch_delay } else { self.settings.fetch_timeout };
+            want.next = self.now + pause.max(1);
         }
         let given_up: Vec<Hash> = self
             .wants
@@ -118,9 +141,10 @@ impl Engine {
         }
     }
 
-    /// Remembers a block that is not to be fetched again.
+    /// Remembers a block that is not to be fetched again, and forgets what waits for it.
     pub(super) fn refuse(&mut self, hash: Hash) {
         self.wants.remove(&hash);
+        self.forget_orphans_of(hash);
         if self.refused.insert(hash) {
             self.refused_order.push_back(hash);
         }

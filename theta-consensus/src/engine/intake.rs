@@ -70,20 +70,26 @@ impl Engine {
             return;
         }
         let is_scheduled = self.scheduled(&parent, header.epoch) == Some(header.proposer);
-        if self.wants.remove(&hash).is_none() && is_scheduled {
+        let wanted = self.wants.remove(&hash);
+        if wanted.is_none() && is_scheduled {
             // What had to be asked for got lost, which says nothing of how slow the network is.
             self.timers.comes(header.epoch);
         }
         if !self.make_room() {
+            self.forget_orphans_of(hash);
             return;
         }
         if self.tree.node(&parent).is_some() || parent == self.tree.head() {
             self.admit(hash, arrival, out);
-        } else if self.is_lost(&parent) {
+            return;
+        }
+        // The lowest missing block below each orphan is looked for. One for which nobody looks would keep those above it from
+        // being asked for, since they are here.
+        let reason = wanted.map_or(Reason::Peer(from), |want| want.reason);
+        if self.orphans.contains_key(&parent) || self.is_lost(&parent) && self.want(parent, from, reason, 0) {
             self.orphans.insert(hash, arrival);
-            self.want(parent, from, Reason::Peer(from), 0);
-        } else if self.orphans.contains_key(&parent) {
-            self.orphans.insert(hash, arrival);
+        } else {
+            self.forget_orphans_of(hash);
         }
     }
 
@@ -263,7 +269,8 @@ impl Engine {
                 self.timers.block_seen |= epoch == self.epoch || epoch.saturating_add(1) == self.epoch;
                 self.timers.block_seen && self.timers.vote_ready
             }
-            Pace::Responsive => epoch >= self.epoch,
+            // A block that comes after its epoch may lack just this vote; whoever has it says nothing of the present epoch.
+            Pace::Responsive => true,
         };
         if votes_now {
             self.cast_vote(false, out);

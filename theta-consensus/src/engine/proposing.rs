@@ -1,6 +1,6 @@
 //! When this node proposes, on what, and what is in the header.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use theta_core::{
     BigUint,
@@ -36,10 +36,13 @@ impl Engine {
         }
     }
 
-    /// Whether a block of the epoch before may still get its certificate from those who have not been heard of since. A
-    /// vote for something else counts for the end of an epoch and not for the block, so one faulty voter can open an epoch
+    /// Whether this node had better wait with its block, of which it has one for an epoch: a block above its lock may still get
+    /// its certificate from those who have not been heard of since, or the lock is not the highest.
+    ///
+    /// A vote for something else counts for the end of an epoch and not for the block, so one faulty voter can open an epoch
     /// before the last vote for the block has come. A proposer that did not wait for that would build beside the block: no
-    /// two epochs in a row would have one, and nothing would settle.
+    /// two epochs in a row would have one, and nothing would settle. And where more than a third have voted for a block that is
+    /// not here, or certifies more than the lock, an honest validator has a higher one: it would vote for nothing built here.
     pub(super) fn awaits_certificate(&self) -> bool {
         let before = self.epoch.saturating_sub(1);
         let Some(validators) = self.tree.next_validators(&self.lock.block) else { return false };
@@ -49,10 +52,25 @@ impl Engine {
         let heard: Vec<&Vote> = self.book.since(before, validators).collect();
         let open = validators.as_slice().iter().map(|validator| validator.address);
         let open: Vec<Address> = open.filter(|one| heard.iter().all(|vote| vote.voter != *one)).collect();
-        heard.iter().any(|vote| {
-            let newer = self.tree.header(&vote.block).is_none_or(|header| header.epoch == before);
-            let voters = heard.iter().filter(|other| other.block == vote.block).map(|vote| vote.voter);
-            newer && validators.is_quorum(validators.stake_of(voters.chain(open.iter().copied())))
+        let epoch_of = |block: &Hash| self.tree.header(block).map(|header| header.epoch);
+        let is_above = |block: &Hash| epoch_of(block).is_none_or(|epoch| epoch > self.lock.rank);
+        let certifies_more = |block: &Hash| {
+            let header = self.tree.header(block);
+            header.is_none_or(|header| is_above(&header.certificate.block))
+        };
+        let mut voters: BTreeMap<Hash, Vec<Address>> = BTreeMap::new();
+        heard.iter().for_each(|vote| voters.entry(vote.block).or_default().push(vote.voter));
+        let quorum = validators.quorum();
+        voters.iter().filter(|(block, _)| is_above(block)).any(|(block, voters)| {
+            let is_honest = quorum.has_honest(validators.stake_of(voters.iter().copied()));
+            // Whoever has lost patience with this block's proposer and has not gone on may yet vote for it.
+            let is_late = |other: &&&Vote| {
+                let is_below = epoch_of(&other.block) < epoch_of(block);
+                is_honest && is_below && other.epoch == before && Some(other.voter) != self.roles.validator
+            };
+            let late = heard.iter().filter(is_late).map(|vote| vote.voter);
+            let most = validators.stake_of(voters.iter().chain(&open).copied().chain(late));
+            quorum.is_met(most) || is_honest && certifies_more(block)
         })
     }
 
@@ -146,10 +164,8 @@ impl Engine {
     /// Votes on the highest certified block and the latest ones, for peers that missed them.
     pub(super) fn helpful_votes(&self) -> VoteSet {
         let Some(validators) = self.tree.validators(&self.lock.block) else { return VoteSet::default() };
-        // Where certificates are aggregates the block's own says how its epoch began, unless others' patience ended one before.
-        if let Some(votes) = self.lock.certificate.votes.aggregate()
-            && votes.epoch.saturating_add(1) == self.epoch
-        {
+        // Where certificates are aggregates the block's own says how its epoch began, or this node's status does.
+        if self.has_shares() {
             return VoteSet::default();
         }
         let on_lock = self.lock.certificate.votes.list().iter();
@@ -199,7 +215,10 @@ impl Engine {
         self.sign_proposal(block, out);
     }
 
-    fn sign_proposal(&self, block: Block, out: &mut Vec<Effect>) {
+    fn sign_proposal(&mut self, block: Block, out: &mut Vec<Effect>) {
+        if self.needs_opening() {
+            self.status_at = self.now;
+        }
         let rules = self.spec.rules(block.header.height);
         let seeded = rules.consensus.proposer == ProposerRule::ProposerSeeded;
         let parent = self.tree.header(&block.header.parent).filter(|_| seeded);

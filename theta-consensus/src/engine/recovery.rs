@@ -113,6 +113,7 @@ impl Engine {
                 },
                 epoch: vote.epoch,
             }),
+            voted: None,
             lock,
             tree,
             proposal,
@@ -126,6 +127,7 @@ impl Engine {
             wal_records,
             wal_bytes: 0,
             status_at: 0,
+            told_at: 0,
             wake_at: None,
             now: 0,
             started: false,
@@ -137,6 +139,7 @@ impl Engine {
             shares: Shares::default(),
             suspects: BTreeSet::new(),
             shown: BTreeMap::new(),
+            opened: None,
         };
         engine.gather_members();
         Ok(engine)

@@ -4,7 +4,7 @@ use theta_core::{
     amount::ThetaWei,
     bits::Bits,
     block::{CommitCertificate, Extension, Seed, transactions_root},
-    certificate::{AggregateVotes, SUITE},
+    certificate::{AggregateVotes, SUITE, epoch_end_message},
     hash::U256,
     sign::{SecretKey, Signature, Signer},
     spec::ProposerRule,
@@ -87,6 +87,8 @@ impl Bench {
         if self.engine.has_shares() {
             let message = AggregateVotes::message(&self.spec.chain, &block, self.epoch_of(&block));
             vote.share = Some(vote_key.sign(SUITE, &message));
+            let end = epoch_end_message(&self.spec.chain, epoch);
+            vote.end = (epoch > self.epoch_of(&block)).then(|| vote_key.sign(SUITE, &end));
         }
         vote.signature = key.sign_digest(&vote.digest());
         vote
@@ -521,6 +523,48 @@ fn no_second_vote(spec: &ChainSpec, epoch: u64) {
 
     let mut fresh = Bench::new(spec.clone(), roles(), Vec::new());
     assert_eq!(voted(&run_to_vote(&mut fresh, &rival).1), [rival.header.hash()]);
+}
+
+/// A crash may have come between the log and the network; others wait for what is in the log.
+#[test]
+fn what_a_crash_may_have_kept_back_is_said_again_at_once() {
+    let probe = Bench::observer();
+    let genesis = (probe.genesis, 0);
+    let me = probe.scheduled(&genesis.0, 0, 1);
+    let begin = |wal: Vec<WalRecord>| Bench::new(ChainSpec::devnet(), Roles::validator(me), wal);
+    let proposed = |effects: &[Effect]| {
+        effects.iter().any(|effect| matches!(effect, Effect::Sign(Intent::Proposal { .. })))
+    };
+    let mut bench = begin(Vec::new());
+    let vote = (0..3).map(|voter| bench.vote(voter, genesis.0, 0, 0)).collect::<Vec<_>>();
+    for vote in vote {
+        bench.give_vote(vote).expect("new").expect("right");
+    }
+    bench.step(Input::Work);
+    let body = Body {
+        transactions: Vec::new(),
+        receipts_root: Hash::ZERO,
+        bloom: Default::default(),
+        state_root: Hash::ZERO,
+    };
+    let effects = bench.step(Input::Built { parent: genesis.0, epoch: 1, body });
+    assert!(proposed(&effects), "{effects:?}");
+    let log = effects.iter().find_map(|effect| match effect {
+        Effect::Append(record) => Some(record.clone()),
+        _ => None,
+    });
+    assert!(proposed(&begin(log.into_iter().collect()).step(Input::Tick)));
+    let mut bench = begin(Vec::new());
+    let block = bench.block(genesis, genesis, 1);
+    let (log, _) = run_to_vote(&mut bench, &block);
+    let mut bench = begin(log);
+    let mut effects = bench.step(Input::Tick);
+    let (hash, post) = (block.header.hash(), Some(bench.post.clone()));
+    effects.extend(bench.step(Input::Executed { hash, post }));
+    let again =
+        |effect: &Effect| matches!(effect, Effect::Sign(Intent::Vote { vote, .. }) if vote.block == hash);
+    assert_eq!(effects.iter().filter(|effect| again(effect)).count(), 1, "{effects:?}");
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Append(_))), "it is in the log");
 }
 
 #[test]

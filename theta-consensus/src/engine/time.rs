@@ -5,7 +5,7 @@ use crate::message::Message;
 use theta_core::spec::Pace;
 
 /// How often within a timeout a node repeats itself while nothing is certified.
-const AGAIN: u64 = 4;
+pub(super) const AGAIN: u64 = 4;
 
 impl Engine {
     pub(super) fn enter_epoch(&mut self, out: &mut Vec<Effect>) {
@@ -36,9 +36,12 @@ impl Engine {
             self.timers.miss(self.epoch);
             if self.pace() == Pace::Responsive {
                 // The next proposer has to know the highest lock, or whoever holds it cannot vote.
-                out.push(Effect::Broadcast(Message::Status(self.status())));
+                self.tell_status(out);
             }
             self.enter_epoch(out);
+        }
+        if self.timers.awaits.is_some() && self.timers.propose.is_some() && !self.awaits_certificate() {
+            self.propose_again();
         }
         if self.timers.propose.is_some_and(|at| self.now >= at) {
             self.timers.propose = None;
@@ -55,8 +58,14 @@ impl Engine {
             if stuck && self.last_vote.is_some_and(|last| last.epoch == self.epoch) {
                 self.cast_vote(true, out);
             }
-            out.push(Effect::Broadcast(Message::Status(self.status())));
+            self.tell_status(out);
         }
+    }
+
+    fn tell_status(&mut self, out: &mut Vec<Effect>) {
+        self.show_opening(out);
+        self.told_at = self.now;
+        out.push(Effect::Broadcast(Message::Status(self.status())));
     }
 
     pub(super) fn wake(&mut self, out: &mut Vec<Effect>) {

@@ -1,17 +1,16 @@
 //! Votes of others and of this node, and the epochs they open.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use theta_core::{
-    hash::{Address, Hash, U256},
+    hash::{Address, Hash},
     spec::Pace,
     stake::ValidatorSet,
     vote::Vote,
 };
 
-use super::{Effect, Engine, fetching::Reason};
+use super::{Effect, Engine, fetching::Reason, time::AGAIN};
 use crate::{
-    certificate::is_quorum,
     message::{Message, Peer, Status},
     signer::Intent,
     vote::{self, LastVote},
@@ -70,9 +69,6 @@ impl Engine {
         self.certify(block, out);
         self.complete_lock(out);
         self.try_advance(out);
-        if self.timers.awaits.is_some() && !self.awaits_certificate() {
-            self.propose_again();
-        }
     }
 
     /// Whether a peer claims to know a certificate above this node's lock, or votes that matter here.
@@ -80,20 +76,26 @@ impl Engine {
         match self.pace() {
             Pace::Clocked => status.certified_height > self.lock.height,
             Pace::Responsive => {
-                let votes = status.opened_by.as_slice().iter();
-                status.certified_epoch > self.lock.rank || { votes }
-                    .any(|vote| vote.epoch >= self.epoch && !self.book.knows(vote))
+                let end = &status.opened_by;
+                status.certified_epoch > self.lock.rank || !end.is_empty() && end.epoch >= self.epoch
             }
         }
     }
 
-    /// `is_checked` says whether the signature of an aggregate has been checked: not where its block is unknown.
+    /// Whether a peer lags behind an epoch that has lasted for a while, so that nothing else will tell it.
+    pub(super) fn is_behind(&self, status: &Status) -> bool {
+        self.pace() == Pace::Responsive
+            && status.epoch < self.epoch
+            && self.timers.lasts(self.now) >= self.settings.epoch_timeout / AGAIN
+    }
+
+    /// `is_checked` says whether what is signed by BLS has been checked: not where the certified block is unknown.
     pub(super) fn on_status(&mut self, from: Peer, status: Status, is_checked: bool, out: &mut Vec<Effect>) {
+        if self.is_behind(&status) {
+            self.status_at = self.status_at.min(self.told_at + self.settings.epoch_timeout / AGAIN);
+        }
         if !self.is_ahead(&status) {
             return;
-        }
-        for vote in status.opened_by.as_slice() {
-            self.on_vote(from, vote.clone(), out);
         }
         let block = status.certificate.block;
         for vote in status.certificate.votes.list() {
@@ -105,12 +107,14 @@ impl Engine {
         if self.is_lost(&block) && status.certified_height > self.tree.head_height() {
             self.want_of_holder(block, from);
         }
-        if status.certificate.votes.aggregate().is_some() {
-            if is_checked && self.tree.is_valid(&block) {
+        let is_here = self.tree.is_valid(&block);
+        if is_checked && is_here {
+            if status.certificate.votes.aggregate().is_some() {
                 self.adopt(&status.certificate, out);
-            } else {
-                self.keep_shown(from, status.certificate, is_checked);
             }
+            self.open(&block, status.opened_by, out);
+        } else if !is_here && status.certificate.votes.aggregate().is_some() {
+            self.keep_shown(from, status.certificate, status.opened_by);
         }
         self.certify(block, out);
         self.try_advance(out);
@@ -124,14 +128,14 @@ impl Engine {
             Pace::Responsive => self.lock.block,
         };
         let Some(validators) = self.tree.next_validators(&from).cloned() else { return };
-        let epochs: BTreeSet<u64> = self.book.since(self.epoch, &validators).map(|vote| vote.epoch).collect();
-        let finished = |epoch: &&u64| is_quorum(self.book.since(**epoch, &validators), &validators);
+        let (voted, opened) = self.book.ended(&validators).since(self.epoch);
         // An aggregate says that a quorum has finished the epoch of its block, whose single votes may never come.
         let aggregate = self.lock.certificate.votes.aggregate();
         let certified = aggregate.map(|votes| votes.epoch).filter(|epoch| *epoch >= self.epoch);
-        let voted = epochs.iter().rev().find(finished).copied();
         if let Some(epoch) = voted.max(certified) {
-            if epoch > self.epoch && voted == Some(epoch) {
+            if epoch > self.epoch && voted == Some(epoch) && self.has_shares() {
+                self.status_at = self.now;
+            } else if epoch > self.epoch && voted == Some(epoch) {
                 let votes = self.book.since(epoch, &validators).cloned();
                 out.extend(votes.map(|vote| Effect::Broadcast(Message::Vote(vote))));
             }
@@ -140,13 +144,8 @@ impl Engine {
             return;
         }
         // More than a third, so at least one honest validator has seen the quorum that opened the epoch.
-        let opened = |epoch: &&u64| {
-            let voters = self.book.since(**epoch, &validators).map(|vote| vote.voter);
-            let three = validators.stake_of(voters).get().saturating_mul(U256::from(3));
-            **epoch > self.epoch && three > validators.total_stake().get()
-        };
         if self.pace() == Pace::Responsive
-            && let Some(epoch) = epochs.iter().rev().find(opened).copied()
+            && let Some(epoch) = opened.filter(|epoch| *epoch > self.epoch)
         {
             self.epoch = epoch;
             self.enter_epoch(out);
@@ -172,14 +171,22 @@ impl Engine {
             // A first vote may go to what is certified already: it adds nothing, but it opens the next epoch.
             None => (self.lock.block, self.lock.height, self.lock.rank),
         };
-        let cast = LastVote { block, height, rank, epoch: self.epoch };
-        if self.last_vote == Some(cast) {
-            if !repeat {
-                return;
-            }
-        } else {
+        // A vote for a block that comes late does not end the present epoch.
+        let is_late = !repeat && pace == Pace::Responsive && header.epoch < self.epoch;
+        if is_late && !allowed {
+            return;
+        }
+        let ended = self.last_vote.map_or(0, |last| last.epoch);
+        let epoch = if is_late { header.epoch.max(ended) } else { self.epoch };
+        let cast = LastVote { block, height, rank, epoch };
+        // A vote of before a crash may have been lost with it.
+        if self.voted == Some(cast) && !repeat {
+            return;
+        }
+        self.voted = Some(cast);
+        if self.last_vote != Some(cast) {
             let blocks = self.unlogged(&block);
-            let vote = Some(WalVote { block, height, epoch: self.epoch });
+            let vote = Some(WalVote { block, height, epoch });
             self.append(WalRecord { blocks, vote, ..WalRecord::default() }, out);
             self.last_vote = Some(cast);
         }
@@ -187,7 +194,7 @@ impl Engine {
             self.tree.header(&block).and_then(|header| self.tree.header(&header.certificate.block));
         // A voted block that has left the tree was decided on before whatever this node is locked on now.
         let certified_rank = certified.map_or(self.lock.rank, |header| vote::rank(header, pace));
-        let vote = Vote::unsigned(block, height, self.epoch, me);
+        let vote = Vote::unsigned(block, height, epoch, me);
         // The epoch of the block is its rank at the responsive pace, even of one that has left the tree.
         let share = (self.has_shares() && pace == Pace::Responsive).then(|| self.spec.chain.clone());
         out.push(Effect::Sign(Intent::Vote { vote, rank, certified_rank, share }));

@@ -245,9 +245,12 @@ pub struct Report {
     pub before_calm: Vec<u64>,
     /// When, after the calm began, the honest node that was last had settled a block more; none while one has not.
     pub healed_after: Option<Millis>,
-    /// When, after the calm began, the last honest node that had crashed was back.
+    /// When, after the calm began, the last honest node that had crashed was back; one that had lost its log, when it voted
+    /// again.
     pub whole_after: Millis,
-    /// Epochs with a faulty proposer that honest nodes entered between then and `healed_after`.
+    /// The longest that an honest node then waited for a proposer.
+    pub patience: Millis,
+    /// Epochs with a faulty proposer that honest nodes were in between then and `healed_after`.
     pub faulty_epochs: u32,
     /// Settled height of every node every ten seconds, from the start on.
     pub samples: Vec<Vec<u64>>,

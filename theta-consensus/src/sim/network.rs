@@ -63,8 +63,9 @@ pub(super) struct Network {
     checkpoint_keys: Vec<Option<bls::SecretKey>>,
     audit: Audit,
     born: BTreeMap<Vec<u8>, Millis>,
-    /// The highest epoch that an honest node was in.
-    epoch: u64,
+    /// Since the network is whole: of each epoch that an honest node was in the highest lock there and whether the proposer
+    /// drawn on that is faulty.
+    drawn: BTreeMap<u64, (u64, bool)>,
     report: Report,
     #[cfg(test)]
     pub(super) lose_disks_at_blackout: bool,
@@ -140,7 +141,7 @@ impl Network {
             checkpoint_keys,
             audit,
             born: BTreeMap::new(),
-            epoch: 0,
+            drawn: BTreeMap::new(),
             #[cfg(test)]
             lose_disks_at_blackout: false,
             report: Report {
@@ -151,6 +152,7 @@ impl Network {
                 before_calm: Vec::new(),
                 healed_after: None,
                 whole_after: 0,
+                patience: 0,
                 faulty_epochs: 0,
                 samples: Vec::new(),
                 epochs: Vec::new(),
@@ -234,24 +236,47 @@ impl Network {
             (0..self.nodes.len()).filter(|node| !self.allies.contains(node) && !stopped.contains(node));
         if honest.all(|node| self.nodes[node].settled_height > before[node]) {
             self.report.healed_after = Some(self.now - self.scenario.calm_from);
+            let spoilt = self.drawn.values().filter(|(_, is_faulty)| *is_faulty).count();
+            self.report.faulty_epochs = u32::try_from(spoilt).unwrap_or(u32::MAX);
         }
     }
 
-    /// Counts the epochs that a faulty proposer spoils while the network heals.
-    fn count_epoch(&mut self, node: usize) {
+    /// An honest node is there that was not: it has restarted, or its signer, whose log was lost, lets it vote again. Until then
+    /// it is one silent validator more than agreement stands.
+    fn come_back(&mut self) {
+        if self.is_calm() && self.report.healed_after.is_none() {
+            self.report.whole_after = self.now - self.scenario.calm_from;
+            self.count_epochs();
+        }
+    }
+
+    /// The network is whole, as far as one knows: what epochs faulty proposers get is counted from here, with the one that the
+    /// furthest node is in.
+    fn count_epochs(&mut self) {
+        let honest = (0..self.nodes.len()).filter(|node| !self.allies.contains(node));
+        let running = honest.filter_map(|node| self.nodes[node].running.as_ref());
+        self.report.patience = running.map(|running| running.engine.patience()).max().unwrap_or(0);
+        self.drawn.clear();
+        (0..self.nodes.len()).for_each(|node| self.draw(node));
+        let newest = self.drawn.last_key_value().map_or(0, |(epoch, _)| *epoch);
+        self.drawn.retain(|epoch, _| *epoch == newest);
+    }
+
+    /// Notes who proposes in the epoch of an honest node. Nodes with different locks expect different ones; the one drawn on
+    /// the highest lock gets the votes.
+    fn draw(&mut self, node: usize) {
+        if !self.is_calm() || self.report.healed_after.is_some() || self.allies.contains(&node) {
+            return;
+        }
         let Some(running) = &self.nodes[node].running else { return };
-        let epoch = running.engine.epoch();
-        if epoch <= self.epoch {
+        let (epoch, lock) = (running.engine.epoch(), running.engine.lock_rank());
+        let is_lower = self.drawn.get(&epoch).is_some_and(|(highest, _)| lock <= *highest);
+        if is_lower || self.drawn.first_key_value().is_some_and(|(first, _)| epoch < *first) {
             return;
         }
         let proposer = running.engine.proposer();
-        self.epoch = epoch;
-        if self.is_calm()
-            && self.report.healed_after.is_none()
-            && self.allies.iter().any(|ally| Some(self.keys[*ally].address()) == proposer)
-        {
-            self.report.faulty_epochs += 1;
-        }
+        let is_faulty = self.allies.iter().any(|ally| Some(self.keys[*ally].address()) == proposer);
+        self.drawn.insert(epoch, (lock, is_faulty));
     }
 
     fn is_calm(&self) -> bool {
@@ -262,9 +287,8 @@ impl Network {
         match event {
             Event::Restart { node } => {
                 self.report.restarts += 1;
-                if self.is_calm() && !self.allies.contains(&node) {
-                    self.report.whole_after = self.now - self.scenario.calm_from;
-                    self.report.faulty_epochs = 0;
+                if !self.allies.contains(&node) {
+                    self.come_back();
                 }
                 self.nodes[node].has_restarted = true;
                 for (transaction, _) in self.born.iter().filter(|(_, born)| **born != Millis::MAX) {
@@ -293,6 +317,7 @@ impl Network {
             }
             Event::Calm => {
                 self.report.before_calm = self.nodes.iter().map(|node| node.settled_height).collect();
+                self.count_epochs();
             }
             Event::Sample => {
                 self.report.samples.push(self.nodes.iter().map(|node| node.settled_height).collect());
@@ -374,8 +399,12 @@ impl Network {
                     _ => None,
                 };
                 let is_first = voted.is_some() && std::mem::take(&mut node_now.has_restarted);
+                let is_found = is_first && node_now.has_lost_log;
                 let locked = if is_first || voted == lock { 0 } else { node_now.locked };
                 self.audit.signed(node, signed, locked);
+                if is_found {
+                    self.come_back();
+                }
             }
         }
         for (hash, height, blocks) in &outcome.settled {
@@ -423,7 +452,7 @@ impl Network {
                     self.nodes[node].ledger.pool.insert(ledger::slash(evidence.offender()));
                 }
             }
-            self.count_epoch(node);
+            self.draw(node);
         }
         if let Some(running) = &self.nodes[node].running
             && !outcome.crashed

@@ -38,7 +38,12 @@ impl Steps {
     /// So many milliseconds of a network in which nothing goes wrong, with a transaction each 300 ms.
     pub fn record(spec: ChainSpec, validators: usize, until: Millis) -> Self {
         let quiet = Scenario::honest(spec, validators, 1);
-        let mut network = Network::new(Scenario { until, transaction_every: 300, ..quiet });
+        Self::record_of(Scenario { until, transaction_every: 300, ..quiet })
+    }
+
+    /// The inputs of the first validator in another network.
+    pub(crate) fn record_of(scenario: Scenario) -> Self {
+        let mut network = Network::new(scenario);
         let key = network.nodes[0].key.address();
         let roles = roles(&network.scenario, 0, key, None);
         let genesis = network.nodes[0].ledger.tail(1);

@@ -1,7 +1,7 @@
 use theta_core::{codec::rlp::Encode, spec::Pace};
 
 use super::{random::Random, *};
-use crate::certificate::make_believe;
+use crate::{certificate::make_believe, engine::Effect, message::Message, signer::Intent};
 
 mod adversaries;
 mod finality;
@@ -320,4 +320,48 @@ fn a_validator_makes_as_many_messages_among_a_hundred_as_among_four() {
     for (counts, validators) in counts.iter().zip([4.0, 31.0, 100.0]) {
         assert!(taken(counts) <= 2.0 * validators + 6.0, "{validators}: {counts:?}");
     }
+}
+
+/// A network in which proposers are missing again and again: what a validator makes and checks for an epoch that patience ends, and
+/// the bytes of what shows that it has ended, do not grow with the validators.
+#[test]
+fn an_epoch_that_patience_ends_costs_as_much_among_a_hundred_as_among_four() {
+    let costs = [(4, 1), (31, 9), (100, 30)].map(|(validators, stopped)| {
+        let scenario = Scenario {
+            until: 8_000,
+            transaction_every: 700,
+            stopped: (0..stopped).map(|index| index * validators / stopped + 1).collect(),
+            ..Scenario::honest(ChainSpec::devnet(), validators, 1)
+        };
+        make_believe::take_counts();
+        let steps = Steps::record_of(scenario);
+        let checks = make_believe::take_counts().checks as f64 / (validators - stopped) as f64;
+        let mut engine = steps.engine().expect("a beginning");
+        let (mut effects, mut made, mut statuses) = (Vec::new(), 0_u64, Vec::new());
+        for (now, input) in steps.inputs() {
+            engine.step(now, input, &mut effects);
+            for effect in effects.drain(..) {
+                made += u64::from(matches!(effect, Effect::Sign(_) | Effect::Broadcast(_)));
+                match effect {
+                    Effect::Broadcast(Message::Status(status)) if !status.opened_by.is_empty() => {
+                        statuses.push((status.to_rlp().len(), status.opened_by.statements.len()));
+                    }
+                    Effect::Sign(Intent::Proposal { votes, .. }) => assert!(votes.is_empty()),
+                    Effect::Broadcast(Message::Vote(vote)) => panic!("passed on: {vote:?}"),
+                    _ => {}
+                }
+            }
+        }
+        assert!(!statuses.is_empty(), "{validators}: no epoch was ended");
+        let bytes = statuses.iter().map(|(bytes, _)| *bytes).max().unwrap_or(0);
+        let statements = statuses.iter().map(|(_, statements)| *statements).max().unwrap_or(0);
+        let epochs = engine.epoch() as f64;
+        (made as f64 / epochs, checks / epochs, bytes, statements)
+    });
+    for (made, checks, bytes, statements) in costs {
+        assert!(made <= costs[0].0 * 1.5 + 1.0, "{costs:?}");
+        assert!(checks <= 6.0, "{costs:?}");
+        assert!(statements <= 3 && bytes <= 700, "{costs:?}");
+    }
+    println!("{costs:?}");
 }

@@ -215,7 +215,8 @@ impl ValidatorSet {
 
     /// Sum of all stakes; saturates.
     pub fn total_stake(&self) -> ThetaWei {
-        self.stake_of(self.validators.iter().map(|validator| validator.address))
+        let stakes = self.validators.iter().map(|validator| validator.stake);
+        stakes.fold(ThetaWei::ZERO, |sum, stake| sum.checked_add(stake).unwrap_or(sum))
     }
 
     /// Sum of the stakes of the named members; others count nothing. Name each once.
@@ -228,10 +229,33 @@ impl ValidatorSet {
 
     /// Whether `stake` is more than two thirds of all (`core/validator.go`: strictly more).
     pub fn is_quorum(&self, stake: ThetaWei) -> bool {
+        self.quorum().is_met(stake)
+    }
+
+    /// The same to be asked again and again; this adds up all stakes.
+    pub fn quorum(&self) -> Quorum {
+        Quorum { total: self.total_stake() }
+    }
+}
+
+/// What share of all stake some have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quorum {
+    total: ThetaWei,
+}
+
+impl Quorum {
+    /// Whether `stake` is more than two thirds.
+    pub fn is_met(self, stake: ThetaWei) -> bool {
         // Stakes are bounded by the supply; a product that overflows is refused rather than wrapped.
         let three = stake.get().checked_mul(U256::from(3));
-        let two = self.total_stake().get().checked_mul(U256::from(2));
+        let two = self.total.get().checked_mul(U256::from(2));
         matches!((three, two), (Some(three), Some(two)) if three > two)
+    }
+
+    /// Whether `stake` is more than one third, so that one of its owners is honest.
+    pub fn has_honest(self, stake: ThetaWei) -> bool {
+        stake.get().checked_mul(U256::from(3)).is_some_and(|three| three > self.total.get())
     }
 }
 

@@ -170,8 +170,20 @@ fn floods_of_votes_by_a_member_fill_eight_places_and_four_searches() {
     assert!(bench.engine.epoch() <= 1, "one alone opens no epoch");
 }
 
-fn status(bench: &Bench, epoch: u64, opened_by: Vec<Vote>) -> Message {
-    Message::Status(Status { epoch, opened_by: VoteSet::new(opened_by), ..bench.engine.status() })
+/// A status that shows that the epoch before is over by what these votes say.
+fn status(bench: &Bench, epoch: u64, votes: &[Vote]) -> Message {
+    let said = votes.iter().map(|vote| match vote.end {
+        Some(end) => (vote.voter, (Hash::ZERO, vote.epoch), end),
+        None => (vote.voter, (vote.block, vote.epoch), vote.share.expect("one of both")),
+    });
+    let set = bench.engine.tree.next_validators(&bench.genesis).expect("genesis").clone();
+    let (end, _) = EpochEnd::gather(epoch - 1, said, &bench.spec.chain, &set, Shares::Curve);
+    Message::Status(Status { epoch, opened_by: end.unwrap_or_default(), ..bench.engine.status() })
+}
+
+/// Votes of some for genesis that end an epoch.
+fn ending(bench: &Bench, voters: std::ops::Range<u8>, epoch: u64) -> Vec<Vote> {
+    voters.map(|voter| bench.vote(voter, bench.genesis, 0, epoch)).collect()
 }
 
 #[test]
@@ -181,36 +193,82 @@ fn a_status_that_lies_moves_nobody() {
     let before = bench.engine.epoch();
     give(&mut bench, Message::Status(lie)).expect("looked at").expect("nothing to check");
     assert_eq!(bench.engine.epoch(), before);
-    let mut forged = bench.vote(0, bench.genesis, 0, 7);
-    forged.epoch = 8;
-    let message = status(&bench, 9, vec![forged]);
-    assert!(matches!(give(&mut bench, message), Some(Err(Fault::Signature | Fault::HighS))));
-    // More votes than there can be validators are not looked at.
-    let many = (0..40).map(|voter| bench.vote(voter, bench.genesis, 0, 7)).collect();
-    let message = status(&bench, 8, many);
-    assert!(bench.engine.wants(Peer::Remote(1), message).is_none());
-    // Strangers' votes are checked, count nothing and take no room.
-    let strangers = (100..103).map(|voter| bench.vote(voter, bench.genesis, 0, 7)).collect();
-    let message = status(&bench, 8, strangers);
-    give(&mut bench, message).expect("looked at").expect("signed");
-    assert_eq!((bench.engine.epoch(), bench.engine.held().votes), (before, 0));
+    let good = status(&bench, 8, &ending(&bench, 0..3, 7));
+    let Message::Status(good) = good else { unreachable!("one was made") };
+    type Lie<'a> = (&'a dyn Fn(&mut EpochEnd), CertificateError);
+    let lies: [Lie<'_>; 3] = [
+        (&|end| end.epoch = 8, CertificateError::Epoch),
+        (&|end| end.statements[0].epoch = 8, CertificateError::Signature),
+        (&|end| end.statements = vec![end.statements[0].clone(); 9], CertificateError::TooMany),
+    ];
+    for (lie, named) in lies {
+        let mut forged = good.clone();
+        lie(&mut forged.opened_by);
+        let refused = give(&mut bench, Message::Status(forged)).expect("looked at");
+        assert_eq!(refused.err(), Some(Fault::Certificate(named)));
+    }
+    assert_eq!(bench.engine.epoch(), before);
+    // What is said of epochs after a block that is missing is checked when the block is there, and blamed on who said it.
+    let genesis = (bench.genesis, 0);
+    let block = bench.block(genesis, genesis, 1);
+    let certificate = bench.certificate((block.header.hash(), 1), 0..3, 1);
+    let (certified_height, certified_epoch) = (1, 1);
+    let mut early = Status { certificate, certified_height, certified_epoch, ..good };
+    early.opened_by.statements[0].epoch = 8;
+    give(&mut bench, Message::Status(early)).expect("looked at").expect("nothing to check it against");
+    let effects = bench.apply(&block, false);
+    assert_eq!(penalty(&effects), Some(Fault::Certificate(CertificateError::Signature)));
 }
 
 #[test]
 fn who_missed_how_an_epoch_began_learns_it_from_a_status() {
     let mut bench = Bench::observer();
-    let votes: Vec<Vote> = (0..3).map(|voter| bench.vote(voter, bench.genesis, 0, 7)).collect();
-    let message = status(&bench, 8, votes[..1].to_vec());
-    give(&mut bench, message).expect("new").expect("right");
-    assert!(bench.engine.epoch() < 7);
-    let message = status(&bench, 8, votes);
-    give(&mut bench, message).expect("new").expect("right");
+    let votes = ending(&bench, 0..3, 7);
+    // Two are no quorum, so there is nothing to tell.
+    assert!(bench.engine.wants(Peer::Remote(1), status(&bench, 8, &votes[..2])).is_none());
+    let message = status(&bench, 8, &votes);
+    let effects = give(&mut bench, message.clone()).expect("new").expect("right");
     assert_eq!(bench.engine.epoch(), 8);
-    // Half a timeout later this node tells the others, too.
-    assert!(bench.engine.status().opened_by.is_empty());
-    let later = NOW + 1_600;
-    bench.engine.step(later, Input::Tick, &mut Vec::new());
-    assert_eq!(bench.engine.status().opened_by.as_slice().len(), 3);
+    assert!(effects.iter().all(|effect| !matches!(effect, Effect::Accuse { .. } | Effect::Penalize { .. })));
+    // This node tells others, too, in the same few bytes, and is not told again.
+    let Message::Status(told) = &message else { unreachable!("one was made") };
+    assert_eq!(bench.engine.status().opened_by, told.opened_by);
+    assert!(bench.engine.wants(Peer::Remote(2), message).is_none());
+}
+
+/// Votes open an epoch here; what they say goes on in one signature.
+#[test]
+fn what_opened_an_epoch_is_told_in_one_signature_and_without_what_is_wrong() {
+    let mut bench = Bench::observer();
+    let mut votes = ending(&bench, 0..4, 7);
+    // Signed by its voter, and of another epoch.
+    votes[1].end = bench.vote(1, bench.genesis, 0, 6).end;
+    votes[1].signature = key(1).sign_digest(&votes[1].digest());
+    let told = |effects: &[Effect]| {
+        let of = |effect: &Effect| match effect {
+            Effect::Broadcast(Message::Status(status)) => Some(status.opened_by.clone()),
+            _ => None,
+        };
+        effects.iter().rev().find_map(of)
+    };
+    for vote in &votes[..3] {
+        bench.give_vote(vote.clone()).expect("new").expect("signed");
+    }
+    assert_eq!(bench.engine.epoch(), 8, "the vote counts, whatever it shows to others");
+    let mut effects = Vec::new();
+    bench.engine.step(NOW + 1_500, Input::Tick, &mut effects);
+    assert!(told(&effects).expect("a status").is_empty(), "two of four are left");
+    assert_eq!(accused(&effects), [key(1).address()]);
+    bench.give_vote(votes[3].clone()).expect("new").expect("right");
+    let mut effects = Vec::new();
+    bench.engine.step(NOW + 1_750, Input::Tick, &mut effects);
+    let end = told(&effects).expect("a status");
+    assert_eq!((end.epoch, end.statements.len(), end.statements[0].signers.count()), (7, 1, 3));
+    assert!(accused(&effects).is_empty());
+    let status = Message::Status(Status { opened_by: end, ..bench.engine.status() });
+    let mut other = Bench::observer();
+    give(&mut other, status).expect("new").expect("right");
+    assert_eq!(other.engine.epoch(), 8);
 }
 
 /// One faulty voter finishes the epoch with a vote for something else before the last vote for the block has come.
@@ -256,11 +314,21 @@ fn a_proposer_waits_for_the_certificate_that_may_still_come() {
     let last = bench.vote(index, hash, 1, epoch - 1);
     let effects = bench.give_vote(last).expect("new").expect("right");
     assert_eq!(parent(&effects), Some(hash));
-    // It goes elsewhere: there is nothing to wait for.
+    // It goes elsewhere, and so does that of the one who may have lost patience only: there is nothing to wait for.
     let (mut bench, _) = begin();
     let last = bench.vote(index, bench.genesis, 0, epoch - 1);
     let effects = bench.give_vote(last).expect("new").expect("right");
+    assert_eq!(parent(&effects), None);
+    let gone_on = bench.vote(others[2], bench.genesis, 0, epoch);
+    let effects = bench.give_vote(gone_on).expect("new").expect("right");
     assert_eq!(parent(&effects), Some(bench.genesis));
+    // Or he comes round.
+    let (mut bench, hash) = begin();
+    let last = bench.vote(index, bench.genesis, 0, epoch - 1);
+    bench.give_vote(last).expect("new").expect("right");
+    let late = bench.vote(others[2], hash, 1, epoch - 1);
+    let effects = bench.give_vote(late).expect("new").expect("right");
+    assert_eq!(parent(&effects), Some(hash));
     // It does not come: half a timeout is enough.
     let (mut bench, _) = begin();
     let mut effects = Vec::new();
@@ -268,6 +336,18 @@ fn a_proposer_waits_for_the_certificate_that_may_still_come() {
     assert_eq!(parent(&effects), None);
     bench.engine.step(NOW + 500, Input::Tick, &mut effects);
     assert_eq!(parent(&effects), Some(bench.genesis));
+    // The block may be of an epoch before that.
+    let mut bench = Bench::new(spec.clone(), Roles::validator(me), Vec::new());
+    let older = bench.block(genesis, genesis, epoch - 2);
+    bench.apply(&older, false);
+    bench.step(Input::Work);
+    let on_older = (older.header.hash(), 1);
+    let mut effects = Vec::new();
+    for (voter, voted) in others.iter().zip([on_older, on_older, genesis]) {
+        let vote = bench.vote(*voter, voted.0, voted.1, epoch - 1);
+        effects.extend(bench.give_vote(vote).expect("new").expect("right"));
+    }
+    assert_eq!((bench.engine.epoch(), parent(&effects)), (epoch, None));
 }
 
 fn accused(effects: &[Effect]) -> Vec<Address> {
@@ -467,4 +547,171 @@ fn a_certificate_of_a_block_that_is_missing_counts_once_the_block_is_there() {
             votes.epoch = 1;
         }
     }
+}
+
+#[test]
+fn a_block_that_comes_after_its_epoch_gets_its_vote_and_the_present_epoch_goes_on() {
+    let me = key(3).address();
+    let mut bench = Bench::new(ChainSpec::devnet(), Roles::validator(me), Vec::new());
+    let genesis = (bench.genesis, 0);
+    let (block, rival) = (bench.block(genesis, genesis, 5), bench.block(genesis, genesis, 4));
+    for vote in ending(&bench, 0..3, 5) {
+        bench.give_vote(vote).expect("new").expect("right");
+    }
+    assert_eq!(bench.engine.epoch(), 6);
+    let voted = |effects: &[Effect]| -> Vec<(Hash, u64)> {
+        let of = |effect: &Effect| match effect {
+            Effect::Sign(Intent::Vote { vote, .. }) => Some((vote.block, vote.epoch)),
+            _ => None,
+        };
+        effects.iter().filter_map(of).collect()
+    };
+    let hash = block.header.hash();
+    let effects = bench.apply(&block, false);
+    assert_eq!(voted(&effects), [(hash, 5)]);
+    // One of an epoch before that is below the vote that has left.
+    assert_eq!(voted(&bench.apply(&rival, false)), []);
+    // Patience ends the present epoch, as ever.
+    let mut effects = Vec::new();
+    bench.engine.step(NOW + 3_000, Input::Tick, &mut effects);
+    assert!(voted(&effects).contains(&(hash, 6)), "{:?}", voted(&effects));
+}
+
+/// More than a third have voted for a block that is not here: one of them is honest, and may be locked on more than this node is.
+#[test]
+fn a_proposer_whose_lock_may_be_too_low_waits_for_what_others_have_voted_for() {
+    let probe = Bench::observer();
+    let genesis = (probe.genesis, 0);
+    let epoch = 5;
+    let me = probe.scheduled(&probe.genesis, 0, epoch);
+    let index = index_of(me);
+    let others: Vec<u8> = (0..4).filter(|other| *other != index).collect();
+    let builds = |effects: &[Effect]| effects.iter().any(|effect| matches!(effect, Effect::Build(_)));
+    let begin = |missing: &[u8]| {
+        let mut bench = Bench::new(ChainSpec::devnet(), Roles::validator(me), Vec::new());
+        let block = bench.block(genesis, genesis, epoch - 1);
+        bench.step(Input::Work);
+        let mut effects = Vec::new();
+        for voter in 0..4 {
+            let on = if missing.contains(&voter) { (block.header.hash(), 1) } else { genesis };
+            // One has gone on, and gives the block no vote any more.
+            let vote = bench.vote(voter, on.0, on.1, epoch - u64::from(voter != others[2]));
+            effects.extend(bench.give_vote(vote).expect("new").expect("right"));
+        }
+        assert_eq!(bench.engine.epoch(), epoch);
+        (bench, block, builds(&effects))
+    };
+    // One alone may be making it up.
+    assert!(begin(&others[..1]).2);
+    let (mut bench, block, built) = begin(&others[..2]);
+    assert!(!built);
+    // It stands on this node's own lock.
+    assert!(builds(&bench.apply(&block, false)));
+    // It does not come: half a timeout is enough.
+    let (mut bench, ..) = begin(&others[..2]);
+    for (after, expected) in [(499, false), (500, true)] {
+        let mut effects = Vec::new();
+        bench.engine.step(NOW + after, Input::Tick, &mut effects);
+        assert_eq!(builds(&effects), expected, "{after}");
+    }
+}
+
+fn asked(effects: &[Effect], wanted: &Hash) -> Vec<Option<Peer>> {
+    let of = |effect: &Effect| match effect {
+        Effect::Fetch { block, from, .. } if block == wanted => Some(*from),
+        _ => None,
+    };
+    effects.iter().filter_map(of).collect()
+}
+
+/// A peer may have four blocks looked for. One more that came from it and were kept without a search would never be asked of
+/// anybody else, nor would what stands on it.
+#[test]
+fn a_block_on_a_missing_one_is_kept_only_while_that_is_looked_for() {
+    let mut bench = Bench::observer();
+    for number in 1..=4 {
+        let unknown = (Hash::repeat_byte(number), 5);
+        let orphan = bench.block(unknown, unknown, 9);
+        bench.give_block(&orphan).expect("room for it").expect("signed");
+    }
+    let genesis = (bench.genesis, 0);
+    let first = bench.block(genesis, genesis, 1);
+    let on_first = (first.header.hash(), 1);
+    let second = bench.block(on_first, on_first, 2);
+    let effects = bench.give_block(&second).expect("room for it").expect("signed");
+    assert!(asked(&effects, &on_first.0).is_empty(), "{effects:?}");
+    assert_eq!((bench.engine.held().orphans, bench.engine.held().wanted), (4, 4));
+    // So it is taken from another.
+    let checks = bench.engine.wants_block(Peer::Remote(2), second.clone()).expect("still missing");
+    let effects = bench.step(Input::Block(checks.verify().expect("right")));
+    assert_eq!(asked(&effects, &on_first.0), [Some(Peer::Remote(2))]);
+    // What is asked for and stands on something missing hands its search on, whoever brings it.
+    let on_second = (second.header.hash(), 2);
+    let third = bench.block(on_second, on_second, 3);
+    let mut bench = Bench::observer();
+    bench.note(&first);
+    bench.note(&second);
+    let vote = bench.vote(0, third.header.hash(), 3, 3);
+    bench.give_vote(vote).expect("new").expect("right");
+    for number in 1..=4 {
+        let unknown = (Hash::repeat_byte(number), 5);
+        let orphan = bench.block(unknown, unknown, 9);
+        bench.give_block(&orphan).expect("room for it").expect("signed");
+    }
+    let effects = bench.give_block(&third).expect("asked for").expect("signed");
+    assert_eq!(asked(&effects, &on_second.0), [Some(Peer::Remote(1))]);
+}
+
+#[test]
+fn who_shows_a_block_too_is_asked_soon_after_the_first_has_kept_it() {
+    let mut bench = Bench::observer();
+    let block = Hash::repeat_byte(9);
+    let mut at = |after: Millis, peer: Option<(u64, u8)>| {
+        let mut out = Vec::new();
+        let input = match peer {
+            Some((peer, voter)) => {
+                let vote = bench.vote(voter, block, 1, 0);
+                let checks = bench.engine.wants(Peer::Remote(peer), Message::Vote(vote)).expect("new");
+                Input::Message(checks.verify().expect("right"))
+            }
+            None => Input::Tick,
+        };
+        bench.engine.step(NOW + after, input, &mut out);
+        asked(&out, &block)
+    };
+    assert_eq!(at(0, Some((1, 0))), []);
+    assert_eq!(at(150, None), [Some(Peer::Remote(1))]);
+    assert_eq!(at(200, Some((2, 1))), []);
+    assert_eq!(at(350, None), [Some(Peer::Remote(2))]);
+    // Then anybody, when both have had their time.
+    assert_eq!(at(800, None), []);
+    assert_eq!(at(850, None), [None]);
+}
+
+#[test]
+fn who_lags_behind_an_epoch_that_lasts_is_told_so_four_times_in_a_timeout_at_most() {
+    let mut bench = Bench::observer();
+    for voter in 0..3 {
+        let vote = bench.vote(voter, bench.genesis, 0, 7);
+        bench.give_vote(vote).expect("new").expect("right");
+    }
+    assert_eq!(bench.engine.epoch(), 8);
+    // What else stands in it is not looked at, so it costs no check.
+    let forged = Vote { epoch: 6, ..bench.vote(0, bench.genesis, 0, 7) };
+    let mut behind = bench.engine.status();
+    behind.epoch = 7;
+    behind.opened_by.epoch = forged.epoch;
+    let behind = Message::Status(behind);
+    let mut at = |after: Millis| {
+        let mut effects = Vec::new();
+        bench.engine.step(NOW + after, Input::Tick, &mut effects);
+        if let Some(checks) = bench.engine.wants(Peer::Remote(1), behind.clone()) {
+            let input = Input::Message(checks.verify().expect("nothing to check"));
+            bench.engine.step(NOW + after, input, &mut effects);
+        }
+        effects.iter().filter(|effect| matches!(effect, Effect::Broadcast(Message::Status(_)))).count()
+    };
+    assert_eq!([200, 300, 310, 540, 550, 560].map(&mut at), [0, 1, 0, 0, 1, 0]);
+    let here = bench.engine.status();
+    assert!(bench.engine.wants(Peer::Remote(1), Message::Status(here)).is_none());
 }

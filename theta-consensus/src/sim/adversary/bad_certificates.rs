@@ -1,22 +1,38 @@
-//! Proposals with certificates of every kind that certifies nothing, and seeds that are not the chain's.
+//! Proposals with certificates of every kind that certifies nothing, seeds that are not the chain's, and ends of epochs that
+//! have not ended.
 
 use theta_core::{
     bits::Bits,
     block::{CommitCertificate, Header, Seed},
     bls,
-    certificate::{AggregateVotes, CertificateVotes},
+    certificate::{AggregateVotes, CertificateVotes, epoch_end_message},
     hash::Hash,
     sign::Signature,
     vote::VoteSet,
 };
 
 use super::{Adversary, Hand};
-use crate::sim::node::Packet;
+use crate::{
+    epoch_end::{EpochEnd, Statement},
+    message::Message,
+    sim::node::Packet,
+};
 
 pub(super) struct BadCertificates;
 
 impl Adversary for BadCertificates {
     fn outgoing(&mut self, hand: &mut Hand<'_>, to: Option<usize>, packet: Packet) {
+        if let Some(Message::Vote(vote)) = packet.message()
+            && vote.end.is_some()
+        {
+            let wrong = hand.with_wrong_end(vote);
+            return hand.send_to(to, &Packet::from(Message::Vote(wrong)));
+        }
+        if let Some(Message::Status(status)) = packet.message() {
+            let mut bad = status.clone();
+            spoil_end(hand, &mut bad.opened_by);
+            return hand.send_to(to, &Packet::from(Message::Status(bad)));
+        }
         let Packet::Block(block) = &packet else { return hand.send_to(to, &packet) };
         if !hand.is_mine(block) {
             return hand.send_to(to, &packet);
@@ -29,6 +45,23 @@ impl Adversary for BadCertificates {
             }
             let bad = hand.seal(bad);
             hand.send(to, Packet::Block(bad));
+        }
+    }
+}
+
+fn spoil_end(hand: &mut Hand<'_>, end: &mut EpochEnd) {
+    match hand.random.below(4) {
+        0 => end.epoch += 1,
+        1 => end.statements.iter_mut().for_each(|statement| statement.epoch += 1),
+        2 => end.statements.truncate(1),
+        // One's own voice alone.
+        _ => {
+            let epoch = end.epoch + 1;
+            let mut signers = Bits::new(hand.validators);
+            (0..hand.validators).for_each(|index| signers.set(index));
+            let signature = hand.vote_keys[hand.me].sign(&epoch_end_message(&hand.spec.chain, epoch));
+            let block = Hash::ZERO;
+            *end = EpochEnd { epoch, statements: vec![Statement { block, epoch, signers, signature }] };
         }
     }
 }

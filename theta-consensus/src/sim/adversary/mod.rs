@@ -19,7 +19,7 @@ use theta_core::{
     bits::Bits,
     block::{Block, CommitCertificate, Header, Seed},
     bls,
-    certificate::AggregateVotes,
+    certificate::{AggregateVotes, epoch_end_message},
     hash::Hash,
     sign::Signer,
     spec::{CertificateRule, ChainSpec},
@@ -159,12 +159,22 @@ impl Hand<'_> {
         let key = &self.keys[ally];
         let mut vote = Vote::unsigned(block, height, epoch, key.address());
         if self.has_shares() {
-            let epoch = self.headers.get(&block).map_or(epoch, |header| header.epoch);
-            let message = AggregateVotes::message(&self.spec.chain, &block, epoch);
+            let of_block = self.headers.get(&block).map_or(epoch, |header| header.epoch);
+            let message = AggregateVotes::message(&self.spec.chain, &block, of_block);
             vote.share = Some(self.vote_keys[ally].sign(&message));
+            if epoch > of_block {
+                vote.end = Some(self.vote_keys[ally].sign(&epoch_end_message(&self.spec.chain, epoch)));
+            }
         }
         vote.signature = key.sign(&vote.digest()).unwrap_or_default();
         vote
+    }
+
+    /// The same vote with a signature for the end of its epoch that is another's.
+    fn with_wrong_end(&self, vote: &Vote) -> Vote {
+        let mut wrong = Vote { end: vote.share, ..vote.clone() };
+        wrong.signature = self.keys[self.me].sign(&wrong.digest()).unwrap_or_default();
+        wrong
     }
 
     fn vote_packet(&self, ally: usize, block: Hash, height: u64, epoch: u64) -> Packet {
