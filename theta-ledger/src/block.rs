@@ -117,22 +117,24 @@ impl Execution {
 }
 
 /// Transactions that are read in one go.
-const PART: usize = 8;
+const PART_SIZE: usize = 8;
+
+type Part = Vec<Result<RawTx, DecodeError>>;
 
 /// Transactions of a block while they are decoded and their signers recovered, which takes no state.
 struct Reading<'a> {
     scope: &'a Scope<'a>,
-    parts: Vec<(&'a [Vec<u8>], OnceLock<Vec<Result<RawTx, DecodeError>>>)>,
+    parts: Vec<(&'a [Vec<u8>], OnceLock<Part>)>,
     next: AtomicUsize,
 }
 
 impl<'a> Reading<'a> {
     fn new(scope: &'a Scope<'a>, transactions: &'a [Vec<u8>]) -> Self {
-        let parts = transactions.chunks(PART).map(|part| (part, OnceLock::new())).collect();
+        let parts = transactions.chunks(PART_SIZE).map(|part| (part, OnceLock::new())).collect();
         Self { scope, parts, next: AtomicUsize::new(0) }
     }
 
-    fn part(&self, number: usize) -> &[Result<RawTx, DecodeError>] {
+    fn part(&self, number: usize) -> &Part {
         let (bytes, read) = &self.parts[number];
         read.get_or_init(|| {
             let read = |bytes: &Vec<u8>| {

@@ -40,7 +40,8 @@ fn check(input: &mut Reader<'_>) -> Result<(), DecodeError> {
     let error = input.error(Fault::Value("a trie node has 2 or 17 items"));
     let mut list = input.list()?;
     let mut pair = list.clone();
-    (pair.raw_item()?, pair.raw_item()?);
+    pair.raw_item()?;
+    pair.raw_item()?;
     if pair.is_empty() {
         let error = list.error(Fault::Value("not a hex-prefix path"));
         let path = list.string()?;
