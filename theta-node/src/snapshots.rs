@@ -317,9 +317,17 @@ fn fetch(
 
 #[cfg(test)]
 mod tests {
-    use theta_core::codec::rlp::{Decode, Encode};
+    use std::sync::atomic::AtomicUsize;
+
+    use libp2p::Multiaddr;
+    use theta_core::{
+        codec::rlp::{Decode, Encode},
+        sign::SecretKey,
+    };
+    use tokio::sync::watch;
 
     use super::*;
+    use crate::net::NetConfig;
 
     #[test]
     fn an_offer_has_the_pieces_of_its_bytes_and_comes_back_from_the_wire() {
@@ -338,5 +346,81 @@ mod tests {
         assert_eq!(shelf.piece(8, 0), None);
         assert!(!Offer { pieces: vec![Hash::ZERO; 2], ..offer }.is_whole());
         assert!(!Offer::default().is_whole());
+    }
+
+    async fn port(number: u8, peers: Vec<Multiaddr>) -> (Port, Receiver<Delivery>, watch::Sender<bool>) {
+        let config = NetConfig {
+            genesis: Hash::repeat_byte(1),
+            key: SecretKey::from_bytes(&[number; 32]).expect("a key"),
+            listen: vec!["/memory/0".parse().expect("an address")],
+            peers,
+            discover: false,
+            network_key: None,
+        };
+        let (stop, stopped) = watch::channel(false);
+        let (port, deliveries) = Port::open(config, stopped).await.expect("it listens");
+        (port, deliveries, stop)
+    }
+
+    /// Answers with pieces as `make` has them, until nobody can ask any more; counts them.
+    fn serve(
+        port: Port,
+        deliveries: Receiver<Delivery>,
+        make: impl Fn(u64) -> Vec<u8> + Send + 'static,
+    ) -> Arc<AtomicUsize> {
+        let count = Arc::<AtomicUsize>::default();
+        let served = count.clone();
+        std::thread::spawn(move || {
+            for delivery in deliveries {
+                if let Packet::AskPiece { height, index } = delivery.packet {
+                    served.fetch_add(1, Ordering::SeqCst);
+                    port.reply_piece(&delivery.ticket, height, index, make(index));
+                }
+            }
+        });
+        count
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_poisoned_piece_is_refused_and_fetched_elsewhere() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let content: Vec<u8> = (0..PIECE * 6 + 5).map(|at| (at % 251) as u8).collect();
+        std::fs::write(folder.path().join("7.snapshot"), &content).expect("room");
+        let shelf = Shelf::open(folder.path(), 100).expect("a folder");
+        let offer = shelf.offer().expect("it was there");
+
+        let (honest, asked, _one) = port(1, Vec::new()).await;
+        let (liar, asked_too, _two) = port(2, Vec::new()).await;
+        let named = [honest.addresses(), liar.addresses()].concat();
+        let poisoned = shelf.clone();
+        serve(honest, asked, move |index| shelf.piece(7, index).expect("a piece"));
+        let lies = serve(liar.clone(), asked_too, move |index| {
+            let mut piece = poisoned.piece(7, index).expect("a piece");
+            piece[3] ^= 1;
+            piece
+        });
+        let (beginner, deliveries, _three) = port(3, named).await;
+        for _ in 0..1_000 {
+            if beginner.others().len() == 2 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let peers: BTreeSet<u64> = beginner.others().into_iter().collect();
+        assert_eq!(peers.len(), 2, "both are connected");
+        let path = folder.path().join("incoming.part");
+        tokio::task::block_in_place(|| fetch(&beginner, &deliveries, &offer, &peers, &path)).expect("whole");
+        assert_eq!(std::fs::read(&path).expect("fetched"), content);
+        assert!((1..WINDOW).contains(&lies.load(Ordering::SeqCst)), "{lies:?} pieces were poisoned");
+        // Of the liar alone nothing is taken.
+        let name = |peer: &u64| beginner.peer_id(*peer);
+        let one = peers.iter().copied().find(|peer| name(peer).is_some_and(|id| liar_id() == id));
+        let one = BTreeSet::from([one.expect("it is connected")]);
+        let refused = tokio::task::block_in_place(|| fetch(&beginner, &deliveries, &offer, &one, &path));
+        assert!(refused.expect_err("nobody is left").to_string().contains("nobody is left"));
+    }
+
+    fn liar_id() -> libp2p::PeerId {
+        crate::net::peer_id(&SecretKey::from_bytes(&[2; 32]).expect("a key")).expect("a name")
     }
 }

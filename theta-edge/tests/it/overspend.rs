@@ -73,8 +73,8 @@ fn shares(random: &mut Random) -> Vec<u64> {
     shares
 }
 
-/// One attack: how many milliseconds after the receipts were more than the fund the last payee knew. The ledger has taken
-/// fund and collateral by then.
+/// One attack: the longest that a payee did not know, in milliseconds from when the receipts were more than the fund, or from
+/// its own first receipt where that came later. The ledger has taken fund and collateral by then.
 fn attack(seed: u64) -> u64 {
     let mut random = Random(seed);
     let shares = shares(&mut random);
@@ -107,6 +107,8 @@ fn attack(seed: u64) -> u64 {
     let mut words: Vec<(usize, Word)> = Vec::new();
     let mut signed: BTreeMap<usize, TFuelWei> = BTreeMap::new();
     let mut over = None;
+    // By payee: its first receipt, and since when it knows.
+    let (mut first, mut known) = (BTreeMap::new(), BTreeMap::new());
     let caught = loop {
         let Reverse((now, event)) = queue.pop().unwrap();
         assert!(now < 20_000, "seed {seed}: it is never found out");
@@ -116,6 +118,7 @@ fn attack(seed: u64) -> u64 {
                 let till = &mut tills[*payee];
                 till.accept(payment, &fund, height).unwrap();
                 signed.insert(*payee, *amount);
+                first.entry(*payee).or_insert(now);
                 let all = signed.values().try_fold(TFuelWei::ZERO, |sum, one| sum.checked_add(*one));
                 if all.unwrap() > fund.initial {
                     over.get_or_insert(now);
@@ -157,7 +160,10 @@ fn attack(seed: u64) -> u64 {
         }
         let know = |payee: &usize| tills[*payee].is_overspent(payer, sequence);
         assert!(over.is_some() || !signed.keys().any(know), "seed {seed}: accused before it overspends");
-        if over.is_some() && signed.keys().all(know) {
+        for payee in signed.keys().filter(|payee| know(payee)) {
+            known.entry(*payee).or_insert(now);
+        }
+        if over.is_some() && known.len() == signed.len() {
             break now;
         }
     };
@@ -174,7 +180,8 @@ fn attack(seed: u64) -> u64 {
     market.chain.submit(&raw.bytes).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
     assert!(market.chain.fund(payer, sequence).is_none(), "seed {seed}: fund and collateral are gone");
     assert_eq!(market.chain.balance(payer), before, "seed {seed}: the payer gets nothing back");
-    caught - over.unwrap()
+    let over = over.unwrap();
+    known.iter().map(|(payee, since)| since - over.max(first[payee])).max().unwrap()
 }
 
 #[test]
