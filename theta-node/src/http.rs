@@ -11,6 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{MethodRouter, any, get},
 };
+use futures::StreamExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::rpc::{Dialect, answer, eth::EthApi, socket::Api, theta::ThetaApi};
@@ -85,6 +86,19 @@ const LONG_BODIES: usize = 64;
 /// How long a body may take to come, and a long one to find a place.
 const BODY_WITHIN: Duration = Duration::from_secs(15);
 
+/// Reads a body that is too large and keeps nothing of it, up to four times the most: a client that is still writing when its
+/// connection closes learns of that alone.
+async fn discard(body: Body) {
+    let mut pieces = body.into_data_stream();
+    let mut left = 4 * MAX_BODY;
+    while let Some(Ok(piece)) = pieces.next().await {
+        if piece.len() > left {
+            return;
+        }
+        left -= piece.len();
+    }
+}
+
 /// What is not read to its end, so that its connection ends; a client that is not told would send the next request there.
 fn unread(status: StatusCode) -> Response {
     (status, [(header::CONNECTION, "close")]).into_response()
@@ -100,6 +114,7 @@ fn whole(routes: Router) -> Router {
             let (parts, body) = request.into_parts();
             let size = body.size_hint();
             if size.lower() > MAX_BODY as u64 {
+                let _ = tokio::time::timeout(BODY_WITHIN, discard(body)).await;
                 return unread(StatusCode::PAYLOAD_TOO_LARGE);
             }
             let read = async {
