@@ -137,9 +137,7 @@ impl Below {
         }
         Ok(())
     }
-}
 
-impl Below {
     /// The same of a status. Says whether all could be checked.
     pub(crate) fn verify_status(
         &self,

@@ -2,8 +2,8 @@
 
 use crate::{
     bls,
-    certificate::CertificateVotes,
-    codec::rlp::{Decode, DecodeError, Encode, Item, Reader, encode_list, encode_list_of, encode_string},
+    certificate::{CertificateVotes, epoch_message},
+    codec::rlp::{Decode, DecodeError, Encode, Item, Reader, encode_list_of, encode_string},
     hash::{Address, EMPTY_ROOT, Hash, keccak},
     rlp_list,
     sign::{SignError, Signature, Signer},
@@ -50,13 +50,7 @@ pub struct Seed {
 impl Seed {
     /// What a proposer signs: `[domain, chain, epoch]`.
     pub fn message(chain: &str, epoch: u64) -> Vec<u8> {
-        let mut out = Vec::new();
-        encode_list(&mut out, |out| {
-            "theta proposer seed".to_owned().encode(out);
-            chain.to_owned().encode(out);
-            epoch.encode(out);
-        });
-        out
+        epoch_message("theta proposer seed", chain, epoch)
     }
 
     /// The seed that a signature makes of the parent's.

@@ -7,7 +7,7 @@
 use crate::{
     bits::Bits,
     bls,
-    codec::rlp::{Decode, DecodeError, Encode, Reader, encode_list},
+    codec::rlp::{Decode, DecodeError, Encode, Reader, encode_list, encode_string},
     hash::Hash,
     rlp_list,
     stake::{Validator, ValidatorSet},
@@ -136,10 +136,15 @@ impl AggregateVotes {
 
 /// What a voter signs that has finished an epoch without a block of it: `[domain, chain, epoch]`.
 pub fn epoch_end_message(chain: &str, epoch: u64) -> Vec<u8> {
+    epoch_message("theta epoch end", chain, epoch)
+}
+
+/// `[domain, chain, epoch]`: what a validator signs of an epoch, in a domain of its own for each meaning.
+pub(crate) fn epoch_message(domain: &str, chain: &str, epoch: u64) -> Vec<u8> {
     let mut out = Vec::new();
     encode_list(&mut out, |out| {
-        "theta epoch end".to_owned().encode(out);
-        chain.to_owned().encode(out);
+        encode_string(domain.as_bytes(), out);
+        encode_string(chain.as_bytes(), out);
         epoch.encode(out);
     });
     out

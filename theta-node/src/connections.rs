@@ -2,7 +2,16 @@
 //! no place, the one that has asked for nothing for longest gives up its own: whoever only holds connections keeps nobody
 //! out.
 
-use std::{collections::BTreeMap, convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use axum::{
@@ -58,8 +67,8 @@ struct Places {
 #[derive(Debug)]
 struct Place {
     places: Arc<Mutex<Places>>,
-    /// Its key among the idle.
-    turn: Mutex<Option<u64>>,
+    /// Its key among the idle, of which each is given once.
+    turn: AtomicU64,
     leave: Arc<Notify>,
 }
 
@@ -72,7 +81,7 @@ impl Place {
         }
         all.taken += 1;
         drop(all);
-        let place = Self { places: places.clone(), turn: Mutex::new(None), leave: Arc::default() };
+        let place = Self { places: places.clone(), turn: AtomicU64::new(0), leave: Arc::default() };
         place.rest();
         Some(Arc::new(place))
     }
@@ -82,14 +91,12 @@ impl Place {
         all.turns += 1;
         let turn = all.turns;
         all.idle.insert(turn, self.leave.clone());
-        *self.turn.lock() = Some(turn);
+        self.turn.store(turn, Ordering::Relaxed);
     }
 
     /// Works until what is given back is dropped.
     fn work(self: &Arc<Self>) -> Busy {
-        if let Some(turn) = self.turn.lock().take() {
-            self.places.lock().idle.remove(&turn);
-        }
+        self.places.lock().idle.remove(&self.turn.load(Ordering::Relaxed));
         Busy(self.clone())
     }
 }
@@ -98,9 +105,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut all = self.places.lock();
         all.taken -= 1;
-        if let Some(turn) = self.turn.lock().take() {
-            all.idle.remove(&turn);
-        }
+        all.idle.remove(&self.turn.load(Ordering::Relaxed));
     }
 }
 

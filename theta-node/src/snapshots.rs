@@ -319,15 +319,10 @@ fn fetch(
 mod tests {
     use std::sync::atomic::AtomicUsize;
 
-    use libp2p::Multiaddr;
-    use theta_core::{
-        codec::rlp::{Decode, Encode},
-        sign::SecretKey,
-    };
-    use tokio::sync::watch;
+    use theta_core::codec::rlp::{Decode, Encode};
 
     use super::*;
-    use crate::net::NetConfig;
+    use crate::net::tests::{Lone, config, open, until};
 
     #[test]
     fn an_offer_has_the_pieces_of_its_bytes_and_comes_back_from_the_wire() {
@@ -348,33 +343,15 @@ mod tests {
         assert!(!Offer::default().is_whole());
     }
 
-    async fn port(number: u8, peers: Vec<Multiaddr>) -> (Port, Receiver<Delivery>, watch::Sender<bool>) {
-        let config = NetConfig {
-            genesis: Hash::repeat_byte(1),
-            key: SecretKey::from_bytes(&[number; 32]).expect("a key"),
-            listen: vec!["/memory/0".parse().expect("an address")],
-            peers,
-            discover: false,
-            network_key: None,
-        };
-        let (stop, stopped) = watch::channel(false);
-        let (port, deliveries) = Port::open(config, stopped).await.expect("it listens");
-        (port, deliveries, stop)
-    }
-
     /// Answers with pieces as `make` has them, until nobody can ask any more; counts them.
-    fn serve(
-        port: Port,
-        deliveries: Receiver<Delivery>,
-        make: impl Fn(u64) -> Vec<u8> + Send + 'static,
-    ) -> Arc<AtomicUsize> {
+    fn serve(node: Lone, make: impl Fn(u64) -> Vec<u8> + Send + 'static) -> Arc<AtomicUsize> {
         let count = Arc::<AtomicUsize>::default();
         let served = count.clone();
         std::thread::spawn(move || {
-            for delivery in deliveries {
+            for delivery in &node.deliveries {
                 if let Packet::AskPiece { height, index } = delivery.packet {
                     served.fetch_add(1, Ordering::SeqCst);
-                    port.reply_piece(&delivery.ticket, height, index, make(index));
+                    node.port.reply_piece(&delivery.ticket, height, index, make(index));
                 }
             }
         });
@@ -389,38 +366,29 @@ mod tests {
         let shelf = Shelf::open(folder.path(), 100).expect("a folder");
         let offer = shelf.offer().expect("it was there");
 
-        let (honest, asked, _one) = port(1, Vec::new()).await;
-        let (liar, asked_too, _two) = port(2, Vec::new()).await;
-        let named = [honest.addresses(), liar.addresses()].concat();
-        let poisoned = shelf.clone();
-        serve(honest, asked, move |index| shelf.piece(7, index).expect("a piece"));
-        let lies = serve(liar.clone(), asked_too, move |index| {
+        let honest = open(config(1, "/memory/0", Vec::new())).await;
+        let liar = open(config(2, "/memory/0", Vec::new())).await;
+        let named = [honest.port.addresses(), liar.port.addresses()].concat();
+        let (poisoned, liars_name) = (shelf.clone(), liar.id);
+        serve(honest, move |index| shelf.piece(7, index).expect("a piece"));
+        let lies = serve(liar, move |index| {
             let mut piece = poisoned.piece(7, index).expect("a piece");
             piece[3] ^= 1;
             piece
         });
-        let (beginner, deliveries, _three) = port(3, named).await;
-        for _ in 0..1_000 {
-            if beginner.others().len() == 2 {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        let peers: BTreeSet<u64> = beginner.others().into_iter().collect();
-        assert_eq!(peers.len(), 2, "both are connected");
+        let beginner = open(config(3, "/memory/0", named)).await;
+        until("both are connected", || beginner.port.others().len() == 2).await;
+        let peers: BTreeSet<u64> = beginner.port.others().into_iter().collect();
+        let fetch = |peers: &BTreeSet<u64>, path: &Path| {
+            tokio::task::block_in_place(|| fetch(&beginner.port, &beginner.deliveries, &offer, peers, path))
+        };
         let path = folder.path().join("incoming.part");
-        tokio::task::block_in_place(|| fetch(&beginner, &deliveries, &offer, &peers, &path)).expect("whole");
+        fetch(&peers, &path).expect("whole");
         assert_eq!(std::fs::read(&path).expect("fetched"), content);
         assert!((1..WINDOW).contains(&lies.load(Ordering::SeqCst)), "{lies:?} pieces were poisoned");
         // Of the liar alone nothing is taken.
-        let name = |peer: &u64| beginner.peer_id(*peer);
-        let one = peers.iter().copied().find(|peer| name(peer).is_some_and(|id| liar_id() == id));
-        let one = BTreeSet::from([one.expect("it is connected")]);
-        let refused = tokio::task::block_in_place(|| fetch(&beginner, &deliveries, &offer, &one, &path));
+        let is_liar = |peer: &u64| beginner.port.peer_id(*peer) == Some(liars_name);
+        let refused = fetch(&peers.into_iter().filter(is_liar).collect(), &path);
         assert!(refused.expect_err("nobody is left").to_string().contains("nobody is left"));
-    }
-
-    fn liar_id() -> libp2p::PeerId {
-        crate::net::peer_id(&SecretKey::from_bytes(&[2; 32]).expect("a key")).expect("a name")
     }
 }

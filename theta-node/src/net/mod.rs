@@ -9,7 +9,7 @@
 pub(crate) mod codec;
 mod swarm;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod wire;
 
 use std::{

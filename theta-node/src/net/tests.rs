@@ -6,10 +6,11 @@ use libp2p::Multiaddr;
 
 use super::*;
 
-struct Lone {
-    id: PeerId,
-    port: Port,
-    deliveries: Receiver<Delivery>,
+/// A node of the network without a chain; it leaves when this is dropped.
+pub(crate) struct Lone {
+    pub(crate) id: PeerId,
+    pub(crate) port: Port,
+    pub(crate) deliveries: Receiver<Delivery>,
     stop: watch::Sender<bool>,
 }
 
@@ -19,7 +20,7 @@ impl Drop for Lone {
     }
 }
 
-fn config(number: u8, listen: &str, peers: Vec<Multiaddr>) -> NetConfig {
+pub(crate) fn config(number: u8, listen: &str, peers: Vec<Multiaddr>) -> NetConfig {
     NetConfig {
         genesis: Hash::repeat_byte(1),
         key: SecretKey::from_bytes(&[number; 32]).expect("a key"),
@@ -30,14 +31,14 @@ fn config(number: u8, listen: &str, peers: Vec<Multiaddr>) -> NetConfig {
     }
 }
 
-async fn open(config: NetConfig) -> Lone {
+pub(crate) async fn open(config: NetConfig) -> Lone {
     let id = peer_id(&config.key).expect("a name");
     let (stop, stopped) = watch::channel(false);
     let (port, deliveries) = Port::open(config, stopped).await.expect("it listens");
     Lone { id, port, deliveries, stop }
 }
 
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     for _ in 0..1_000 {
         if holds() {
             return;

@@ -360,16 +360,20 @@ async fn dropping_a_run_kills_its_child_and_so_does_the_wall_limit() {
     worker.wait_for(0).await;
 }
 
+/// A child without an engine in front of it.
+fn bare_child(stdout: std::process::Stdio) -> std::process::Child {
+    std::process::Command::new(env!("CARGO_BIN_EXE_theta-wasm-worker"))
+        .args(["worker", "wasm"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(stdout)
+        .spawn()
+        .unwrap()
+}
+
 #[test]
 fn a_child_whose_parent_is_gone_ends() {
     use std::io::Write;
-    use std::process::{Command, Stdio};
-    let mut child = Command::new(env!("CARGO_BIN_EXE_theta-wasm-worker"))
-        .args(["worker", "wasm"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut child = bare_child(std::process::Stdio::null());
     let nothing: Vec<String> = Vec::new();
     let env: Vec<(String, String)> = Vec::new();
     let bounds = (u64::MAX / 2, 16_u64 << 20, 1_u64 << 20, 60_u64);

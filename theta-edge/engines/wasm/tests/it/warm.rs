@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -14,7 +14,7 @@ use theta_edge::executor::{Attempt, Ending, Executor, Output};
 use theta_edge::job::{Folder, FolderFile};
 use theta_edge_wasm::Warm;
 
-use super::{Bench, ECHO, OwnWorker, Wasm, program};
+use super::{Bench, ECHO, OwnWorker, Wasm, bare_child, program};
 
 /// Writes all of its memory to stdout before it reads stdin into it, makes a file that must not be there yet, grows, and
 /// traps if a global, its memory or a table is not as at the beginning.
@@ -292,12 +292,7 @@ async fn a_child_is_as_bounded_in_later_tasks_as_in_the_first() {
 
 #[test]
 fn a_waiting_child_whose_parent_is_gone_ends() {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_theta-wasm-worker"))
-        .args(["worker", "wasm"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = bare_child(Stdio::piped());
     let (nothing, env): (Vec<String>, Vec<(String, String)>) = Default::default();
     let head =
         (&nothing, &env, &nothing, &nothing, [0_u8; 32], 1_000_000_u64, 16_u64 << 20, 1_u64 << 20, 60_u64);
