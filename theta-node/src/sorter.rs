@@ -143,8 +143,11 @@ impl Sorter {
             let pool = self.mempool.lock();
             hashes.into_iter().take(NAMED).filter(|hash| !pool.knows(hash)).collect()
         };
-        // What cannot be read here the chain's thread finds out by itself.
-        let settled = |hash: &Hash| self.reader.transaction(hash).is_ok_and(|found| found.is_some());
+        // What is in a block that never settles has to wait here too. What cannot be read here the chain's thread finds out
+        // by itself.
+        let settled = |hash: &Hash| {
+            self.reader.transaction(hash).is_ok_and(|found| found.is_some_and(|found| found.settled))
+        };
         compare.missing = unknown.into_iter().take(FETCHED).filter(|hash| !settled(hash)).collect();
         self.fetch_missing(compare, peer);
     }

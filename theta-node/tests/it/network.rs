@@ -203,19 +203,41 @@ async fn what_a_client_was_told_to_wait_outlives_its_node() {
     panic!("some are lost");
 }
 
+fn one_tfuel(devnet: &Devnet, sequence: u64) -> Vec<u8> {
+    let wallet = wallet(devnet, 0);
+    let coins = Coins { theta: ThetaWei::ZERO, tfuel: TFuelWei::whole(1) };
+    let send = wallet.send(sequence, Address::repeat_byte(0xaa), coins, minimum_fee());
+    send.sign(wallet.signer()).unwrap().bytes
+}
+
+/// Two of four validators, who settle nothing, with a transaction in a block that stays unsettled; gives its sequence and
+/// hash.
+async fn stuck_devnet(folder: &std::path::Path) -> (Devnet, u64, Hash) {
+    for sequence in 1..=30 {
+        let mut devnet = devnet(folder, ChainSpec::devnet()).await;
+        let handle = devnet.nodes[0].node.handle();
+        let hash = handle.submit(one_tfuel(&devnet, sequence)).unwrap().hash();
+        let settled = || handle.reader.transaction(&hash).unwrap().map(|found| found.settled);
+        while settled().is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        devnet.nodes.truncate(2);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if settled() == Some(false) {
+            return (devnet, sequence, hash);
+        }
+    }
+    panic!("settled too early, thirty times");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_reaches_nodes_that_come_later() {
     let folder = tempfile::tempdir().unwrap();
-    let mut devnet = devnet(folder.path(), ChainSpec::devnet()).await;
-    // Two of four settle nothing.
-    devnet.nodes.truncate(2);
-    let wallet = wallet(&devnet, 0);
-    let coins = Coins { theta: ThetaWei::ZERO, tfuel: TFuelWei::whole(1) };
+    let (devnet, sequence, hash) = stuck_devnet(folder.path()).await;
     let from = devnet.nodes[0].node.handle();
-    let mut sent = Vec::new();
-    for sequence in 1..=600 {
-        let raw = wallet.send(sequence, Address::repeat_byte(0xaa), coins, minimum_fee());
-        sent.push(from.submit(raw.sign(wallet.signer()).unwrap().bytes).unwrap().hash());
+    let mut sent = vec![hash];
+    for sequence in sequence + 1..sequence + 600 {
+        sent.push(from.submit(one_tfuel(&devnet, sequence)).unwrap().hash());
     }
     let complete = async |node: &Node| {
         let pool = node.handle().mempool;
