@@ -12,6 +12,9 @@ use super::{Batch, Rows, Store, StoreError, Table, failed, mark_format, writes};
 /// Bytes of blocks of the files that are kept in memory.
 const CACHE: u64 = 64 << 20;
 
+/// Bytes of journals on disk. Where there are more, tables whose newest rows are in the oldest one alone are written out.
+const JOURNALS: u64 = 128 << 20;
+
 /// Threads that write files and merge them. With two, fjall 3.1 keeps one free for writing, which turns round as fast as it
 /// can for as long as the other merges.
 const WORKERS: usize = 3;
@@ -47,7 +50,8 @@ fn options(table: Table) -> KeyspaceCreateOptions {
             .data_block_hash_ratio_policy(HashRatioPolicy::all(1.5))
             // Every read looks there first, and a small list is searched in the processor's own caches.
             .max_memtable_size(16 << 20),
-        _ => options,
+        // What is not in a file yet also keeps the journals of all tables from being deleted.
+        _ => options.max_memtable_size(4 << 20),
     }
 }
 
@@ -56,7 +60,10 @@ impl FjallStore {
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
         let name = mark_format(folder, FORMAT)?;
         // Some damage to its journal makes fjall 3.1 panic where it should give an error.
-        let open = || Database::builder(folder.join("data")).cache_size(CACHE).worker_threads(WORKERS).open();
+        let open = || {
+            let builder = Database::builder(folder.join("data"));
+            builder.cache_size(CACHE).worker_threads(WORKERS).max_journaling_size(JOURNALS).open()
+        };
         let opened = std::panic::catch_unwind(open).map_err(|_| failed(&name, &"its journal is damaged"))?;
         let database = opened.map_err(|error| match error {
             fjall::Error::Locked => StoreError::Locked(name.clone()),

@@ -1,8 +1,11 @@
 //! Trie nodes of all kept states: those of unsettled blocks in memory, the rest in the store behind a cache.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use quick_cache::{Weighter, sync::Cache};
 use theta_core::{
     hash::Hash,
@@ -15,6 +18,10 @@ const CACHED_BYTES: u64 = 384 * 1024 * 1024;
 const CACHED_COST: usize = 96;
 /// About so many nodes fill them.
 const CACHED_NODES: usize = 1_000_000;
+
+/// What so many of the newest blocks replaced stays at hand: whoever began to read a state before the next one settled
+/// goes on with it, and would bring back from the store, for good, what was thrown out under it.
+const STILL_READ: usize = 4;
 
 /// What a block made of a state's nodes.
 #[derive(Clone, Default)]
@@ -54,6 +61,8 @@ impl Weighter<Hash, Node> for Cost {
 pub struct Nodes {
     store: Arc<dyn Store>,
     cache: Cache<Hash, Node, Cost>,
+    /// What the newest blocks replaced, a list for each.
+    replaced: Mutex<VecDeque<Vec<Hash>>>,
     /// Nodes of unsettled blocks, with the number of blocks that made them.
     unsettled: RwLock<BTreeMap<Hash, (Node, usize)>>,
 }
@@ -64,6 +73,7 @@ impl Nodes {
         Self {
             store,
             cache: Cache::with_weighter(CACHED_NODES, CACHED_BYTES, Cost),
+            replaced: Mutex::default(),
             unsettled: RwLock::new(BTreeMap::new()),
         }
     }
@@ -97,9 +107,16 @@ impl Nodes {
     }
 
     /// Adds a block's new nodes to a batch, and to the cache since the next blocks will read them; what they stand in the
-    /// place of leaves the cache.
+    /// place of leaves the cache a few blocks later.
     pub fn store(&self, new: &NewNodes, batch: &mut Batch) {
-        self.forget(&new.replaced);
+        let mut replaced = self.replaced.lock();
+        replaced.push_back(new.replaced.clone());
+        if replaced.len() > STILL_READ
+            && let Some(old) = replaced.pop_front()
+        {
+            self.forget(&old);
+        }
+        drop(replaced);
         for NewNode { hash, node } in &new.new {
             batch.put(Table::Nodes, hash.as_slice(), node.encoding());
             self.cache.insert(*hash, node.clone());
@@ -159,7 +176,9 @@ mod tests {
         settle(&mut trie);
         drop(trie);
         let first = nodes.cache.len();
+        let mut most = 0;
         for round in 0_u8..20 {
+            let older = Trie::open(root, nodes.clone()).expect("stored");
             let mut trie = Trie::open(root, nodes.clone()).expect("stored");
             for index in 0_u32..100 {
                 let mut value = index.to_be_bytes().repeat(10);
@@ -168,8 +187,16 @@ mod tests {
             }
             root = trie.root();
             settle(&mut trie);
-            assert_eq!(nodes.cache.len(), first, "what was replaced has left");
+            // Somebody is still at the state before.
+            for index in 0_u32..1000 {
+                older.get(&index.to_be_bytes()).expect("stored");
+            }
+            match usize::from(round) {
+                ..STILL_READ => most = nodes.cache.len(),
+                _ => assert_eq!(nodes.cache.len(), most, "what was replaced has left"),
+            }
         }
+        assert!(most > first, "and not at once");
         // An older node is still read from the store.
         assert!(store.scan(Table::Nodes, &[], None, usize::MAX).expect("in memory").len() > first);
     }
