@@ -10,7 +10,7 @@ use theta_sdk::hd::{self, Path as HdPath};
 use super::{contracts, devnet::Scratch, interrupted};
 use crate::{
     devnet::{DevnetConfig, TEST_MNEMONIC},
-    load::{self, Kind, Pace, Plan, Report, Target},
+    load::{self, Kind, Pace, Plan, Report, Step, Sweep, Target},
     processes::Processes,
 };
 
@@ -46,6 +46,13 @@ pub(super) struct Args {
     /// Transactions a second, or `closed:N` for as fast as N unsettled ones allow.
     #[arg(long, default_value = "500", value_parser = pace)]
     rate: Pace,
+    /// Find the knee instead: try rates, each for `--seconds`, up to the highest at which all are taken and 99 of 100
+    /// settle within two seconds.
+    #[arg(long, conflicts_with = "rate")]
+    sweep: bool,
+    /// With --sweep, where a picture of how soon transactions settle at each rate goes.
+    #[arg(long, value_name = "FILE.svg", requires = "sweep")]
+    plot: Option<PathBuf>,
     /// For how many seconds; the first five are not counted.
     #[arg(long, default_value_t = 30)]
     seconds: u64,
@@ -146,14 +153,36 @@ pub(super) async fn run(args: Args) -> Result<()> {
         receivers: args.accounts,
         seed: args.seed,
     };
-    let report = tokio::select! {
-        report = load::run(&target, &plan, |line| eprintln!("{line}")) => report,
+    let run = async {
+        let say = |line: &str| eprintln!("{line}");
+        Ok::<_, anyhow::Error>(if args.sweep {
+            Done::Sweep(load::sweep(&target, &plan, say).await?)
+        } else {
+            Done::Run(load::run(&target, &plan, say).await?)
+        })
+    };
+    let done = tokio::select! {
+        done = run => done,
         result = interrupted() => result.and_then(|()| bail!("stopped before the end")),
     };
     if let Some(network) = network {
         network.stop().await?;
     }
-    let report = report?;
+    let report = match done? {
+        Done::Run(report) => report,
+        Done::Sweep(sweep) => {
+            if let Some(path) = &args.plot {
+                sweep.plot(path)?;
+            }
+            if args.json {
+                say!("{}", serde_json::to_string(&sweep)?)?;
+            } else {
+                print_sweep(&sweep)?;
+            }
+            ensure!(sweep.knee.is_some(), "the network carries no rate at all");
+            return Ok(());
+        }
+    };
     if args.json {
         say!("{}", serde_json::to_string(&report)?)?;
     } else {
@@ -161,6 +190,45 @@ pub(super) async fn run(args: Args) -> Result<()> {
     }
     ensure!(report.wrong.is_empty(), "the run does not count: {}", report.wrong.join("; "));
     Ok(())
+}
+
+enum Done {
+    Run(Report),
+    Sweep(Sweep),
+}
+
+fn print_sweep(sweep: &Sweep) -> std::io::Result<()> {
+    let mut table = Table::new();
+    table.set_header([
+        "a second",
+        "settled a second",
+        "p50",
+        "p95",
+        "p99",
+        "longest",
+        "refused, dropped",
+        "carried",
+    ]);
+    for Step { rate, carried, report } in &sweep.runs {
+        let latency = &report.latency_ms;
+        let ms = |value: f64| format!("{value:.0} ms");
+        let lost: usize = report.refused.values().chain(report.dropped.values()).sum();
+        table.add_row([
+            format!("{rate:.0}"),
+            format!("{:.0}", report.settled_rate),
+            ms(latency.p50),
+            ms(latency.p95),
+            ms(latency.p99),
+            ms(latency.max),
+            lost.to_string(),
+            if *carried { "yes" } else { "no" }.to_owned(),
+        ]);
+    }
+    say!("{table}")?;
+    match sweep.knee {
+        Some(knee) => say!("The knee is at {knee:.0} transactions a second."),
+        None => Ok(()),
+    }
 }
 
 fn print(report: &Report) -> std::io::Result<()> {

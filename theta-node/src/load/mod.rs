@@ -9,6 +9,7 @@
 mod audit;
 mod endpoint;
 mod offer;
+mod sweep;
 mod usage;
 mod watch;
 
@@ -22,6 +23,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use theta_core::sign::SecretKey;
 
+pub use self::sweep::{Step, Sweep, sweep};
 use self::{
     audit::Audit,
     endpoint::Endpoint,
@@ -138,6 +140,8 @@ pub struct Report {
     pub cpu_micros_per_transaction: Option<f64>,
     /// The nodes' memory before and after, in bytes.
     pub memory_bytes: Option<(u64, u64)>,
+    /// And after each minute.
+    pub memory_by_minute: Vec<u64>,
     /// Bytes that the nodes wrote to disk, for each settled transaction.
     pub written_bytes_per_transaction: Option<f64>,
     /// How many processes wanted a core in the last minute.
@@ -196,7 +200,7 @@ pub async fn run(target: &Target, plan: &Plan, say: impl Fn(&str)) -> Result<Rep
         tasks.spawn(send(sending.clone(), worker, endpoint, offers, book.clone()));
     }
     let mut tick = tokio::time::interval(Duration::from_secs(1));
-    let mut last = 0;
+    let (mut last, mut minutes) = (0, Vec::new());
     let mut quiet = Instant::now();
     let mut done_sending = false;
     loop {
@@ -216,6 +220,9 @@ pub async fn run(target: &Target, plan: &Plan, say: impl Fn(&str)) -> Result<Rep
                     quiet = Instant::now();
                 }
                 last = settled;
+                if !target.pids.is_empty() && started.elapsed().as_secs() / 60 > minutes.len() as u64 {
+                    minutes.push(Usage::of(&target.pids).memory);
+                }
             }
         }
         if done_sending && (book.settled() >= book.accepted() || quiet.elapsed() > QUIET) {
@@ -249,6 +256,7 @@ pub async fn run(target: &Target, plan: &Plan, say: impl Fn(&str)) -> Result<Rep
         blocks: book.blocks(),
         cpu_micros_per_transaction: each(after.cpu_micros.saturating_sub(before.cpu_micros)),
         memory_bytes: (!target.pids.is_empty()).then_some((before.memory, after.memory)),
+        memory_by_minute: minutes,
         written_bytes_per_transaction: each(after.written.saturating_sub(before.written)),
         load_average: usage::load_average(),
         wrong,
