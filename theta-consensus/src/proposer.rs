@@ -12,17 +12,18 @@
 //! everybody, so k faulty proposers in a row choose among k + 1 schedules, and the last of them between two. Nobody foresees more
 //! than the epochs on the newest block.
 //!
-//! *Absent* validators are not drawn where the rules say so. A proposer that lets its epoch pass costs everybody a timeout, and
-//! one that is stopped does it again and again. Which epochs have passed without a block is written in the chain: those
-//! between a block and its parent. Their proposers are absent from then on, as long as a quorum of stake is present; of more, those
-//! that have failed last. Whose vote stands in a certificate again comes back, in every 32nd block, and so does whoever has been absent
-//! longest, in every 1,024th: it may be honest and too far away for its votes to be counted. Each header carries the list, so
-//! the parent's header is all that one needs to know who may propose.
+//! *Absent* validators are not drawn where the rules say so. A proposer that lets its epoch pass costs everybody a timeout,
+//! and one that is stopped does it again and again. Which epochs have passed without a block is written in the chain: those
+//! between a block and its parent. Their proposers are absent from then on, as long as a quorum of stake is present; of
+//! more, those that have failed last. Whose vote stands in a certificate again comes back, in every 32nd block, and so does
+//! whoever has been absent longest, in every 1,024th: it may be honest and too far away for its votes to be counted. Each
+//! header carries the list, so the parent's header is all that one needs to know who may propose.
 //!
-//! Nobody can make another absent: an epoch passes only if a quorum has lost patience with it, and an honest validator votes for
-//! the block that has come in time. Nor is there a choice of whom to name. What a proposer of a 32nd block can do is leave a
-//! vote out of its certificate, and so keep somebody out for 32 blocks more. Draws are repeated until they hit somebody present, so
-//! whoever is present keeps the epochs that were drawn for it at first.
+//! A block that comes in time gets every honest vote, so nobody makes another absent at will: it takes a proposer of the
+//! next epoch that builds beside the block before an honest vote for it has come, which is late. Nor is there a choice of
+//! whom to name. What a proposer of a 32nd block can do is leave a vote out of its certificate, and so keep somebody out
+//! for 32 blocks more. Draws are repeated until they hit somebody present, so whoever is present keeps the epochs that were
+//! drawn for it at first.
 
 use theta_core::{
     block::{Header, Seed},
