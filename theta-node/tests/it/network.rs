@@ -8,10 +8,7 @@ use theta_core::{
     spec::ChainSpec,
 };
 use theta_ledger::ledger::At;
-use theta_node::{
-    devnet::{Devnet, TEST_MNEMONIC, role_key},
-    node::Node,
-};
+use theta_node::{devnet::Devnet, node::Node};
 use theta_sdk::{
     client::{Client, ClientError, TransportError},
     rpc,
@@ -262,51 +259,4 @@ async fn what_waits_reaches_nodes_that_come_later() {
     })
     .await;
     complete(&second).await;
-}
-
-/// The key of a validator runs on two machines, each with a mark of its own: both propose in its epochs, each what it has heard of.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_validator_that_signs_two_blocks_of_an_epoch_loses_its_stake_and_the_chain_goes_on() {
-    let folder = tempfile::tempdir().unwrap();
-    let devnet = devnet(folder.path(), ChainSpec::devnet()).await;
-    let key = role_key(TEST_MNEMONIC, 1, 3).unwrap();
-    let offender = key.address();
-    let twin = newcomer(&devnet, &folder.path().join("twin"), 1, |config| {
-        config.key = key;
-        config.discover = false;
-    });
-    let twin = twin.await;
-    let machines = [devnet.nodes[3].node.handle(), twin.handle()];
-    let reader = devnet.nodes[0].node.handle().reader;
-    let is_staked = || {
-        let pool = reader.state(At::Settled).unwrap().validators().unwrap().unwrap();
-        pool.find(offender).is_some()
-    };
-    assert!(is_staked());
-    let coins = Coins { theta: ThetaWei::ZERO, tfuel: TFuelWei::whole(1) };
-    let give = |sequence: u64| {
-        for (index, machine) in machines.iter().enumerate() {
-            let wallet = wallet(&devnet, index);
-            let to = Address::repeat_byte(0xaa);
-            let raw = wallet.send(sequence, to, coins, minimum_fee()).sign(wallet.signer()).unwrap();
-            machine.submit(raw).unwrap();
-        }
-    };
-    let mut sequence = 0;
-    while is_staked() {
-        sequence += 1;
-        assert!(sequence < 1_200, "still staked at height {}", reader.settled().header.height);
-        give(sequence);
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    let height = reader.settled().header.height;
-    for _ in 0..400 {
-        if reader.settled().header.height >= height + 5 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    assert!(reader.settled().header.height >= height + 5, "stands at {height}");
-    let set = reader.validators_after(reader.settled().hash).unwrap();
-    assert_eq!((set.as_slice().len(), set.contains(offender)), (3, false));
 }
