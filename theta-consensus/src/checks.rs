@@ -83,6 +83,9 @@ pub enum Fault {
     /// Not by the proposer of its epoch.
     #[error("proposer is not the scheduled one")]
     Proposer,
+    /// Other absent validators than the chain below and the certificate make.
+    #[error("block does not name those who are absent after it")]
+    Absent,
     /// The ledger refused the block.
     #[error("block does not execute")]
     Execution,

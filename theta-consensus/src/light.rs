@@ -37,7 +37,7 @@ use crate::{
     certificate::{self, CertificateError, Shares},
     finality::Checkpoint,
     guardian::AggregateError,
-    proposer::{check_seed, scheduled},
+    proposer::{check_absent, check_seed, scheduled},
     vote::settles_parent,
 };
 
@@ -92,6 +92,9 @@ pub enum LightError {
     /// The child's seed is not what its proposer makes of the block's.
     #[error("the child's seed does not follow from the block's")]
     Seed,
+    /// The child names other absent validators than the block does.
+    #[error("the child's absent validators do not follow from the block's")]
+    Absent,
     /// A proof does not show what it should.
     #[error("state proof: {0}")]
     Proof(#[from] ProofError),
@@ -206,6 +209,7 @@ impl LightClient {
         if scheduled(&self.spec, block, &self.validators, child.epoch) != Some(child.proposer) {
             return Err(LightError::Proposer);
         }
+        check_absent(&self.spec, child, block, &self.validators, None).map_err(|_| LightError::Absent)?;
         check_seed(child, block, &self.validators, Shares::default()).map_err(|_| LightError::Seed)
     }
 

@@ -15,7 +15,7 @@ use crate::{
     elite::verify_elite_votes,
     finality::Checkpoint,
     guardian::AggregateError,
-    proposer::{check_seed, scheduled},
+    proposer::{check_absent, check_seed, scheduled},
     set_change,
 };
 
@@ -75,6 +75,7 @@ pub fn judge(header: &Header, below: &Below<'_>) -> Result<(), Fault> {
     if scheduled(below.spec, below.parent, below.proposers, header.epoch) != Some(header.proposer) {
         return Err(Fault::Proposer);
     }
+    check_absent(below.spec, header, below.parent, below.proposers, below.voters)?;
     check_seed(header, below.parent, below.proposers, Shares::default())?;
     judge_upper(header, below)
 }
@@ -97,6 +98,7 @@ mod tests {
     use theta_core::{
         amount::ThetaWei,
         block::CommitCertificate,
+        hash::Address,
         sign::{SecretKey, Signature},
         stake::Validator,
         vote::{Vote, VoteSet},
@@ -147,6 +149,7 @@ mod tests {
         assert_eq!(changed(&|header| header.epoch = 9), Err(Fault::Epoch));
         assert_eq!(changed(&|header| header.proposer.0[0] ^= 1), Err(Fault::Proposer));
         assert_eq!(changed(&|header| header.parent.0[0] ^= 1), Err(Fault::SetChange));
+        assert_eq!(changed(&|header| header.absent.push(Address::ZERO)), Err(Fault::Fields));
         let mut high = header.clone();
         high.signature = Signature::EMPTY;
         assert_eq!(judge(&high, &Below { spec: &strict, ..below }), Err(Fault::HighS));

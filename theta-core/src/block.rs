@@ -3,7 +3,7 @@
 use crate::{
     bls,
     certificate::{CertificateVotes, epoch_message},
-    codec::rlp::{Decode, DecodeError, Encode, Item, Reader, encode_list_of, encode_string},
+    codec::rlp::{Decode, DecodeError, Encode, Fault, Item, Reader, encode_list_of, encode_string},
     hash::{Address, EMPTY_ROOT, Hash, keccak},
     rlp_list,
     sign::{SignError, Signature, Signer},
@@ -157,6 +157,9 @@ pub struct Header {
     pub extension: Extension,
     /// Where proposers are drawn from a seed, the block's part of it; else none.
     pub seed: Option<Seed>,
+    /// Where the rules skip absent validators: who is not drawn to propose children, in the order in which they have let their
+    /// epochs pass. Not there if nobody is, so that such headers are as long as before there was this field.
+    pub absent: Vec<Address>,
 }
 
 /// Bytes of the fields of a header that are as long in each, and about those of a vote, for [`Encode::size_hint`].
@@ -181,6 +184,7 @@ impl Header {
             signature: Signature::EMPTY,
             extension: Extension::None,
             seed: None,
+            absent: Vec::new(),
         }
     }
 
@@ -194,6 +198,7 @@ impl Header {
         let votes = &self.certificate.votes;
         self.extension.rules() == rules.header
             && self.seed.is_some() == (rules.consensus.proposer == ProposerRule::ProposerSeeded)
+            && (self.absent.is_empty() || rules.consensus.skips_absent)
             && match rules.consensus.certificate {
                 CertificateRule::VoteList => votes.aggregate().is_none(),
                 CertificateRule::Aggregate => votes.list().is_empty(),
@@ -253,8 +258,14 @@ impl Header {
                     encode_votes(elite.as_ref(), out);
                 }
             }
-            if let Some(seed) = &self.seed {
-                seed.encode(out);
+            match &self.seed {
+                Some(seed) => seed.encode(out),
+                // A block that its proposer has yet to sign.
+                None if !self.absent.is_empty() => encode_string(&[], out),
+                None => {}
+            }
+            if !self.absent.is_empty() {
+                self.absent.encode(out);
             }
         });
     }
@@ -286,15 +297,16 @@ impl Encode for Header {
             CertificateVotes::List(votes) => VOTE_SIZE * votes.as_slice().len(),
             CertificateVotes::Aggregate(_) => VOTE_SIZE,
         };
-        FIELDS_SIZE + self.chain.len() + votes + self.signature.size_hint()
+        FIELDS_SIZE + self.chain.len() + votes + self.signature.size_hint() + 21 * self.absent.len()
     }
 }
 
 impl Item for Header {}
 
 impl Decode for Header {
-    /// Reads 12, 13 or 14 fields and a seed behind them, which alone is no list; whether that is right at its height
-    /// [`Header::fits`] says.
+    /// Reads 12, 13 or 14 fields, a seed behind them, which alone is no list and is empty before
+    /// it is made, and absent validators behind that; whether that
+    /// is right at its height [`Header::fits`] says.
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let mut list = input.list()?;
         let mut header = Self {
@@ -312,6 +324,7 @@ impl Decode for Header {
             signature: list.read()?,
             extension: Extension::None,
             seed: None,
+            absent: Vec::new(),
         };
         let has_votes = |list: &Reader<'_>| list.rest().first().is_some_and(|first| *first >= 0xc0);
         if has_votes(&list) {
@@ -322,8 +335,18 @@ impl Decode for Header {
                 Extension::Guardians(guardians)
             };
         }
-        if !list.is_empty() {
+        let is_unsigned = list.rest().first() == Some(&0x80);
+        if is_unsigned {
+            list.raw_item()?;
+        } else if !list.is_empty() {
             header.seed = Some(list.read()?);
+        }
+        if is_unsigned || !list.is_empty() {
+            let nobody = list.error(Fault::Value("a list of absent validators names some"));
+            header.absent = list.read()?;
+            if header.absent.is_empty() {
+                return Err(nobody);
+            }
         }
         list.finish()?;
         Ok(header)
@@ -352,7 +375,6 @@ pub fn transactions_root(transactions: &[Vec<u8>]) -> Hash {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::rlp::Fault;
 
     #[test]
     fn the_zero_header_has_its_known_bytes() {
@@ -367,14 +389,46 @@ mod tests {
     fn the_number_of_fields_says_which_votes_there_are() {
         for rules in [HeaderRules::Twelve, HeaderRules::Guardians, HeaderRules::GuardiansAndElite] {
             let signature = bls::Signature::from_checked_bytes([0x91; 96]);
-            for seed in [None, Some(Seed::after(&Hash::ZERO, signature))] {
-                let header = Header { extension: Extension::empty(rules), seed, ..Header::zero() };
+            let seed = Some(Seed::after(&Hash::ZERO, signature));
+            let absent = vec![Address::repeat_byte(2), Address::repeat_byte(1)];
+            for (seed, absent) in
+                [(None, Vec::new()), (None, absent.clone()), (seed, Vec::new()), (seed, absent)]
+            {
+                let header = Header { extension: Extension::empty(rules), seed, absent, ..Header::zero() };
                 let bytes = header.to_rlp();
                 let read = Header::from_rlp(&bytes, 1 << 16).expect("whole");
                 assert_eq!(read.extension.rules(), rules);
                 assert_eq!(read, header);
             }
         }
+    }
+
+    #[test]
+    fn a_header_names_absent_validators_only_if_there_are_some_and_where_they_are_skipped() {
+        let signature = bls::Signature::from_checked_bytes([0x91; 96]);
+        let seed = Some(Seed::after(&Hash::ZERO, signature));
+        let header = Header { seed, absent: vec![Address::ZERO], ..Header::zero() };
+        let mut bytes = header.to_rlp();
+        // The list of one address becomes an empty one.
+        bytes.truncate(bytes.len() - 22);
+        bytes.push(0xc0);
+        let length = u16::try_from(bytes.len() - 3).expect("short").to_be_bytes();
+        bytes[1..3].copy_from_slice(&length);
+        let error = Header::from_rlp(&bytes, 1 << 16).expect_err("two encodings of one header");
+        assert_eq!(error.fault, Fault::Value("a list of absent validators names some"));
+        let unsigned = Header { seed: None, ..header.clone() }.to_rlp();
+        let cut = unsigned.len() - 22;
+        let mut bytes = unsigned[..cut].to_vec();
+        let length = u16::try_from(bytes.len() - 3).expect("short").to_be_bytes();
+        bytes[1..3].copy_from_slice(&length);
+        assert!(Header::from_rlp(&bytes, 1 << 16).is_err(), "no seed in two ways");
+
+        let mut rules = crate::spec::ChainSpec::devnet().rules(1).clone();
+        rules.header = HeaderRules::Twelve;
+        assert!(header.fits(&rules));
+        rules.consensus.skips_absent = false;
+        assert!(!header.fits(&rules));
+        assert!(Header { absent: Vec::new(), ..header }.fits(&rules));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Blocks: from their arrival to their execution.
 
+use std::sync::Arc;
+
 use theta_core::{
     block::{CommitCertificate, Header},
     context::{BlockContext, PostState},
@@ -15,6 +17,7 @@ use crate::{
     certificate::check_form,
     checks::Fault,
     message::Peer,
+    proposer::check_absent,
     set_change,
     tree::{Node, Progress},
 };
@@ -197,6 +200,9 @@ impl Engine {
         if self.scheduled(&header.parent, header.epoch) != Some(header.proposer) {
             return Err(Some(Fault::Proposer));
         }
+        // Whose votes certify the root is not known where a snapshot begins.
+        let voters = self.tree.validators(certified).filter(|_| *certified != self.tree.root());
+        check_absent(&self.spec, header, parent, validators, voters.map(Arc::as_ref)).map_err(Some)?;
         if !below {
             self.below(header).ok_or(None)?.verify(&header.certificate, Some(header)).map_err(Some)?;
         }

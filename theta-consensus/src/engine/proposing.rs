@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use theta_core::{
     BigUint,
-    block::{Block, Extension, Header, transactions_root},
+    block::{Block, CommitCertificate, Extension, Header, transactions_root},
     context::{BlockContext, Body},
     hash::{Address, Hash},
     sign::Signature,
@@ -14,7 +14,13 @@ use theta_core::{
 };
 
 use super::{Effect, Engine, upper::UpperVotes};
-use crate::{certificate::is_quorum, set_change, signer::Intent, wal::WalRecord};
+use crate::{
+    certificate::is_quorum,
+    proposer::{absent_after, takes_back},
+    set_change,
+    signer::Intent,
+    wal::WalRecord,
+};
 
 #[derive(Clone, Debug)]
 pub(super) struct Building {
@@ -186,14 +192,22 @@ impl Engine {
         if body.transactions.len() <= self.settings.empty_transactions {
             self.work = false;
         }
-        let height = header.height + 1;
+        let (header, height) = (header.clone(), header.height + 1);
+        let Some(validators) = self.tree.next_validators(&parent).cloned() else { return };
+        let certificate = self.certificate_above(&header, out);
+        let voters = certificate.votes.aggregate().zip(self.tree.validators(&certificate.block));
+        let voted: Vec<Address> = voters
+            .into_iter()
+            .flat_map(|(votes, voters)| votes.voters(voters).map(|voter| voter.address))
+            .collect();
+        let absent = absent_after(&self.spec, &header, &validators, (epoch, me), &voted);
         let (guardian_votes, elite_votes) = building.upper;
         let header = Header {
             chain: self.spec.chain.clone(),
             epoch,
             height,
             parent,
-            certificate: self.lock.certificate.clone(),
+            certificate,
             transactions_root: transactions_root(&body.transactions),
             receipts_root: body.receipts_root,
             bloom: body.bloom,
@@ -203,6 +217,7 @@ impl Engine {
             signature: Signature::EMPTY,
             // The signer's.
             seed: None,
+            absent,
             extension: match self.spec.rules(height).header {
                 HeaderRules::Twelve => Extension::None,
                 HeaderRules::Guardians => Extension::Guardians(guardian_votes),
@@ -213,6 +228,18 @@ impl Engine {
         self.append(WalRecord { proposal: Some(block.clone()), ..WalRecord::default() }, out);
         self.proposal = Some(block.clone());
         self.sign_proposal(block, out);
+    }
+
+    /// The certificate for a block on this one. It has all votes that are here where those who vote again come back.
+    fn certificate_above(&mut self, parent: &Header, out: &mut Vec<Effect>) -> CommitCertificate {
+        let certificate = self.lock.certificate.clone();
+        let is_short = takes_back(parent.height.saturating_add(1)) && !parent.absent.is_empty();
+        let Some(votes) = certificate.votes.aggregate().filter(|_| is_short) else { return certificate };
+        let Some(validators) = self.tree.validators(&certificate.block).cloned() else { return certificate };
+        let fuller = self.gather(&certificate.block, &validators, out).filter(|fuller| {
+            fuller.votes.aggregate().is_some_and(|more| more.signers.count() > votes.signers.count())
+        });
+        fuller.unwrap_or(certificate)
     }
 
     fn sign_proposal(&mut self, block: Block, out: &mut Vec<Effect>) {

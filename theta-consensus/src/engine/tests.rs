@@ -15,6 +15,7 @@ use theta_core::{
 use super::{voting::VOTE_WINDOW, *};
 use crate::{
     certificate::CertificateError,
+    proposer::absent_after,
     signer::{LocalSigner, RoleSigner, Signed},
     tree::SettledBlock,
     wal::WalVote,
@@ -156,6 +157,8 @@ impl Bench {
             let message = Seed::message(&self.spec.chain, epoch);
             Seed::after(&below.draw(), vote_key(index_of(proposer)).sign(SUITE, &message))
         });
+        let voted: Vec<_> = (0..3).map(|voter| key(voter).address()).collect();
+        let absent = absent_after(&self.spec, &below, &self.post.validators, (epoch, proposer), &voted);
         let header = Header {
             chain: self.spec.chain.clone(),
             epoch,
@@ -163,6 +166,7 @@ impl Bench {
             parent: parent.0,
             certificate: self.certificate(certified, 0..3, epoch - 1),
             seed,
+            absent,
             transactions_root: transactions_root(&[]),
             proposer,
             extension: Extension::empty(self.spec.rules(height).header),
@@ -625,6 +629,42 @@ fn a_signed_vote_takes_the_common_path_back() {
     // One's own vote is sent by the host that signed it and not relayed.
     assert!(!effects.iter().any(|effect| matches!(effect, Effect::Relay { .. })));
     assert!(bench.engine.wants(Peer::Own, message).is_none());
+}
+
+/// The first epoch passes without a block, so its proposer is absent and has no turn, until a 32nd block has its vote.
+#[test]
+fn who_lets_an_epoch_pass_is_named_and_has_no_turn() {
+    let mut bench = Bench::observer();
+    let genesis = (bench.genesis, 0);
+    let silent = bench.scheduled(&genesis.0, 0, 1);
+    let epoch = (2..20).find(|epoch| bench.scheduled(&genesis.0, 0, *epoch) != silent).expect("draws differ");
+    let first = bench.block(genesis, genesis, epoch);
+    assert!(first.header.absent.contains(&silent));
+    for names in
+        [Vec::new(), vec![first.header.proposer], [vec![first.header.proposer], vec![silent]].concat()]
+    {
+        let mut bench = Bench::observer();
+        let mut wrong = first.clone();
+        wrong.header.absent = names;
+        sign(&mut wrong);
+        let effects = bench.give_block(&wrong).expect("wanted").expect("signed");
+        assert_eq!(penalty(&effects), Some(Fault::Absent));
+    }
+    bench.apply(&first, false);
+    let mut on = (first.header.hash(), 1);
+    let mut absent = Vec::new();
+    for next in 1..36 {
+        let block = bench.block(on, on, epoch + next);
+        assert!(block.header.height > 32 || block.header.proposer != silent);
+        absent.push(block.header.absent.contains(&silent));
+        bench.apply(&block, false);
+        on = (block.header.hash(), block.header.height);
+        assert_eq!(bench.engine.certified().1 + 1, on.1, "the block was taken");
+    }
+    // Certificates of these tests are those of the first three.
+    let votes = silent != key(3).address();
+    let expected: Vec<_> = (2..37).map(|height| height < 32 || !votes).collect();
+    assert_eq!(absent, expected);
 }
 
 #[test]

@@ -19,7 +19,7 @@ fn key(index: u8) -> SecretKey {
 }
 
 fn spec() -> Arc<ChainSpec> {
-    let forks = [(Fork::Theta2, 0), (Fork::Theta3, 0), (Fork::Improved, 0)];
+    let forks = [(Fork::Theta2, 0), (Fork::Theta3, 0), (Fork::Improved, 0), (Fork::SkipAbsent, 0)];
     Arc::new(ChainSpec::new("privatenet", forks))
 }
 
@@ -195,6 +195,18 @@ fn a_child_whose_proposer_or_seed_is_not_the_blocks_own_is_not_believed() {
             assert_eq!(with(&|child| child.seed = Some(seed)), expected);
         }
     }
+    assert_eq!(with(&|child| child.absent.push(key(1).address())), Err(LightError::Absent));
+    // Whoever is absent after the block does not make its child.
+    let mut skipping = right.clone();
+    skipping.block.absent.push(right.child.proposer);
+    skipping.child = header(&skipping.block, &state, right.child.epoch, 0);
+    skipping.child.absent = skipping.block.absent.clone();
+    skipping.certificate = certificate(&skipping.child, &[0, 1, 2], 0);
+    assert_ne!(skipping.child.proposer, right.child.proposer);
+    assert_eq!(client.clone().advance(&skipping).map(|header| header.height), Ok(1));
+    skipping.child.proposer = right.child.proposer;
+    skipping.certificate = certificate(&skipping.child, &[0, 1, 2], 0);
+    assert_eq!(client.clone().advance(&skipping).map(|_| ()), Err(LightError::Proposer));
     assert_eq!(with(&|child| child.seed = None), Err(LightError::Chain));
     // The list of votes of other chains is none of this one's.
     let list = Update { certificate: CommitCertificate::bare(right.child.hash()), ..right.clone() };

@@ -12,7 +12,7 @@ use theta_core::{
     codec::rlp::{Decode, Encode},
     hash::{Address, Hash, U256},
     spec::{ChainSpec, Pace},
-    stake::ValidatorSet,
+    stake::{Validator, ValidatorSet},
     vote::Vote,
 };
 
@@ -83,6 +83,18 @@ impl Audit {
         let (height, hash) = (block.header.height, block.header.hash());
         if *self.settled.entry(height).or_insert(hash) != hash {
             self.broken(Violation::Conflict { height });
+        }
+        // Where validators change, those who are left may be no quorum of the new ones, and everybody is drawn.
+        let parent = self.headers.get(&block.header.parent).filter(|_| self.validators.is_some());
+        let was_absent = parent.is_some_and(|parent| parent.absent.contains(&block.header.proposer));
+        let leaves_few = self.validators.as_ref().is_some_and(|set| {
+            let all = set.as_slice().iter();
+            let left = all.clone().filter(|member| !block.header.absent.contains(&member.address));
+            let stake = |sum: U256, member: &Validator| sum + member.stake.get();
+            left.fold(U256::ZERO, stake) * U256::from(3) <= all.fold(U256::ZERO, stake) * U256::from(2)
+        });
+        if was_absent || leaves_few {
+            self.broken(Violation::Absent { height });
         }
     }
 

@@ -213,6 +213,11 @@ pub enum Violation {
         /// By whom.
         by: usize,
     },
+    /// A settled block by somebody who was absent, or that names so many that less than a quorum is left.
+    Absent {
+        /// The height.
+        height: u64,
+    },
     /// A node holds more than its limits allow.
     Swollen {
         /// Which node.
@@ -228,6 +233,16 @@ pub enum Violation {
         /// Which node.
         node: usize,
     },
+}
+
+impl Report {
+    /// [`Self::latencies`] of the transactions that came up between two times.
+    pub fn latencies_between(&self, from: Millis, until: Millis) -> Vec<Millis> {
+        let born = self.settled_after.iter().filter(|(born, _)| (from..until).contains(born));
+        let mut latencies: Vec<Millis> = born.map(|(_, took)| *took).collect();
+        latencies.sort_unstable();
+        latencies
+    }
 }
 
 /// What came of a run.
@@ -264,6 +279,8 @@ pub struct Report {
     pub reported: u64,
     /// Time from a transaction's coming up to its being settled at the first node, in milliseconds, ascending.
     pub latencies: Vec<Millis>,
+    /// When each of these transactions came up, and how long it took, in the order in which they settled.
+    pub settled_after: Vec<(Millis, Millis)>,
     /// Transactions that came up.
     pub transactions: usize,
     /// Hash over all that happened; equal runs have equal ones.

@@ -160,6 +160,7 @@ impl Network {
                 restarts: 0,
                 reported: 0,
                 latencies: Vec::new(),
+                settled_after: Vec::new(),
                 transactions: 0,
                 trace: Hash::ZERO,
             },
@@ -421,6 +422,7 @@ impl Network {
                         && *born != Millis::MAX
                     {
                         self.report.latencies.push(self.now - *born);
+                        self.report.settled_after.push((*born, self.now - *born));
                         // Settled; nodes that start later need not be offered it.
                         *born = Millis::MAX;
                     }

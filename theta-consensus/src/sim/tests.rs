@@ -1,4 +1,7 @@
-use theta_core::{codec::rlp::Encode, spec::Pace};
+use theta_core::{
+    codec::rlp::Encode,
+    spec::{Fork, Pace},
+};
 
 use super::{random::Random, *};
 use crate::{certificate::make_believe, engine::Effect, message::Message, signer::Intent};
@@ -155,6 +158,59 @@ fn three_of_four_go_on() {
     }
     let clocked = with_one_stopped(ChainSpec::privatenet(), 0, 600_000);
     assert!(clocked.settled[0] > 40, "{:?}", clocked.settled);
+}
+
+/// Each validator that is stopped has its turn once, and costs one timeout; then the network is as quick as a whole one.
+#[test]
+fn stopped_proposers_are_known_after_their_first_turn() {
+    for (validators, stopped) in [(4, vec![2]), (31, (0..9).map(|index| index * 3 + 1).collect())] {
+        let count = stopped.len() as u64;
+        for seed in 0..if validators == 4 { 3 } else { 1 } {
+            let quiet =
+                Scenario { delay: (10, 10), ..Scenario::honest(ChainSpec::devnet(), validators, seed) };
+            let stopped = stopped.clone();
+            let report = Scenario { stopped, until: 60_000, transaction_every: 310, ..quiet }.run();
+            assert_eq!(report.violations, [], "{validators}, seed {seed}");
+            let (epochs, height) = (report.epochs[0], report.settled[0]);
+            // Two epochs are under way at the end, and on one block somebody may be drawn twice.
+            assert!(
+                epochs - height <= 2 + count + count.div_ceil(2),
+                "{validators}, seed {seed}: {epochs} epochs, {height} blocks"
+            );
+            let latencies = report.latencies_between(35_000, 59_000);
+            assert!(latencies.len() > 70, "{}", latencies.len());
+            assert!(latencies.iter().all(|took| *took <= 60), "{validators}, seed {seed}: {latencies:?}");
+        }
+    }
+    // Without the rule every turn of a stopped one costs its timeout.
+    let forks = ChainSpec::devnet().forks().clone();
+    let without =
+        ChainSpec::new("privatenet", forks.into_iter().filter(|(fork, _)| *fork != Fork::SkipAbsent));
+    let report = with_one_stopped(without, 0, 120_000);
+    assert!(report.epochs[0] - report.settled[0] > 30, "{:?} {:?}", report.epochs, report.settled);
+}
+
+/// Whoever was cut off for a while is absent at its first turn, and proposes again once it votes again.
+#[test]
+fn whoever_votes_again_proposes_again() {
+    for seed in 0..3 {
+        let quiet = Scenario::honest(ChainSpec::devnet(), 4, seed);
+        let cut = Partition { from: 5_000, until: 30_000, group: vec![3] };
+        let scenario = Scenario { until: 90_000, transaction_every: 300, partitions: vec![cut], ..quiet };
+        assert_eq!(scenario.clone().run().violations, []);
+        let mut network = Network::new(scenario);
+        network.play();
+        let returner = network.nodes[3].key.address();
+        let headers = network.nodes[0].ledger.settled.iter().map(|(_, block, _)| &block.header);
+        let absent = headers.clone().position(|header| header.absent.contains(&returner));
+        let absent = absent.expect("it has had its turn");
+        let back = headers.clone().skip(absent).position(|header| !header.absent.contains(&returner));
+        let back = absent + back.expect("it comes back");
+        assert!(back.is_multiple_of(32), "seed {seed}: {back}");
+        let between = headers.clone().skip(absent + 1).take(back - absent);
+        assert!(between.clone().count() > 10 && between.clone().all(|header| header.proposer != returner));
+        assert!(headers.skip(back + 1).filter(|header| header.proposer == returner).count() > 10);
+    }
 }
 
 #[test]

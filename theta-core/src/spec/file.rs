@@ -27,6 +27,9 @@ pub enum SpecError {
         /// As written.
         height: String,
     },
+    /// Only proposers that are drawn from a seed can be skipped.
+    #[error("fork skip_absent needs fork improved: leave it out, or write improved = 0")]
+    SkipAbsent,
     /// Validators' keys are in the first block's state or nowhere.
     #[error("fork improved is at {0}: validators' BLS keys come with genesis, so write 0 or \"never\"")]
     Improved(u64),
@@ -112,6 +115,9 @@ impl ChainSpec {
         if let Some(height) = forks.get(&Fork::Improved).filter(|height| **height > 0) {
             return Err(SpecError::Improved(*height));
         }
+        if forks.contains_key(&Fork::SkipAbsent) && !forks.contains_key(&Fork::Improved) {
+            return Err(SpecError::SkipAbsent);
+        }
         let spec = Self::new(chain, forks);
         match file.stake.lock_blocks {
             Some(0) => Err(SpecError::NoLock),
@@ -151,6 +157,7 @@ mod tests {
         assert!(refused(r#"{"base": "devnet", "forks": {"theta2": "soon"}}"#).contains("never"));
         assert!(refused(r#"{"base": "devnet", "chain": ""}"#).contains("chain ="));
         assert!(refused(r#"{"base": "devnet", "forks": {"improved": 5}}"#).contains("genesis"));
+        assert!(refused(r#"{"base": "privatenet", "forks": {"skip_absent": 9}}"#).contains("improved = 0"));
         assert!(refused(r#"{"base": "devnet", "stake": {"lock_blocks": 0}}"#).contains("at least 1"));
         assert!(serde_json::from_str::<SpecFile>(r#"{"base": "devnet", "fork": {}}"#).is_err());
     }
@@ -161,6 +168,6 @@ mod tests {
             assert_eq!(Fork::named(fork.name()), Some(fork));
             assert_eq!(fork.reference_name().map_or(Some(fork), Fork::named), Some(fork));
         }
-        assert_eq!(Fork::ALL.len(), Fork::MAINNET.len() + 2);
+        assert_eq!(Fork::ALL.len(), Fork::MAINNET.len() + 3);
     }
 }

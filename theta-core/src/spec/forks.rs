@@ -39,11 +39,13 @@ pub enum Fork {
     ShortLock,
     /// What the reference gets wrong, put right; our own networks only, and from their first block on.
     Improved,
+    /// Validators that let their epoch pass are not drawn to propose until they vote again; where [`Self::Improved`] holds.
+    SkipAbsent,
 }
 
 impl Fork {
     /// All of them, in the order in which they apply.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::ValidatorReward,
         Self::Theta2,
         Self::SmallGuardians,
@@ -59,6 +61,7 @@ impl Fork {
         Self::Metachain,
         Self::ShortLock,
         Self::Improved,
+        Self::SkipAbsent,
     ];
 
     /// Its name in chain-spec files.
@@ -79,6 +82,7 @@ impl Fork {
             Self::Metachain => "metachain",
             Self::ShortLock => "short_lock",
             Self::Improved => "improved",
+            Self::SkipAbsent => "skip_absent",
         }
     }
 
@@ -98,7 +102,7 @@ impl Fork {
             Self::SmallValidators => "HeightValidatorStakeChangedTo200K",
             Self::WrappedTheta => "HeightSupportWrappedTheta",
             Self::Metachain => "HeightEnableMetachainSupport",
-            Self::ShortLock | Self::Improved => return None,
+            Self::ShortLock | Self::Improved | Self::SkipAbsent => return None,
         })
     }
 
@@ -184,8 +188,10 @@ impl Fork {
                     guardians: GuardianRule::Finalize,
                     certificate: CertificateRule::Aggregate,
                     proposer: ProposerRule::ProposerSeeded,
+                    skips_absent: false,
                 };
             }
+            Self::SkipAbsent => rules.consensus.skips_absent = true,
         }
     }
 }
@@ -235,6 +241,7 @@ pub(super) fn oldest() -> Rules {
             guardians: GuardianRule::RewardOnly,
             certificate: CertificateRule::VoteList,
             proposer: ProposerRule::GoRandom,
+            skips_absent: false,
         },
     }
 }

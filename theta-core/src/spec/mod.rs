@@ -131,6 +131,9 @@ pub struct ConsensusRules {
     pub certificate: CertificateRule,
     /// Whose turn it is to propose.
     pub proposer: ProposerRule,
+    /// Whoever has let its epoch pass without a block is not drawn to propose until a certificate has its vote again. Needs
+    /// [`ProposerRule::ProposerSeeded`].
+    pub skips_absent: bool,
 }
 
 /// What certifies a block.
@@ -253,7 +256,7 @@ impl ChainSpec {
     /// Our own development network: [`Self::privatenet`] and every improvement.
     pub fn devnet() -> Self {
         let forks = Self::privatenet().forks;
-        Self::new("privatenet", forks.into_iter().chain([(Fork::Improved, 0)]))
+        Self::new("privatenet", forks.into_iter().chain([(Fork::Improved, 0), (Fork::SkipAbsent, 0)]))
     }
 
     /// The rules of a height.

@@ -294,8 +294,11 @@ impl Any {
             Extension::GuardiansAndElite(guardians, elite),
         ]);
         let seeds = [None, Some(Seed::after(&self.hash(), self.bls().proof_of_possession(Suite::Rfc9380)))];
+        let seed = self.pick(&seeds);
+        let absent = self.list(Self::address);
         Header {
-            seed: self.pick(&seeds),
+            seed,
+            absent,
             chain: self
                 .pick(&[
                     "",

@@ -20,7 +20,7 @@ pub(super) const SPEC_HELP: &str = "A chain-spec file is TOML; only `base` has t
   lock_blocks = 28800        # blocks between a withdrawal and the return of the coins
 
 Forks: validator_reward theta2 small_guardians contracts sampled_reward june2021 theta3 rpc_compatibility tx_wrapper
-theta_in_contracts small_validators wrapped_theta metachain short_lock improved. A section [genesis] is for
+theta_in_contracts small_validators wrapped_theta metachain short_lock improved skip_absent. A section [genesis] is for
 `theta genesis build` and ignored elsewhere.";
 
 /// Largest chain-spec file.

@@ -92,7 +92,7 @@ fn spoil_aggregate(hand: &mut Hand<'_>, header: &mut Header, mut votes: Aggregat
     let block = header.certificate.block;
     let mut infinity = [0; 96];
     infinity[0] = 0xc0;
-    match hand.random.below(8) {
+    match hand.random.below(9) {
         // One's own voice alone, by its right name and as everybody's.
         choice @ 0..2 => {
             let own = hand.vote(hand.me, block, header.height - 1, votes.epoch);
@@ -113,6 +113,8 @@ fn spoil_aggregate(hand: &mut Hand<'_>, header: &mut Header, mut votes: Aggregat
             votes.signers = longer;
         }
         6 => header.certificate.block = Hash::repeat_byte(9),
+        // Somebody absent who is not.
+        7 => header.absent.push(hand.keys[(hand.me + 1) % hand.validators].address()),
         // The seed of another epoch.
         _ => {
             let message = Seed::message(&header.chain, header.epoch + 1);
