@@ -24,7 +24,7 @@ use theta_sdk::{
 
 use super::gateway::{Network, SOON, program};
 
-fn has_ffmpeg() -> bool {
+pub(crate) fn has_ffmpeg() -> bool {
     let found = Command::new("ffmpeg").arg("-version").output().is_ok_and(|said| said.status.success());
     let needed =
         std::env::var("THETA_NEED").is_ok_and(|need| need.split(',').any(|needed| needed == "ffmpeg"));
@@ -35,7 +35,7 @@ fn has_ffmpeg() -> bool {
     found
 }
 
-fn clip(path: &Path, seconds: u32) {
+pub(crate) fn clip(path: &Path, seconds: u32) {
     let (pictures, sound) =
         (format!("testsrc2=d={seconds}:s=640x360:r=30"), format!("sine=frequency=440:d={seconds}"));
     let done = Command::new("ffmpeg")
@@ -48,7 +48,7 @@ fn clip(path: &Path, seconds: u32) {
 }
 
 /// `theta content …` in JSON, and how it ended.
-async fn content(network: &Network, args: &[&str]) -> (i32, Value) {
+pub(crate) async fn content(network: &Network, args: &[&str]) -> (i32, Value) {
     let output = tokio::process::Command::new(program())
         .arg("content")
         .args(args)

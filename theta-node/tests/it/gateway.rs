@@ -59,12 +59,17 @@ impl Network {
     }
 
     /// Kills everything and starts it again from the same folder.
-    pub(crate) async fn kill_and_start(mut self, args: &[&str]) -> Self {
-        self.child.kill().await.unwrap();
-        Self::start_in(self.scratch, args).await
+    pub(crate) async fn kill_and_start(self, args: &[&str]) -> Self {
+        Self::start_in(self.kill().await, args).await
     }
 
-    async fn start_in(scratch: tempfile::TempDir, args: &[&str]) -> Self {
+    /// Kills the process with the gateway, and with it all that is no process of its own.
+    pub(crate) async fn kill(mut self) -> tempfile::TempDir {
+        self.child.kill().await.unwrap();
+        self.scratch
+    }
+
+    pub(crate) async fn start_in(scratch: tempfile::TempDir, args: &[&str]) -> Self {
         let folder = scratch.path().to_owned();
         let mut child = tokio::process::Command::new(program())
             .args(["devnet", "--json", "--rpc-port", "0", "--eth-rpc-port", "0", "--gateway-port", "0"])
@@ -114,7 +119,7 @@ impl Network {
     }
 
     /// `theta job …`: exit code and what was printed.
-    async fn job(&self, args: &[&str]) -> (i32, String, String) {
+    pub(crate) async fn job(&self, args: &[&str]) -> (i32, String, String) {
         let output = tokio::process::Command::new(program())
             .arg("job")
             .args(args)
@@ -141,11 +146,11 @@ impl Network {
     }
 }
 
-fn wei(value: &Value) -> TFuelWei {
+pub(crate) fn wei(value: &Value) -> TFuelWei {
     format!("{}wei", value.as_str().unwrap()).parse().unwrap()
 }
 
-fn plus(sum: TFuelWei, more: TFuelWei) -> TFuelWei {
+pub(crate) fn plus(sum: TFuelWei, more: TFuelWei) -> TFuelWei {
     sum.checked_add(more).unwrap()
 }
 

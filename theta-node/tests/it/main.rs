@@ -7,6 +7,7 @@ mod files;
 mod gateway;
 mod golden;
 mod joining;
+mod leaving;
 mod loading;
 mod network;
 mod operating;
