@@ -158,7 +158,7 @@ pub(super) async fn run(args: Args) -> Result<()> {
         Ok::<_, anyhow::Error>(if args.sweep {
             Done::Sweep(load::sweep(&target, &plan, say).await?)
         } else {
-            Done::Run(load::run(&target, &plan, say).await?)
+            Done::Run(Box::new(load::run(&target, &plan, say).await?))
         })
     };
     let done = tokio::select! {
@@ -193,7 +193,7 @@ pub(super) async fn run(args: Args) -> Result<()> {
 }
 
 enum Done {
-    Run(Report),
+    Run(Box<Report>),
     Sweep(Sweep),
 }
 
