@@ -45,7 +45,10 @@ fn next(carried: Option<f64>, too_much: Option<f64>) -> Option<f64> {
         (Some(carried), None) => Some(carried * 2.0),
         (None, Some(too_much)) => (too_much >= 2.0).then_some(too_much / 2.0),
         (Some(carried), Some(too_much)) => {
-            (too_much > carried * NEAR).then(|| (carried * too_much).sqrt().round())
+            let between = (carried * too_much).sqrt();
+            // Whole numbers where they are told apart well enough.
+            let rate = if between < 10.0 { between } else { between.round() };
+            (too_much > carried * NEAR).then_some(rate)
         }
     }
 }
@@ -54,7 +57,7 @@ fn next(carried: Option<f64>, too_much: Option<f64>) -> Option<f64> {
 pub async fn sweep(target: &Target, plan: &Plan, say: impl Fn(&str)) -> Result<Sweep> {
     let (mut carried, mut too_much, mut runs) = (None, None, Vec::new());
     while let Some(rate) = next(carried, too_much).filter(|_| runs.len() < RUNS) {
-        say(&format!("{rate} a second"));
+        say(&format!("{rate:.0} a second"));
         let report = run(target, &Plan { pace: Pace::Rate(rate), ..plan.clone() }, &say).await?;
         ensure!(
             report.wrong.is_empty(),
@@ -102,7 +105,7 @@ mod tests {
     fn the_knee_is_found_from_below_and_above() {
         for knee in [3.0, 100.0, 260.0, 1_900.0, 40_000.0] {
             let (mut carried, mut too_much, mut runs) = (None, None, 0);
-            while let Some(rate) = next(carried, too_much) {
+            while let Some(rate) = next(carried, too_much).filter(|_| runs <= RUNS) {
                 *(if rate <= knee { &mut carried } else { &mut too_much }) = Some(rate);
                 runs += 1;
             }
