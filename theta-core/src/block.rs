@@ -304,9 +304,8 @@ impl Encode for Header {
 impl Item for Header {}
 
 impl Decode for Header {
-    /// Reads 12, 13 or 14 fields, a seed behind them, which alone is no list and is empty before
-    /// it is made, and absent validators behind that; whether that
-    /// is right at its height [`Header::fits`] says.
+    /// Reads 12, 13 or 14 fields, a seed behind them, which alone is no list and is empty before it is made, and absent
+    /// validators behind that; whether that is right at its height [`Header::fits`] says.
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let mut list = input.list()?;
         let mut header = Self {

@@ -1,11 +1,7 @@
 //! A clip that edge nodes encode and deliver. Without ffmpeg there is nothing to test: `THETA_NEED=ffmpeg` makes that a
 //! failure.
 
-use std::{
-    path::Path,
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::{path::Path, process::Command};
 
 use serde_json::Value;
 use theta_core::{
@@ -22,7 +18,7 @@ use theta_sdk::{
     wallet::{Wallet, minimum_fee},
 };
 
-use super::gateway::{Network, SOON, program};
+use super::gateway::{Network, SOON, program, until};
 
 pub(crate) fn has_ffmpeg() -> bool {
     let found = Command::new("ffmpeg").arg("-version").output().is_ok_and(|said| said.status.success());
@@ -69,14 +65,6 @@ async fn bytes(url: String) -> Vec<u8> {
     reqwest::get(url).await.unwrap().error_for_status().unwrap().bytes().await.unwrap().to_vec()
 }
 
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds().await {
-        assert!(begun.elapsed() < SOON, "never: {what}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-}
-
 /// A node of somebody's who plays: 100 TFUEL in its account, acquainted with the others.
 async fn player(network: &Network, index: usize, folder: &Path) -> EdgeNode {
     let key = role_key(TEST_MNEMONIC, 2, index).unwrap();
@@ -104,8 +92,8 @@ async fn player(network: &Network, index: usize, folder: &Path) -> EdgeNode {
     })
     .await
     .unwrap();
-    until("the player knows others", async || {
-        get(format!("{}/content", node.url())).await["connected"].as_u64().unwrap() >= 2
+    until("the player knows others", SOON, async || {
+        (get(format!("{}/content", node.url())).await["connected"].as_u64().unwrap() >= 2).then_some(())
     })
     .await;
     node
@@ -163,7 +151,10 @@ async fn a_clip_is_encoded_delivered_from_peers_and_paid_and_a_poisoner_is_banne
         .map(|node| node["gateway"].as_str().unwrap().to_owned())
         .collect();
     for relay in &relays {
-        until("it is held", async || get(format!("{relay}/content")).await["held"] == 1).await;
+        until("it is held", SOON, async || {
+            (get(format!("{relay}/content")).await["held"] == 1).then_some(())
+        })
+        .await;
     }
     let first = player(&network, 7, scratch.path()).await;
     let all = segments(&first.url(), manifest).await;
@@ -193,7 +184,7 @@ async fn a_clip_is_encoded_delivered_from_peers_and_paid_and_a_poisoner_is_banne
     let sum = |amounts: Vec<TFuelWei>| {
         amounts.into_iter().fold(TFuelWei::ZERO, |sum, amount| sum.checked_add(amount).unwrap())
     };
-    until("the relays have it all, and all that is worth a fee has settled", async || {
+    until("the relays have it all, and all that is worth a fee has settled", SOON, async || {
         let account = network.rpc(0).account(payer).await.unwrap().unwrap();
         let used = sum(account.reserved_funds.iter().map(|fund| fund.used_fund.tfuel).collect());
         let (mut settled, mut accrued) = (Vec::new(), Vec::new());
@@ -205,10 +196,11 @@ async fn a_clip_is_encoded_delivered_from_peers_and_paid_and_a_poisoner_is_banne
                 accrued.push(wei(&fund["accruedTfuelWei"]));
             }
         }
-        accrued.iter().all(|claim| *claim <= minimum_fee())
+        let all = accrued.iter().all(|claim| *claim <= minimum_fee())
             && sum(settled.clone()) == used
             && sum(settled.into_iter().chain(accrued).collect()) == spent
-            && !used.is_zero()
+            && !used.is_zero();
+        all.then_some(())
     })
     .await;
 
@@ -223,8 +215,8 @@ async fn a_clip_is_encoded_delivered_from_peers_and_paid_and_a_poisoner_is_banne
         std::fs::write(&path, bytes).unwrap();
     }
     let second = player(&network, 8, scratch.path()).await;
-    until("the second knows three", async || {
-        get(format!("{}/content", second.url())).await["connected"].as_u64().unwrap() >= 3
+    until("the second knows three", SOON, async || {
+        (get(format!("{}/content", second.url())).await["connected"].as_u64().unwrap() >= 3).then_some(())
     })
     .await;
     for path in &all {

@@ -118,6 +118,13 @@ impl Network {
         path
     }
 
+    /// Submits the job of a file; its id.
+    pub(crate) async fn submit(&self, path: &str) -> String {
+        let (code, line, error) = self.job(&["submit", path, "--json"]).await;
+        assert_eq!(code, 0, "{line}{error}");
+        serde_json::from_str::<Value>(&line).unwrap()["jobId"].as_str().unwrap().to_owned()
+    }
+
     /// `theta job …`: exit code and what was printed.
     pub(crate) async fn job(&self, args: &[&str]) -> (i32, String, String) {
         let output = tokio::process::Command::new(program())
@@ -143,6 +150,18 @@ impl Network {
         assert!(Command::new("kill").arg(pid).status().unwrap().success());
         let ended = tokio::time::timeout(Duration::from_secs(20), self.child.wait()).await.unwrap().unwrap();
         assert!(ended.success(), "{ended}");
+    }
+}
+
+/// What is found once it is there.
+pub(crate) async fn until<T>(what: &str, limit: Duration, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(begun.elapsed() < limit, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
@@ -230,10 +249,8 @@ async fn jobs_from_the_command_line_end_as_they_should() {
         "long.json",
         with("endless.wat", json!({ "fuel": 1_000_000_000_000_u64, "wallSeconds": 300 })).to_string(),
     );
-    let (code, line, _) = network.job(&["submit", path.to_str().unwrap(), "--json"]).await;
-    let long: Value = serde_json::from_str(&line).unwrap();
-    assert_eq!(code, 0, "{long}");
-    let id = long["jobId"].as_str().unwrap();
+    let long = network.submit(path.to_str().unwrap()).await;
+    let id = long.as_str();
     let (_, line, _) = network.job(&["explain", id, "--json"]).await;
     let explained: Value = serde_json::from_str(&line).unwrap();
     assert!(explained["open"][0]["waits_for"].is_string(), "{explained}");
@@ -337,9 +354,7 @@ async fn after_everything_was_killed_jobs_go_on_and_none_that_ended_runs_again()
     let file = json!({ "kind": "map", "module": "cat.wat", "input": "in.csv", "split": { "lines": 1 }, "quorum": 1,
         "maxTfuel": "200" });
     let path = network.write("map.json", file.to_string());
-    let (code, line, error) = network.job(&["submit", path.to_str().unwrap(), "--json"]).await;
-    assert_eq!(code, 0, "{line}{error}");
-    let id = serde_json::from_str::<Value>(&line).unwrap()["jobId"].as_str().unwrap().to_owned();
+    let id = network.submit(path.to_str().unwrap()).await;
     let begin = Instant::now();
     while network.get(&format!("jobs/{id}")).await["progress"]["mapped"].as_u64().unwrap_or(60) < 20 {
         assert!(begin.elapsed() < SOON);
@@ -451,9 +466,7 @@ async fn a_map_job_is_right_and_paid_to_the_wei_though_nodes_die_lie_and_dawdle(
     let file = json!({ "kind": "map", "module": "cat.wat", "input": "big.csv", "split": { "lines": 200 },
         "merge": "concat", "quorum": 2, "maxTfuel": "900", "limits": { "wallSeconds": 10, "fuel": 100_000_000, "memoryMiB": 16 } });
     let path = network.write("map.json", file.to_string());
-    let (code, line, error) = network.job(&["submit", path.to_str().unwrap(), "--json"]).await;
-    assert_eq!(code, 0, "{line}{error}");
-    let id = serde_json::from_str::<Value>(&line).unwrap()["jobId"].as_str().unwrap().to_owned();
+    let id = network.submit(path.to_str().unwrap()).await;
     let begin = Instant::now();
     let mut killed = false;
     let view = loop {

@@ -181,12 +181,9 @@ async fn what_a_client_was_told_to_wait_outlives_its_node() {
     let mut network = devnet(folder.path(), ChainSpec::devnet()).await;
     // Two of four settle nothing.
     network.nodes.truncate(2);
-    let wallet = wallet(&network, 0);
-    let coins = Coins { theta: ThetaWei::ZERO, tfuel: TFuelWei::whole(1) };
     let mut sent = Vec::new();
     for sequence in 1..=20 {
-        let raw = wallet.send(sequence, Address::repeat_byte(0xaa), coins, minimum_fee());
-        let raw = raw.sign(wallet.signer()).unwrap().bytes;
+        let raw = one_tfuel(&network, sequence);
         sent.push(network.nodes[0].node.handle().submit(raw).unwrap().hash());
     }
     drop(network);
@@ -218,7 +215,10 @@ async fn stuck_devnet(folder: &std::path::Path) -> (Devnet, u64, Hash) {
         let handle = devnet.nodes[0].node.handle();
         let hash = handle.submit(one_tfuel(&devnet, sequence)).unwrap().hash();
         let settled = || handle.reader.transaction(&hash).unwrap().map(|found| found.settled);
-        while settled().is_none() {
+        for _ in 0..4_000 {
+            if settled().is_some() {
+                break;
+            }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         devnet.nodes.truncate(2);
