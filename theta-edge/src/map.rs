@@ -5,6 +5,7 @@
 //! the jobs' names follow from the map's spec, so a host that lost it makes it anew, submits what it is told to, and jobs
 //! that are known already are not run again.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
@@ -313,7 +314,10 @@ impl MapJob {
         if std::mem::replace(&mut self.over, true) {
             return;
         }
-        todo.extend(std::mem::take(&mut self.running).into_keys().map(Todo::Cancel));
+        // Those that came last wait: if others were taken back first, these would get their places for a moment.
+        let mut running: Vec<(Hash, (u32, u32))> = std::mem::take(&mut self.running).into_iter().collect();
+        running.sort_by_key(|(_, at)| Reverse(*at));
+        todo.extend(running.into_iter().map(|(job, _)| Todo::Cancel(job)));
         self.joining.clear();
         let output = if state == State::Succeeded {
             self.levels.last().into_iter().flatten().flatten().copied().collect()
@@ -543,6 +547,15 @@ mod tests {
         assert_ne!(MapJob::start(MapSpec { nonce: 8, ..spec }).unwrap().1, first);
         let todo = job.cancel();
         assert_eq!(todo.len(), 4);
+        let submitted = first.iter().rev().filter_map(|todo| match todo {
+            Todo::Submit(spec) => Some(Todo::Cancel(spec.id())),
+            _ => None,
+        });
+        assert_eq!(
+            todo[..3],
+            submitted.collect::<Vec<_>>(),
+            "who waits longest is the last to be taken back"
+        );
         assert!(matches!(&todo[3], Todo::Finished(report) if report.state == State::Cancelled));
         assert!(job.cancel().is_empty(), "once");
     }

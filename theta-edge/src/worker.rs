@@ -150,6 +150,20 @@ enum Stage {
     Done { output: Output },
 }
 
+/// Offers that were cancelled before they came, as far as anybody may make a worker remember.
+const OVERTAKEN: usize = 1_024;
+/// Milliseconds in which what was sent before a cancel has come or never will.
+const OVERTAKEN_MS: Millis = 10_000;
+
+/// A cancel that came before its offer: messages between nodes overtake each other.
+#[derive(Debug)]
+struct Overtaken {
+    until: Millis,
+    requester: NodeId,
+    task: Hash,
+    epoch: u64,
+}
+
 #[derive(Debug)]
 struct Work {
     requester: NodeId,
@@ -167,6 +181,8 @@ pub struct Worker {
     work: BTreeMap<Hash, Work>,
     /// Finished tasks, oldest first.
     finished: VecDeque<Hash>,
+    /// The oldest first.
+    overtaken: VecDeque<Overtaken>,
     /// How often an offer was refused, by the reason.
     refused: BTreeMap<&'static str, u64>,
 }
@@ -180,6 +196,7 @@ impl Worker {
             secret,
             work: BTreeMap::new(),
             finished: VecDeque::new(),
+            overtaken: VecDeque::new(),
             refused: BTreeMap::new(),
         }
     }
@@ -200,10 +217,13 @@ impl Worker {
     }
 
     /// Takes one input and adds what follows to `out`.
-    pub fn step(&mut self, _now: Millis, input: Input, out: &mut Vec<Effect>) {
+    pub fn step(&mut self, now: Millis, input: Input, out: &mut Vec<Effect>) {
         let before = out.len();
+        while self.overtaken.front().is_some_and(|cancel| cancel.until <= now) {
+            self.overtaken.pop_front();
+        }
         match input {
-            Input::Message { from, message } => self.message(from, message, out),
+            Input::Message { from, message } => self.message(now, from, message, out),
             Input::Vetted { task, covered } => self.vetted(task, covered, out),
             Input::Ran { task, result } => self.ran(task, result, out),
             Input::Frame { task, at, text } => self.frame(task, at, text, out),
@@ -215,18 +235,24 @@ impl Worker {
         }
     }
 
-    fn message(&mut self, from: NodeId, message: Message, out: &mut Vec<Effect>) {
+    fn message(&mut self, now: Millis, from: NodeId, message: Message, out: &mut Vec<Effect>) {
         match message {
             Message::Offer { task, epoch, pool, cap } => self.offered(from, task, epoch, pool, cap, out),
             Message::Reveal { task, epoch } => self.reveal(from, task, epoch, out),
             Message::Cancel { task, epoch } => {
-                let current =
-                    self.work.get(&task).is_some_and(|work| work.requester == from && work.epoch == epoch);
-                if current
-                    && self.work.get(&task).is_some_and(|work| !matches!(work.stage, Stage::Done { .. }))
-                {
-                    self.work.remove(&task);
-                    out.push(Effect::Stop { task });
+                match self.work.get(&task).filter(|work| work.requester == from && work.epoch >= epoch) {
+                    Some(work) if work.epoch == epoch && !matches!(work.stage, Stage::Done { .. }) => {
+                        self.work.remove(&task);
+                        out.push(Effect::Stop { task });
+                    }
+                    Some(_) => {}
+                    None => {
+                        if self.overtaken.len() >= OVERTAKEN {
+                            self.overtaken.pop_front();
+                        }
+                        let until = now.saturating_add(OVERTAKEN_MS);
+                        self.overtaken.push_back(Overtaken { until, requester: from, task, epoch });
+                    }
                 }
             }
             Message::Payment(payment) => out.push(Effect::Collect { from, payment }),
@@ -247,6 +273,14 @@ impl Worker {
         let id = task.id();
         let reject =
             |reason| Effect::Send { to: from, message: Message::Rejected { task: id, epoch, reason } };
+        // A cancel takes one offer back; the requester may mean the next one.
+        let is_cancel =
+            |cancel: &Overtaken| (cancel.requester, cancel.task, cancel.epoch) == (from, id, epoch);
+        if let Some(place) = self.overtaken.iter().position(is_cancel) {
+            self.overtaken.remove(place);
+            out.push(reject(Reject::Busy { retry_ms: self.settings.retry_ms }));
+            return;
+        }
         let price = self.settings.price_of(task.work.kind());
         if let Some(work) = self.work.get_mut(&id).filter(|work| work.requester == from) {
             // A replay of this offer, or a requester that begins again: it gets what there is.
@@ -361,4 +395,83 @@ fn salt(secret: &[u8; 32], task: &Hash, epoch: u64) -> Hash {
     hasher.update(task.as_slice());
     hasher.update(&epoch.to_le_bytes());
     Hash::from(*hasher.finalize().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use theta_core::hash::Address;
+
+    use super::*;
+    use crate::blob::BlobRef;
+    use crate::job::{WasmWork, Work as What};
+
+    const REQUESTER: NodeId = NodeId(Address::repeat_byte(1));
+
+    fn offer(task: &Task, epoch: u64) -> Message {
+        let pool = PoolRef { payer: REQUESTER.0, reserve_sequence: 1, resource_id: "compute".to_owned() };
+        Message::Offer { task: task.clone(), epoch, pool, cap: TFuelWei::wei(u128::MAX) }
+    }
+
+    fn task() -> Task {
+        let work = WasmWork {
+            module: BlobRef::of(b"a module"),
+            program: "program".to_owned(),
+            args: Vec::new(),
+            env: Vec::new(),
+            stdin: None,
+            inputs: Vec::new(),
+        };
+        Task { job: Hash::repeat_byte(2), index: 0, work: What::Wasm(work), limits: Limits::default() }
+    }
+
+    fn told(worker: &mut Worker, now: Millis, from: NodeId, message: Message) -> Vec<Effect> {
+        let mut out = Vec::new();
+        worker.step(now, Input::Message { from, message }, &mut out);
+        out
+    }
+
+    fn is_busy(effects: &[Effect]) -> bool {
+        matches!(
+            effects,
+            [Effect::Send { message: Message::Rejected { reason: Reject::Busy { .. }, .. }, .. }]
+        )
+    }
+
+    #[test]
+    fn a_cancel_that_overtakes_its_offer_takes_it_back() {
+        let task = task();
+        let cancel = |epoch| Message::Cancel { task: task.id(), epoch };
+        let worker = || Worker::new(NodeId(Address::repeat_byte(9)), Settings::default(), [7; 32]);
+        let vets = |effects: &[Effect]| matches!(effects, [Effect::Vet { .. }]);
+
+        let mut node = worker();
+        assert!(told(&mut node, 0, REQUESTER, cancel(5)).is_empty());
+        assert!(is_busy(&told(&mut node, 1, REQUESTER, offer(&task, 5))));
+        assert_eq!(node.busy(), 0);
+        assert!(vets(&told(&mut node, 2, REQUESTER, offer(&task, 5))), "one cancel takes one offer back");
+
+        let mut node = worker();
+        told(&mut node, 0, NodeId(Address::repeat_byte(3)), cancel(5));
+        told(&mut node, 0, REQUESTER, cancel(4));
+        assert!(
+            vets(&told(&mut node, 1, REQUESTER, offer(&task, 5))),
+            "of another requester, of another epoch"
+        );
+
+        let mut node = worker();
+        told(&mut node, 0, REQUESTER, cancel(5));
+        assert!(vets(&told(&mut node, OVERTAKEN_MS, REQUESTER, offer(&task, 5))), "long ago");
+
+        let mut node = worker();
+        (0..2_000).for_each(|epoch| drop(told(&mut node, 0, REQUESTER, cancel(epoch))));
+        assert_eq!(node.overtaken.len(), OVERTAKEN);
+        assert!(is_busy(&told(&mut node, 1, REQUESTER, offer(&task, 1_999))));
+        assert!(vets(&told(&mut node, 1, REQUESTER, offer(&task, 0))), "forgotten");
+
+        // In the usual order it stops the work, and nothing is left of it.
+        let mut node = worker();
+        told(&mut node, 0, REQUESTER, offer(&task, 5));
+        assert_eq!(told(&mut node, 1, REQUESTER, cancel(5)), [Effect::Stop { task: task.id() }]);
+        assert!(vets(&told(&mut node, 2, REQUESTER, offer(&task, 5))));
+    }
 }

@@ -33,6 +33,16 @@ fn spin(millions: u64) -> String {
     )
 }
 
+/// Gives back parts of two bytes, and never ends with a longer one.
+const STALLS: &str = r#"(module (import "wasi_snapshot_preview1" "fd_read" (func $r (param i32 i32 i32 i32) (result i32)))
+ (import "wasi_snapshot_preview1" "fd_write" (func $w (param i32 i32 i32 i32) (result i32)))
+ (memory (export "memory") 2)
+ (func (export "_start") (i32.store (i32.const 0) (i32.const 64)) (i32.store (i32.const 4) (i32.const 65536))
+  (drop (call $r (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
+  (if (i32.gt_u (i32.load (i32.const 8)) (i32.const 2)) (then (loop $s (br $s))))
+  (i32.store (i32.const 4) (i32.load (i32.const 8)))
+  (drop (call $w (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 12)))))"#;
+
 fn lines(count: usize) -> String {
     (0..count).map(|line| format!("{line}\n")).collect()
 }
@@ -155,10 +165,12 @@ async fn client(network: &Network, path: &str, parts: usize) -> (tokio::process:
 async fn a_requester_that_goes_away_leaves_nothing_unpaid_and_no_place_taken() {
     let network = Network::start(&["--validators", "1"]).await;
     network.nodes(2).await;
-    let long = map(&network, "long", &spin(300), 60, &json!({}));
+    // Left alone those of its parts that stall would run for most of a minute.
+    let limits = json!({ "fuel": 50_000_000_000_u64, "memoryMiB": 16, "wallSeconds": 60 });
+    let long = map(&network, "long", STALLS, 24, &json!({ "limits": limits }));
     let mut jobs = Vec::new();
     for twice in [false, true] {
-        let (mut child, id) = client(&network, &long, 2).await;
+        let (mut child, id) = client(&network, &long, 10).await;
         let pid = u64::from(child.id().unwrap());
         let begun = Instant::now();
         signal("-INT", pid);
