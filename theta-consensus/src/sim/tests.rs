@@ -397,12 +397,12 @@ fn an_epoch_that_patience_ends_costs_as_much_among_a_hundred_as_among_four() {
         for (now, input) in steps.inputs() {
             engine.step(now, input, &mut effects);
             for effect in effects.drain(..) {
-                made += u64::from(matches!(effect, Effect::Sign(_) | Effect::Broadcast(_)));
+                made += u64::from(matches!(effect, Effect::Sign { .. } | Effect::Broadcast(_)));
                 match effect {
                     Effect::Broadcast(Message::Status(status)) if !status.opened_by.is_empty() => {
                         statuses.push((status.to_rlp().len(), status.opened_by.statements.len()));
                     }
-                    Effect::Sign(Intent::Proposal { votes, .. }) => assert!(votes.is_empty()),
+                    Effect::Sign { intent: Intent::Proposal { votes, .. }, .. } => assert!(votes.is_empty()),
                     Effect::Broadcast(Message::Vote(vote)) => panic!("passed on: {vote:?}"),
                     _ => {}
                 }
