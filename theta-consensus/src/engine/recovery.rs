@@ -152,7 +152,9 @@ impl Engine {
     #[must_use]
     pub fn reminded(mut self, voted: Option<(Hash, u64)>) -> Self {
         let is_newer = |rank: u64| self.last_vote.is_none_or(|last| last.rank < rank);
-        if let Some((block, rank)) = voted.filter(|(_, rank)| self.pace() == Pace::Responsive && is_newer(*rank)) {
+        if let Some((block, rank)) =
+            voted.filter(|(_, rank)| self.pace() == Pace::Responsive && is_newer(*rank))
+        {
             let height = self.tree.header(&block).map_or(self.lock.height, |header| header.height);
             self.last_vote = Some(LastVote { block, height, rank, epoch: rank });
             self.epoch = self.epoch.max(rank);

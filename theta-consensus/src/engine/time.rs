@@ -11,8 +11,10 @@ impl Engine {
     pub(super) fn enter_epoch(&mut self, out: &mut Vec<Effect>) {
         let (pace, busy) = (self.pace(), self.busy());
         // The next proposer has had the votes for a while where it did not pass their certificate on.
-        let told = self.told_one.take().filter(|_| self.last_vote.is_some_and(|last| last.epoch < self.epoch));
-        let begun = told.map_or(self.now, |at| at.max(self.now.saturating_sub(self.settings.epoch_timeout / 2)));
+        let told =
+            self.told_one.take().filter(|_| self.last_vote.is_some_and(|last| last.epoch < self.epoch));
+        let begun =
+            told.map_or(self.now, |at| at.max(self.now.saturating_sub(self.settings.epoch_timeout / 2)));
         self.timers.enter((begun, self.now), pace, &self.settings, busy);
         if pace == Pace::Responsive {
             self.status_at = self.status_at.min(self.timers.stuck_at(&self.settings));
@@ -87,7 +89,14 @@ impl Engine {
         let timers = [Some(self.timers.timeout), self.timers.vote, self.timers.propose];
         let ballot = self.ballot.as_ref().map(upper::Ballot::wakes);
         let shown = self.shown_by();
-        let next = timers.into_iter().flatten().chain(wants).chain(ballot).chain(shown).chain([self.status_at]).min();
+        let next = timers
+            .into_iter()
+            .flatten()
+            .chain(wants)
+            .chain(ballot)
+            .chain(shown)
+            .chain([self.status_at])
+            .min();
         if next != self.wake_at {
             self.wake_at = next;
             out.extend(next.map(Effect::WakeAt));

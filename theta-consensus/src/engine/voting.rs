@@ -208,8 +208,12 @@ impl Engine {
         let share = (self.has_shares() && pace == Pace::Responsive).then(|| self.spec.chain.clone());
         // A vote for the block of the epoch at hand is for whoever proposes next and shows the certificate. Anything else, and
         // all that is said before a block is certified again, is for everybody.
-        let is_for_one =
-            share.is_some() && allowed && !repeat && epoch == self.epoch && epoch == rank && !self.timers.failing;
+        let is_for_one = share.is_some()
+            && allowed
+            && !repeat
+            && epoch == self.epoch
+            && epoch == rank
+            && !self.timers.failing;
         let to = is_for_one.then(|| self.scheduled(&block, epoch.saturating_add(1))).flatten();
         if to.is_some() {
             self.told_one = Some(self.now);

@@ -356,7 +356,9 @@ fn a_ballot_is_open_again_after_a_restart() {
     let mut engine = Engine::recover(Arc::new(spec()), settings, roles, start).expect("a chain");
     let mut out = Vec::new();
     engine.step(NOW, Input::Tick, &mut out);
-    let voted = out.iter().any(|effect| matches!(effect, Effect::Sign { intent: Intent::Guardian { height: 1, .. }, .. }));
+    let voted = out
+        .iter()
+        .any(|effect| matches!(effect, Effect::Sign { intent: Intent::Guardian { height: 1, .. }, .. }));
     assert!(voted, "{out:?}");
 }
 
