@@ -34,7 +34,7 @@ fn step() {
         if !asked_for("bft/step") {
             continue;
         }
-        let steps = Steps::record(ChainSpec::devnet(), validators, 10_000);
+        let steps = Steps::record(ChainSpec::devnet(), validators, 60_000);
         let rounds = if only_test() { 1 } else { 21 };
         let mut blocks = 0;
         let times = (0..rounds).map(|_| {

@@ -122,8 +122,14 @@ pub enum Effect {
     Append(WalRecord),
     /// Put this in place of the whole log, durably.
     Rewrite(WalRecord),
-    /// Sign, send to everybody, and feed back as from [`Peer::Own`]. A signer may refuse; the engine goes on without.
-    Sign(Intent),
+    /// Sign, send, and feed back as from [`Peer::Own`]. A signer may refuse; the engine goes on without.
+    Sign {
+        /// What.
+        intent: Intent,
+        /// The one validator that has a use for it, this node perhaps; everybody where it cannot be reached. `None` for
+        /// everybody.
+        to: Option<Address>,
+    },
     /// Make a body for a block; answer with [`Input::Built`].
     Build(BlockContext),
     /// Execute; answer with [`Input::Executed`].
@@ -211,6 +217,8 @@ pub struct Engine {
     last_vote: Option<LastVote>,
     /// The last vote that left since this engine began.
     voted: Option<LastVote>,
+    /// When the vote of the epoch at hand left for the next proposer alone.
+    told_one: Option<Millis>,
     proposal: Option<Block>,
     building: Option<Building>,
     timers: Timers,

@@ -82,7 +82,7 @@ pub(crate) struct Timers {
     pub(crate) vote_ready: bool,
     /// Clocked: a block of the current or previous epoch has been executed.
     pub(crate) block_seen: bool,
-    /// An epoch has timed out since a block was certified last.
+    /// An epoch has timed out since a block was certified last, or votes that went to the next proposer alone were in vain.
     pub(crate) failing: bool,
     /// When the epoch was entered, or again after a timeout.
     entered: Millis,
@@ -98,8 +98,15 @@ pub(crate) struct Timers {
 const MISSED: usize = 8;
 
 impl Timers {
-    /// Starts an epoch. `busy` says whether anything waits to be put into a block or to be settled.
-    pub(crate) fn enter(&mut self, now: Millis, pace: spec::Pace, settings: &Settings, busy: bool) {
+    /// Starts an epoch, in which the proposer's time has begun before it was entered perhaps. `busy` says whether anything
+    /// waits to be put into a block or to be settled.
+    pub(crate) fn enter(
+        &mut self,
+        (begun, now): (Millis, Millis),
+        pace: spec::Pace,
+        settings: &Settings,
+        busy: bool,
+    ) {
         self.block_seen = false;
         self.awaits = None;
         self.entered = now;
@@ -114,11 +121,16 @@ impl Timers {
                 self.vote_ready = true;
                 self.vote = None;
                 let idle = if busy { 0 } else { settings.idle_interval };
-                self.propose = Some(now + idle);
-                self.since = now + idle;
+                self.propose = Some(begun + idle);
+                self.since = begun + idle;
                 self.timeout = self.since + wait(self.slow, settings);
             }
         }
+    }
+
+    /// A vote for the block of this epoch has left, and the next proposer has its time.
+    pub(crate) fn has_voted(&mut self, now: Millis, settings: &Settings) {
+        self.timeout = self.timeout.max(now + wait(self.slow, settings));
     }
 
     /// Work has come up in an epoch that was idle.
@@ -205,7 +217,7 @@ mod tests {
         let settings = Settings::new(spec::Pace::Responsive);
         let mut timers = Timers::default();
         let patience = |timers: &mut Timers| {
-            timers.enter(0, spec::Pace::Responsive, &settings, true);
+            timers.enter((0, 0), spec::Pace::Responsive, &settings, true);
             timers.timeout
         };
         // Dead proposers, as many as there may be.
@@ -231,7 +243,7 @@ mod tests {
     fn the_reference_waits_the_same_in_every_epoch() {
         let settings = Settings::new(spec::Pace::Clocked);
         let mut timers = Timers { slow: 5, ..Timers::default() };
-        timers.enter(100, spec::Pace::Clocked, &settings, false);
+        timers.enter((100, 100), spec::Pace::Clocked, &settings, false);
         assert_eq!((timers.vote, timers.timeout, timers.propose), (Some(6_100), 12_100, Some(100)));
         timers.hurry(200, spec::Pace::Clocked, &settings);
         assert_eq!(timers.timeout, 12_100);
@@ -241,7 +253,7 @@ mod tests {
     fn work_ends_an_idle_wait() {
         let settings = Settings::new(spec::Pace::Responsive);
         let mut timers = Timers::default();
-        timers.enter(0, spec::Pace::Responsive, &settings, false);
+        timers.enter((0, 0), spec::Pace::Responsive, &settings, false);
         assert_eq!((timers.propose, timers.timeout), (Some(1_000), 2_000));
         timers.hurry(300, spec::Pace::Responsive, &settings);
         assert_eq!((timers.propose, timers.timeout), (Some(300), 1_300));

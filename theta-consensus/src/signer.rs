@@ -98,6 +98,10 @@ pub enum Signed {
 pub trait RoleSigner: Send {
     /// The validator's address.
     fn address(&self) -> Address;
+    /// The block that it has voted for last and what ranks that, as far as it tells: see [`crate::Engine::reminded`].
+    fn voted(&self) -> Option<(Hash, u64)> {
+        None
+    }
     /// Signs an intent, or refuses one that contradicts an earlier one.
     fn sign(&mut self, intent: &Intent) -> Result<Signed, SignError>;
 }
@@ -239,6 +243,10 @@ fn refused<T>(why: &str) -> Result<T, SignError> {
 impl RoleSigner for LocalSigner {
     fn address(&self) -> Address {
         self.key.address()
+    }
+
+    fn voted(&self) -> Option<(Hash, u64)> {
+        (self.mark.voted_block != Hash::ZERO).then_some((self.mark.voted_block, self.mark.voted_rank))
     }
 
     fn sign(&mut self, intent: &Intent) -> Result<Signed, SignError> {

@@ -23,7 +23,7 @@ use theta_consensus::{
 use theta_core::{
     block::Block,
     context::{BlockContext, Finality},
-    hash::Hash,
+    hash::{Address, Hash},
     journal::{FileDisk, Journal},
     sign::{SecretKey, SignError},
     stake::ValidatorSet,
@@ -177,7 +177,7 @@ impl Chain {
         let address = signer.address();
         let roles = Roles::validator(address).with_guardian(vote_key.public_key()).with_elite(address);
         let signer = signer.with_checkpoint_key(vote_key, journal_disk(&parts.folder, "checkpoint.mark")?)?;
-        let engine = Engine::recover(spec, parts.settings, roles, start)?;
+        let engine = Engine::recover(spec, parts.settings, roles, start)?.reminded(signer.voted());
         Ok(Self {
             ledger: parts.ledger,
             reader,
@@ -249,7 +249,7 @@ impl Chain {
                 took("writing to the log of consensus", begun, &self.metrics.log);
             }
             Effect::Rewrite(record) => self.wal.replace(&[record]).context("write-ahead log")?,
-            Effect::Sign(intent) => self.sign(&intent, inputs)?,
+            Effect::Sign { intent, to } => self.sign(&intent, to, inputs)?,
             Effect::Build(context) => self.build(&context, inputs)?,
             Effect::Execute { context, hash, block } => self.execute(&context, hash, block, inputs)?,
             // What was accepted is passed on by the network itself.
@@ -276,7 +276,7 @@ impl Chain {
         Ok(())
     }
 
-    fn sign(&mut self, intent: &Intent, inputs: &mut VecDeque<Input>) -> Result<()> {
+    fn sign(&mut self, intent: &Intent, to: Option<Address>, inputs: &mut VecDeque<Input>) -> Result<()> {
         let signed = match self.signer.sign(intent) {
             Ok(signed) => signed,
             Err(error @ SignError::Mark(_)) => return Err(error.into()),
@@ -288,7 +288,10 @@ impl Chain {
         };
         match signed {
             Signed::Message(message) => {
-                self.port.broadcast(&Packet::Message(message.clone()));
+                let is_own = to == Some(self.signer.address());
+                if !is_own && !to.is_some_and(|to| self.port.tell(to, &message)) {
+                    self.port.broadcast(&Packet::Message(message.clone()));
+                }
                 self.take_message(Peer::Own, message, inputs);
             }
             Signed::Proposal(proposal) => {

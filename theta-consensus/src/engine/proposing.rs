@@ -251,7 +251,8 @@ impl Engine {
         let parent = self.tree.header(&block.header.parent).filter(|_| seeded);
         let seed = parent.map(|parent| parent.draw());
         if seed.is_some() == seeded {
-            out.push(Effect::Sign(Intent::Proposal { block, seed, votes: self.helpful_votes() }));
+            let intent = Intent::Proposal { block, seed, votes: self.helpful_votes() };
+            out.push(Effect::Sign { intent, to: None });
         }
     }
 }

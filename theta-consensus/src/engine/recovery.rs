@@ -114,6 +114,7 @@ impl Engine {
                 epoch: vote.epoch,
             }),
             voted: None,
+            told_one: None,
             lock,
             tree,
             proposal,
@@ -143,6 +144,22 @@ impl Engine {
         };
         engine.gather_members();
         Ok(engine)
+    }
+
+    /// Tells what the signer remembers ([`crate::RoleSigner::voted`]). Where the log is older, or lost, a node would be silent
+    /// until there is a block that its signer does not refuse, and with it perhaps the quorum that such a block waits for. A
+    /// vote for the same block may be given again, so it has a say in which epoch it is. Responsive pace only.
+    #[must_use]
+    pub fn reminded(mut self, voted: Option<(Hash, u64)>) -> Self {
+        let is_newer = |rank: u64| self.last_vote.is_none_or(|last| last.rank < rank);
+        if let Some((block, rank)) =
+            voted.filter(|(_, rank)| self.pace() == Pace::Responsive && is_newer(*rank))
+        {
+            let height = self.tree.header(&block).map_or(self.lock.height, |header| header.height);
+            self.last_vote = Some(LastVote { block, height, rank, epoch: rank });
+            self.epoch = self.epoch.max(rank);
+        }
+        self
     }
 
     /// Takes make-believe shares for real ones.

@@ -22,6 +22,7 @@ use crate::{
 };
 
 mod hostile;
+mod told_one;
 mod trace;
 mod upper;
 
@@ -483,7 +484,7 @@ fn run_to_vote(bench: &mut Bench, block: &Block) -> (Vec<WalRecord>, Vec<Intent>
         _ => None,
     });
     let intents = effects.iter().filter_map(|effect| match effect {
-        Effect::Sign(intent) => Some(intent.clone()),
+        Effect::Sign { intent, .. } => Some(intent.clone()),
         _ => None,
     });
     (records.collect(), intents.collect())
@@ -537,7 +538,7 @@ fn what_a_crash_may_have_kept_back_is_said_again_at_once() {
     let me = probe.scheduled(&genesis.0, 0, 1);
     let begin = |wal: Vec<WalRecord>| Bench::new(ChainSpec::devnet(), Roles::validator(me), wal);
     let proposed = |effects: &[Effect]| {
-        effects.iter().any(|effect| matches!(effect, Effect::Sign(Intent::Proposal { .. })))
+        effects.iter().any(|effect| matches!(effect, Effect::Sign { intent: Intent::Proposal { .. }, .. }))
     };
     let mut bench = begin(Vec::new());
     let vote = (0..3).map(|voter| bench.vote(voter, genesis.0, 0, 0)).collect::<Vec<_>>();
@@ -565,8 +566,7 @@ fn what_a_crash_may_have_kept_back_is_said_again_at_once() {
     let mut effects = bench.step(Input::Tick);
     let (hash, post) = (block.header.hash(), Some(bench.post.clone()));
     effects.extend(bench.step(Input::Executed { hash, post }));
-    let again =
-        |effect: &Effect| matches!(effect, Effect::Sign(Intent::Vote { vote, .. }) if vote.block == hash);
+    let again = |effect: &Effect| matches!(effect, Effect::Sign { intent: Intent::Vote { vote, .. }, .. } if vote.block == hash);
     assert_eq!(effects.iter().filter(|effect| again(effect)).count(), 1, "{effects:?}");
     assert!(!effects.iter().any(|effect| matches!(effect, Effect::Append(_))), "it is in the log");
 }
@@ -583,7 +583,7 @@ fn everything_is_in_the_log_before_it_is_signed() {
     for effect in effects {
         match effect {
             Effect::Append(record) => logged = record.vote.or(logged),
-            Effect::Sign(Intent::Vote { vote, .. }) => {
+            Effect::Sign { intent: Intent::Vote { vote, .. }, .. } => {
                 signed += 1;
                 let (height, epoch) = (vote.height, vote.epoch);
                 assert_eq!(logged, Some(WalVote { block: vote.block, height, epoch }));
@@ -618,7 +618,7 @@ fn a_signed_vote_takes_the_common_path_back() {
     let mut signer = LocalSigner::open(key, disk).expect("empty").with_vote_key(vote_key(3));
     let effects = bench.step(Input::Tick);
     let intent = effects.iter().find_map(|effect| match effect {
-        Effect::Sign(intent) => Some(intent.clone()),
+        Effect::Sign { intent, .. } => Some(intent.clone()),
         _ => None,
     });
     let Signed::Message(message) = signer.sign(&intent.expect("a first vote")).expect("fresh mark") else {

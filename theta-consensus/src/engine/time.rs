@@ -1,7 +1,7 @@
 //! Timers: when an epoch begins and ends, and when the host has to come back.
 
 use super::{Effect, Engine, upper};
-use crate::message::Message;
+use crate::{message::Message, pace::Millis};
 use theta_core::spec::Pace;
 
 /// How often within a timeout a node repeats itself while nothing is certified.
@@ -10,7 +10,12 @@ pub(super) const AGAIN: u64 = 4;
 impl Engine {
     pub(super) fn enter_epoch(&mut self, out: &mut Vec<Effect>) {
         let (pace, busy) = (self.pace(), self.busy());
-        self.timers.enter(self.now, pace, &self.settings, busy);
+        // The next proposer has had the votes for a while where it did not pass their certificate on.
+        let told =
+            self.told_one.take().filter(|_| self.last_vote.is_some_and(|last| last.epoch < self.epoch));
+        let begun =
+            told.map_or(self.now, |at| at.max(self.now.saturating_sub(self.settings.epoch_timeout / 2)));
+        self.timers.enter((begun, self.now), pace, &self.settings, busy);
         if pace == Pace::Responsive {
             self.status_at = self.status_at.min(self.timers.stuck_at(&self.settings));
         }
@@ -40,6 +45,11 @@ impl Engine {
             }
             self.enter_epoch(out);
         }
+        if self.shown_by().is_some_and(|at| self.now >= at) {
+            // It has not, so everybody has to hear the votes.
+            self.timers.failing = true;
+            self.status_at = self.now;
+        }
         if self.timers.awaits.is_some() && self.timers.propose.is_some() && !self.awaits_certificate() {
             self.propose_again();
         }
@@ -62,6 +72,12 @@ impl Engine {
         }
     }
 
+    /// When the next proposer should have shown the certificate that it was given votes for.
+    fn shown_by(&self) -> Option<Millis> {
+        let told = self.told_one.filter(|_| !self.timers.failing);
+        told.map(|at| at.saturating_add(self.settings.epoch_timeout / AGAIN))
+    }
+
     fn tell_status(&mut self, out: &mut Vec<Effect>) {
         self.show_opening(out);
         self.told_at = self.now;
@@ -72,7 +88,15 @@ impl Engine {
         let wants = self.wants.values().map(|want| want.next);
         let timers = [Some(self.timers.timeout), self.timers.vote, self.timers.propose];
         let ballot = self.ballot.as_ref().map(upper::Ballot::wakes);
-        let next = timers.into_iter().flatten().chain(wants).chain(ballot).chain([self.status_at]).min();
+        let shown = self.shown_by();
+        let next = timers
+            .into_iter()
+            .flatten()
+            .chain(wants)
+            .chain(ballot)
+            .chain(shown)
+            .chain([self.status_at])
+            .min();
         if next != self.wake_at {
             self.wake_at = next;
             out.extend(next.map(Effect::WakeAt));

@@ -127,11 +127,13 @@ impl Engine {
         };
         if let Some(index) = index {
             let (height, chain) = (header.height, self.spec.chain.clone());
-            out.push(Effect::Sign(Intent::Guardian { block, height, chain, rule, pool, index, size }));
+            let intent = Intent::Guardian { block, height, chain, rule, pool, index, size };
+            out.push(Effect::Sign { intent, to: None });
         }
         if let Some(address) = self.roles.elite.filter(|address| ballot.samples(*address)) {
             let timestamp = BigUint::from(self.now / 1_000);
-            out.push(Effect::Sign(Intent::Elite { block, height: header.height, address, timestamp }));
+            let intent = Intent::Elite { block, height: header.height, address, timestamp };
+            out.push(Effect::Sign { intent, to: None });
         }
         self.ballot = Some(ballot);
     }

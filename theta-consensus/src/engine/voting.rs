@@ -107,7 +107,7 @@ impl Engine {
         if self.is_lost(&block) && status.certified_height > self.tree.head_height() {
             self.want_of_holder(block, from);
         }
-        let is_here = self.tree.is_valid(&block);
+        let (is_here, before) = (self.tree.is_valid(&block), self.lock.rank);
         if is_checked && is_here {
             if status.certificate.votes.aggregate().is_some() {
                 self.adopt(&status.certificate, out);
@@ -118,6 +118,10 @@ impl Engine {
         }
         self.certify(block, out);
         self.try_advance(out);
+        if self.lock.rank > before && self.has_shares() && !self.busy() {
+            // No block will show it for a while, and not everybody is a neighbour of whoever made it.
+            self.status_at = self.now;
+        }
     }
 
     /// Moves on when a quorum has finished an epoch. The reference asks only about the epoch of the vote at hand and is
@@ -141,6 +145,11 @@ impl Engine {
             }
             self.epoch = epoch.saturating_add(1);
             self.enter_epoch(out);
+            let is_own = self.roles.validator.is_some() && self.proposer() == self.roles.validator;
+            if is_own && self.has_shares() && self.timers.propose.is_some_and(|at| at > self.now) {
+                // The votes may have come here alone, and there is nothing yet to propose.
+                self.status_at = self.now;
+            }
             return;
         }
         // More than a third, so at least one honest validator has seen the quorum that opened the epoch.
@@ -197,6 +206,19 @@ impl Engine {
         let vote = Vote::unsigned(block, height, epoch, me);
         // The epoch of the block is its rank at the responsive pace, even of one that has left the tree.
         let share = (self.has_shares() && pace == Pace::Responsive).then(|| self.spec.chain.clone());
-        out.push(Effect::Sign(Intent::Vote { vote, rank, certified_rank, share }));
+        // A vote for the block of the epoch at hand is for whoever proposes next and shows the certificate. Anything else, and
+        // all that is said before a block is certified again, is for everybody.
+        let is_for_one = share.is_some()
+            && allowed
+            && !repeat
+            && epoch == self.epoch
+            && epoch == rank
+            && !self.timers.failing;
+        let to = is_for_one.then(|| self.scheduled(&block, epoch.saturating_add(1))).flatten();
+        if to.is_some() {
+            self.told_one = Some(self.now);
+            self.timers.has_voted(self.now, &self.settings);
+        }
+        out.push(Effect::Sign { intent: Intent::Vote { vote, rank, certified_rank, share }, to });
     }
 }

@@ -279,6 +279,8 @@ pub struct Report {
     pub reported: u64,
     /// Time from a transaction's coming up to its being settled at the first node, in milliseconds, ascending.
     pub latencies: Vec<Millis>,
+    /// The same to its being settled at every honest node, of those that were while nobody crashed.
+    pub everywhere: Vec<Millis>,
     /// When each of these transactions came up, and how long it took, in the order in which they settled.
     pub settled_after: Vec<(Millis, Millis)>,
     /// Transactions that came up.

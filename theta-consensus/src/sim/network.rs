@@ -63,6 +63,8 @@ pub(super) struct Network {
     checkpoint_keys: Vec<Option<bls::SecretKey>>,
     audit: Audit,
     born: BTreeMap<Vec<u8>, Millis>,
+    /// When a transaction came up, and how many honest nodes it has settled at.
+    spread: BTreeMap<Vec<u8>, (Millis, usize)>,
     /// Since the network is whole: of each epoch that an honest node was in the highest lock there and whether the proposer
     /// drawn on that is faulty.
     drawn: BTreeMap<u64, (u64, bool)>,
@@ -104,7 +106,10 @@ impl Network {
         let checkpoint_keys: Vec<Option<bls::SecretKey>> =
             (0..signers.len()).map(|node| checkpoint_key(&scenario, node)).collect();
         let pools = pools(&scenario, &signers, &checkpoint_keys);
+        let places = signers.iter().enumerate().map(|(index, key)| (key.address(), index));
+        let places: Arc<BTreeMap<Address, usize>> = Arc::new(places.collect());
         let node = |(index, key): (usize, Arc<dyn Signer>)| Node {
+            places: places.clone(),
             spec: spec.clone(),
             settings: scenario.settings.clone(),
             roles: roles(&scenario, index, key.address(), checkpoint_keys[index].as_ref()),
@@ -141,6 +146,7 @@ impl Network {
             checkpoint_keys,
             audit,
             born: BTreeMap::new(),
+            spread: BTreeMap::new(),
             drawn: BTreeMap::new(),
             #[cfg(test)]
             lose_disks_at_blackout: false,
@@ -160,6 +166,7 @@ impl Network {
                 restarts: 0,
                 reported: 0,
                 latencies: Vec::new(),
+                everywhere: Vec::new(),
                 settled_after: Vec::new(),
                 transactions: 0,
                 trace: Hash::ZERO,
@@ -178,6 +185,7 @@ impl Network {
             self.report.epochs.push(node.running.as_ref().map_or(0, |running| running.engine.epoch()));
         }
         self.report.latencies.sort_unstable();
+        self.report.everywhere.sort_unstable();
         self.report.violations = self.audit.violations;
         self.report
     }
@@ -326,6 +334,7 @@ impl Network {
             Event::Transaction(transaction) => {
                 self.report.transactions += 1;
                 self.born.insert(transaction.clone(), self.now);
+                self.spread.insert(transaction.clone(), (self.now, 0));
                 for node in 0..self.nodes.len() {
                     self.nodes[node].offer(&transaction);
                     self.turn(node, |node, now, dice| node.work(now, dice));
@@ -408,6 +417,7 @@ impl Network {
                 }
             }
         }
+        let live = self.nodes.len() - self.scenario.stopped.len() - self.allies.len();
         for (hash, height, blocks) in &outcome.settled {
             self.note(node, hash.as_slice());
             for block in blocks.iter().filter(|_| honest) {
@@ -418,6 +428,12 @@ impl Network {
                 let most = &mut self.report.votes_in_headers;
                 *most = (most.0.max(guardians), most.1.max(elite));
                 for transaction in &block.transactions {
+                    if let Some((born, nodes)) = self.spread.get_mut(transaction) {
+                        *nodes += 1;
+                        if *nodes == live {
+                            self.report.everywhere.push(self.now - *born);
+                        }
+                    }
                     if let Some(born) = self.born.get_mut(transaction)
                         && *born != Millis::MAX
                     {

@@ -1,6 +1,9 @@
 //! A host of one engine: the same loop as a real node's, over disks in memory.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use theta_core::{
     block::Block,
@@ -106,6 +109,8 @@ pub(super) struct Node {
     pub(super) has_lost_log: bool,
     /// Of the newest final checkpoint, ever.
     pub(super) final_height: u64,
+    /// Where who is.
+    pub(super) places: Arc<BTreeMap<Address, usize>>,
     /// All inputs, where they are wanted.
     pub(super) recorded: Option<Vec<(Millis, Input)>>,
 }
@@ -133,6 +138,7 @@ impl Node {
         let Ok(engine) = Engine::recover(self.spec.clone(), self.settings.clone(), roles, start) else {
             return stuck;
         };
+        let engine = engine.reminded(signer.voted());
         let engine = if self.real { engine } else { engine.making_believe() };
         let final_height = engine.final_checkpoint().map_or(0, |(_, height)| height);
         if final_height < self.final_height && !self.has_lost_log || engine.lock_rank() < self.locked {
@@ -276,7 +282,7 @@ impl Node {
         match effect {
             Effect::Append(record) => outcome.stuck |= running.wal.append(&record).is_err(),
             Effect::Rewrite(record) => outcome.stuck |= running.wal.replace(&[record]).is_err(),
-            Effect::Sign(intent) => self.sign(&intent, inputs, outcome),
+            Effect::Sign { intent, to } => self.sign(&intent, to, inputs, outcome),
             Effect::Build(context) => match self.ledger.build(&context) {
                 Some(body) => {
                     inputs.push_back(Input::Built { parent: context.parent_hash, epoch: context.epoch, body })
@@ -306,7 +312,13 @@ impl Node {
         }
     }
 
-    fn sign(&mut self, intent: &Intent, inputs: &mut VecDeque<Input>, outcome: &mut Outcome) {
+    fn sign(
+        &mut self,
+        intent: &Intent,
+        to: Option<Address>,
+        inputs: &mut VecDeque<Input>,
+        outcome: &mut Outcome,
+    ) {
         let Some(running) = &mut self.running else { return };
         let Ok(signed) = running.signer.sign(intent) else {
             outcome.stuck |= !self.has_lost_log;
@@ -316,7 +328,10 @@ impl Node {
         let Some(running) = &self.running else { return };
         match signed {
             Signed::Message(message) => {
-                outcome.packets.push((None, Packet::from(message.clone())));
+                if to != Some(self.key.address()) {
+                    let to = to.and_then(|to| self.places.get(&to)).copied();
+                    outcome.packets.push((to, Packet::from(message.clone())));
+                }
                 inputs.extend(self.check_message(running, Peer::Own, message));
             }
             Signed::Proposal(proposal) => {

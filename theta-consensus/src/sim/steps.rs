@@ -79,7 +79,7 @@ impl Steps {
                     Effect::Reached { finality: Finality::Settled, header, .. } => {
                         counts.blocks = header.height
                     }
-                    Effect::Sign(_) | Effect::Broadcast(_) => counts.made += 1,
+                    Effect::Sign { .. } | Effect::Broadcast(_) => counts.made += 1,
                     _ => {}
                 }
             }

@@ -1,7 +1,8 @@
 //! The network of nodes, on libp2p: TCP (or memory, inside one process), Noise, Yamux.
 //!
 //! Transactions, votes and blocks are gossip: a node passes on what its own checks accepted (`Port::judge`), and peers
-//! that send what is wrong lose their standing. Where a node stands, and blocks that somebody lacks, go to single peers.
+//! that send what is wrong lose their standing. Where a node stands, votes for whoever proposes next and blocks that somebody
+//! lacks go to single peers.
 //! Peers are found by the ones that are configured, and by Kademlia from there. All of it is one task (`swarm`); a
 //! `Port` is the way to it from any thread. Queues are bounded: what does not fit is lost, as on any network, and the
 //! protocols recover from that.
@@ -25,7 +26,11 @@ pub use libp2p::{Multiaddr, PeerId};
 use libp2p::{gossipsub::MessageId, identity::Keypair};
 use parking_lot::RwLock;
 use theta_consensus::Message;
-use theta_core::{block::Block, hash::Hash, sign::SecretKey};
+use theta_core::{
+    block::Block,
+    hash::{Address, Hash, address_of_point},
+    sign::SecretKey,
+};
 use tokio::sync::{mpsc, watch};
 
 use self::wire::{Answer, Question, Topic};
@@ -162,6 +167,8 @@ struct Peers {
     numbers: BTreeMap<PeerId, u64>,
     addresses: BTreeMap<PeerId, Multiaddr>,
     ids: BTreeMap<u64, PeerId>,
+    /// By the accounts of their keys.
+    accounts: BTreeMap<Address, u64>,
     next: u64,
 }
 
@@ -176,6 +183,13 @@ pub(crate) struct Port {
 /// The name of a node with this key, which its addresses end in.
 pub(crate) fn peer_id(key: &SecretKey) -> Result<PeerId> {
     Ok(identity(key)?.public().to_peer_id())
+}
+
+/// The account of a node's key, which is its validator's. `None` where the name is not made of such a key.
+fn account(id: &PeerId) -> Option<Address> {
+    let key = libp2p::identity::PublicKey::try_decode_protobuf(id.as_ref().digest()).ok()?;
+    let point = key.try_into_secp256k1().ok()?.to_bytes_uncompressed();
+    Some(address_of_point(point[1..].try_into().ok()?))
 }
 
 pub(crate) fn identity(key: &SecretKey) -> Result<Keypair> {
@@ -253,6 +267,12 @@ impl Port {
             _ => return,
         };
         self.command(Command::Publish(topic, bytes));
+    }
+
+    /// Tells one node, by the account of its key; false if it is not connected.
+    pub(crate) fn tell(&self, to: Address, message: &Message) -> bool {
+        let peer = self.peers.read().accounts.get(&to).copied();
+        peer.is_some_and(|peer| self.command(Command::Ask(peer, Question::Note(message.clone()))))
     }
 
     /// Asks one peer for a block and its ancestors above a height; false if it is not connected.

@@ -39,7 +39,7 @@ use tokio::{
 };
 
 use super::{
-    Command, Delivery, NetConfig, Packet, Peers, Ticket, Verdict,
+    Command, Delivery, NetConfig, Packet, Peers, Ticket, Verdict, account,
     codec::Codec,
     wire::{self, Answer, MOST_TRANSACTIONS, Question, Topic},
 };
@@ -436,6 +436,7 @@ impl Network {
                     peers.next += 1;
                     peers.numbers.insert(peer_id, number);
                     peers.ids.insert(number, peer_id);
+                    peers.accounts.extend(account(&peer_id).map(|account| (account, number)));
                 }
             }
             SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => {
@@ -443,6 +444,7 @@ impl Network {
                 peers.addresses.remove(&peer_id);
                 if let Some(number) = peers.numbers.remove(&peer_id) {
                     peers.ids.remove(&number);
+                    peers.accounts.retain(|_, other| *other != number);
                 }
             }
             SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received {

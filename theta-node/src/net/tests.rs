@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use libp2p::Multiaddr;
+use theta_core::{sign::Signer as _, vote::Vote};
 
 use super::*;
 
@@ -94,6 +95,24 @@ async fn gossip_goes_on_only_after_a_verdict() {
             assert!(bytes.starts_with(&told));
         }
     }
+}
+
+/// A validator is reached by the account of its key, alone, and only while it is connected.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vote_for_one_validator_reaches_it_alone() {
+    let voter = open(config(1, "/memory/0", Vec::new())).await;
+    let proposer = open(config(2, "/memory/0", voter.port.addresses().to_vec())).await;
+    let other = open(config(3, "/memory/0", voter.port.addresses().to_vec())).await;
+    until("all are connected", || voter.port.others().len() == 2).await;
+    let message = Message::Vote(Vote::unsigned(Hash::repeat_byte(1), 2, 3, Address::repeat_byte(4)));
+    assert!(voter.port.tell(config(2, "/memory/0", Vec::new()).key.address(), &message));
+    let got = tokio::task::block_in_place(|| proposer.deliveries.recv_timeout(SOON)).expect("a vote");
+    assert!(matches!(got.packet, Packet::Message(got) if got == message));
+    assert!(tokio::task::block_in_place(|| other.deliveries.recv_timeout(LONG_ENOUGH)).is_err());
+    assert!(!voter.port.tell(config(4, "/memory/0", Vec::new()).key.address(), &message), "nobody's");
+    drop(proposer);
+    until("it is gone", || voter.port.others().len() == 1).await;
+    assert!(!voter.port.tell(config(2, "/memory/0", Vec::new()).key.address(), &message), "gone");
 }
 
 /// Where a node listens, and how another one has its address.

@@ -110,7 +110,7 @@ pub(super) fn read_block(bytes: &[u8]) -> Result<Block, DecodeError> {
 pub(super) enum Question {
     /// Blocks up to this one, above a height.
     Fetch { block: Hash, above: u64 },
-    /// Nothing: it tells where it stands.
+    /// Nothing: it tells where it stands, or gives its vote to whoever has a use for it.
     Note(Message),
     /// The newest snapshot.
     Snapshot,

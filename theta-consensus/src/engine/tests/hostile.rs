@@ -561,7 +561,7 @@ fn a_block_that_comes_after_its_epoch_gets_its_vote_and_the_present_epoch_goes_o
     assert_eq!(bench.engine.epoch(), 6);
     let voted = |effects: &[Effect]| -> Vec<(Hash, u64)> {
         let of = |effect: &Effect| match effect {
-            Effect::Sign(Intent::Vote { vote, .. }) => Some((vote.block, vote.epoch)),
+            Effect::Sign { intent: Intent::Vote { vote, .. }, .. } => Some((vote.block, vote.epoch)),
             _ => None,
         };
         effects.iter().filter_map(of).collect()

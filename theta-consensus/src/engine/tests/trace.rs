@@ -43,8 +43,8 @@ impl Recorded {
     }
 
     fn take_vote(&mut self) -> Option<Vote> {
-        match self.take(|effect| matches!(effect, Effect::Sign(Intent::Vote { .. })))? {
-            Effect::Sign(Intent::Vote { vote, .. }) => Some(vote),
+        match self.take(|effect| matches!(effect, Effect::Sign { intent: Intent::Vote { .. }, .. }))? {
+            Effect::Sign { intent: Intent::Vote { vote, .. }, .. } => Some(vote),
             _ => None,
         }
     }

@@ -234,7 +234,7 @@ fn gathered_votes_go_into_the_next_checkpoint_block() {
     };
     let effects = bench.step(Input::Built { parent: chain[100].0, epoch: 101, body });
     let block = effects.iter().find_map(|effect| match effect {
-        Effect::Sign(Intent::Proposal { block, .. }) => Some(block.clone()),
+        Effect::Sign { intent: Intent::Proposal { block, .. }, .. } => Some(block.clone()),
         _ => None,
     });
     let header = block.expect("proposed").header;
@@ -307,7 +307,7 @@ fn a_settled_checkpoint_is_voted_on_and_the_vote_goes_round() {
     let intents: Vec<Intent> = effects
         .iter()
         .filter_map(|effect| match effect {
-            Effect::Sign(intent) => Some(intent.clone()),
+            Effect::Sign { intent, .. } => Some(intent.clone()),
             _ => None,
         })
         .collect();
@@ -356,7 +356,9 @@ fn a_ballot_is_open_again_after_a_restart() {
     let mut engine = Engine::recover(Arc::new(spec()), settings, roles, start).expect("a chain");
     let mut out = Vec::new();
     engine.step(NOW, Input::Tick, &mut out);
-    let voted = out.iter().any(|effect| matches!(effect, Effect::Sign(Intent::Guardian { height: 1, .. })));
+    let voted = out
+        .iter()
+        .any(|effect| matches!(effect, Effect::Sign { intent: Intent::Guardian { height: 1, .. }, .. }));
     assert!(voted, "{out:?}");
 }
 
