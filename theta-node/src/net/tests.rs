@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use libp2p::Multiaddr;
-use theta_core::{sign::Signer as _, vote::Vote};
+use theta_core::vote::Vote;
 
 use super::*;
 
