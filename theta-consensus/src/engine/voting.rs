@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use theta_core::{
+    block::Header,
     hash::{Address, Hash},
     spec::Pace,
     stake::ValidatorSet,
@@ -161,6 +162,16 @@ impl Engine {
         }
     }
 
+    /// Whether a block and its parent each came in the epoch after the one before. Where an epoch has passed without a
+    /// certificate nodes may have different locks, and expect different proposers.
+    fn is_steady(&self, header: &Header) -> bool {
+        let follows = |header: &Header, parent: &Header| parent.epoch.checked_add(1) == Some(header.epoch);
+        let Some(parent) = self.tree.header(&header.parent) else { return false };
+        // Of genesis there is nothing before.
+        let before = self.tree.header(&parent.parent);
+        follows(header, parent) && before.is_none_or(|before| follows(parent, before))
+    }
+
     /// Signs a vote for the tip where the rules allow it, and the last vote with the current epoch where they do not.
     pub(super) fn cast_vote(&mut self, repeat: bool, out: &mut Vec<Effect>) {
         let Some(me) = self.roles.validator else { return };
@@ -206,14 +217,15 @@ impl Engine {
         let vote = Vote::unsigned(block, height, epoch, me);
         // The epoch of the block is its rank at the responsive pace, even of one that has left the tree.
         let share = (self.has_shares() && pace == Pace::Responsive).then(|| self.spec.chain.clone());
-        // A vote for the block of the epoch at hand is for whoever proposes next and shows the certificate. Anything else, and
-        // all that is said before a block is certified again, is for everybody.
+        // A vote for the block of the epoch at hand is for whoever proposes next and shows the certificate. Anything else is for
+        // everybody.
         let is_for_one = share.is_some()
             && allowed
             && !repeat
             && epoch == self.epoch
             && epoch == rank
-            && !self.timers.failing;
+            && !self.timers.failing
+            && self.is_steady(&header);
         let to = is_for_one.then(|| self.scheduled(&block, epoch.saturating_add(1))).flatten();
         if to.is_some() {
             self.told_one = Some(self.now);

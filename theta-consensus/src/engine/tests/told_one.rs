@@ -85,6 +85,26 @@ fn where_nothing_has_been_certified_for_a_while_votes_are_for_everybody() {
     assert_eq!(votes(&bench.apply(&late, false)), [(late.header.hash(), 2, None)]);
 }
 
+/// Nodes may have different locks then, and expect different proposers.
+#[test]
+fn after_an_epoch_without_a_certificate_the_votes_for_two_blocks_are_for_everybody() {
+    let (.., me) = bystander();
+    let mut bench = begin(me);
+    for voter in 0..4 {
+        let vote = bench.vote(voter, bench.genesis, 0, 1);
+        bench.give_vote(vote);
+    }
+    assert_eq!((bench.engine.epoch(), bench.engine.timers.failing), (2, false));
+    let mut on = (bench.genesis, 0);
+    for (epoch, is_for_one) in [(2, false), (3, false), (4, true), (5, true)] {
+        let block = bench.block(on, on, epoch);
+        let hash = block.header.hash();
+        let next = bench.scheduled(&hash, block.header.height, epoch + 1);
+        assert_eq!(votes(&bench.apply(&block, false)), [(hash, epoch, is_for_one.then_some(next))]);
+        on = (hash, block.header.height);
+    }
+}
+
 #[test]
 fn a_proposer_that_has_nothing_to_propose_shows_the_certificate_at_once() {
     let (first, next, other) = bystander();
