@@ -67,7 +67,8 @@ fn simulated() {
                 continue;
             }
             for stopped in [0, 10, 20, 30] {
-                let (mut first, mut latencies, mut blocks, mut stalled) = (Vec::new(), Vec::new(), 0, 0);
+                let (mut first, mut latencies, mut everywhere) = (Vec::new(), Vec::new(), Vec::new());
+                let (mut blocks, mut stalled) = (0, 0);
                 // The last thirty seconds are when the stopped ones have had their turn; the first are when they have it.
                 let span = 30_000;
                 let until = if stopped == 0 { span } else { 2 * span + 3_000 * validators as u64 };
@@ -81,20 +82,23 @@ fn simulated() {
                     blocks += settled;
                     first.extend(report.latencies_between(0, span));
                     latencies.extend(report.latencies_between(until - span, until));
+                    everywhere.extend(report.everywhere);
                 }
                 latencies.sort_unstable();
                 first.sort_unstable();
+                everywhere.sort_unstable();
                 let at = |latencies: &[u64], share: usize| {
                     latencies.get(latencies.len() * share / 100).copied().unwrap_or(0) as f64 / half as f64
                 };
                 line(
                     &name,
                     &format!(
-                        r#""stopped_percent":{stopped},"value":{:.1},"p99":{:.1},"first_half":{:.1},"first_p99":{:.1},"unit":"delays","blocks_per_s":{:.2},"stalled":{stalled},"floor":6,"good":4,"aim":3"#,
+                        r#""stopped_percent":{stopped},"value":{:.1},"p99":{:.1},"first_half":{:.1},"first_p99":{:.1},"everywhere_half":{:.1},"unit":"delays","blocks_per_s":{:.2},"stalled":{stalled},"floor":6,"good":4,"aim":3"#,
                         at(&latencies, 50),
                         at(&latencies, 99),
                         at(&first, 50),
                         at(&first, 99),
+                        at(&everywhere, 50),
                         blocks as f64 / seeds as f64 / (until as f64 / 1e3)
                     ),
                 );
