@@ -212,8 +212,9 @@ impl Engine {
         }
         let certified =
             self.tree.header(&block).and_then(|header| self.tree.header(&header.certificate.block));
-        // A voted block that has left the tree was decided on before whatever this node is locked on now.
-        let certified_rank = certified.map_or(self.lock.rank, |header| vote::rank(header, pace));
+        // For a block that has left the tree a vote can only be given again. Whether it was given once is the signer's to know,
+        // which may have refused it, since a lost log leaves a lower lock behind: it refuses a first vote on so little.
+        let certified_rank = certified.map_or(0, |header| vote::rank(header, pace));
         let vote = Vote::unsigned(block, height, epoch, me);
         // The epoch of the block is its rank at the responsive pace, even of one that has left the tree.
         let share = (self.has_shares() && pace == Pace::Responsive).then(|| self.spec.chain.clone());

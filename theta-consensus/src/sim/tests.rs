@@ -321,7 +321,8 @@ fn marks_alone_keep_validators_from_voting_twice() {
 
 #[test]
 fn schedules_break_no_rule_and_heal() {
-    for seed in 0..12 {
+    // The last two found a network that stalled for one lost log, and a vote below the lock of before the loss.
+    for seed in (0..12).chain([686, 64_888]) {
         let report = Scenario::schedule(ChainSpec::devnet(), seed).run();
         assert_eq!(report.violations, [], "seed {seed}");
         assert!(report.healed_after.is_some_and(|after| after <= 8_500), "seed {seed}: {report:?}");

@@ -175,3 +175,28 @@ fn whoever_lost_its_log_votes_again_for_what_its_signer_remembers() {
     let clocked = Bench::new(ChainSpec::privatenet(), Roles::validator(me), Vec::new());
     assert_eq!(clocked.engine.reminded(Some(lost)).last_vote, None);
 }
+
+/// The signer may have refused it, on a lock that was lower because the log was lost.
+#[test]
+fn a_vote_for_a_block_that_is_not_here_claims_no_lock_that_the_signer_would_take_for_a_first_vote() {
+    let (first, next, me) = bystander();
+    let begun = begin(me);
+    let mut bench = Bench { engine: begun.engine.reminded(Some((Hash::repeat_byte(7), 5))), ..begun };
+    bench.note(&first);
+    bench.apply(&first, false);
+    let second = bench.block((first.header.hash(), 1), (first.header.hash(), 1), 2);
+    assert_eq!(second.header.proposer, next);
+    bench.apply(&second, false);
+    assert_eq!(bench.engine.lock_rank(), 1);
+    let ranks: Vec<u64> = at(&mut bench, 10_000)
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Sign { intent: Intent::Vote { vote, certified_rank, .. }, .. } => {
+                assert_eq!(vote.block, Hash::repeat_byte(7));
+                Some(*certified_rank)
+            }
+            _ => None,
+        })
+        .collect();
+    assert!(!ranks.is_empty() && ranks.iter().all(|rank| *rank == 0), "{ranks:?}");
+}
