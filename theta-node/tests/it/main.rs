@@ -6,6 +6,7 @@ mod edge;
 mod files;
 mod gateway;
 mod golden;
+mod hybrid;
 mod joining;
 mod leaving;
 mod loading;
