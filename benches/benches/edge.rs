@@ -1,9 +1,12 @@
 //! `sched/place/{nodes}`, `sched/durable`, `pay/{receipt,tick,settle}/{payers}`: who gets a task, and what a payment costs.
+//!
+//! Payers come each as likely as any or, under `/zipf`, the k-th 1/k times as likely as the first; with `settle` that is how
+//! large their claims are.
 
 #![allow(missing_docs, reason = "criterion's macros make items without any")]
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     hint::black_box,
     sync::Arc,
     time::{Duration, Instant},
@@ -15,23 +18,25 @@ use theta_benches::{
 };
 use theta_core::{
     amount::TFuelWei,
-    hash::{Hash, U256, keccak},
+    hash::{Address, Hash, U256, keccak},
     journal::{FileDisk, MemDisk},
     sign::SecretKey,
 };
 use theta_edge::{
-    chain::Fund,
+    chain::{Fund, Settled},
     identity::NodeId,
     payment::{
         purse::{Purse, Tick},
         receipt::Payment,
-        till::{self, Till},
+        tick::WINDOW,
+        till::{self, Due, Till},
     },
     placement::{
         Answer, AttemptId, Change, Effect, Event, HEARTBEAT_MS, Heartbeat, Input, JobRequest, Log, Need,
         Offer, Placement, Selector, Settings, Status, Step, Traits,
     },
 };
+use theta_ledger::tx::Transaction;
 
 const CHAIN: &str = "privatenet";
 const TENANTS: u64 = 64;
@@ -347,58 +352,130 @@ fn sched_durable(_criterion: &mut Criterion) {
     );
 }
 
-/// A payee with many payers, each with a purse, a fund, and payments to come.
+/// What comes from a payer, in its order.
+enum Coming {
+    Payment(Box<Payment>),
+    Tick(Tick),
+}
+
+/// What a payer is to send: so many receipts, each this much more, or so many ticks.
+#[derive(Clone, Copy)]
+struct Wish {
+    receipts: u64,
+    amount: TFuelWei,
+    ticks: u32,
+}
+
+/// How payers are drawn: each as likely as any, or the k-th 1/k times as likely as the first.
+#[derive(Clone, Copy, PartialEq)]
+enum Draw {
+    Uniform,
+    Zipf,
+}
+
+impl Draw {
+    /// Payers in the order in which something comes from them.
+    fn order(self, payers: u64, count: usize, random: &mut Random) -> Vec<u32> {
+        if self == Self::Uniform {
+            return (0..count).map(|_| random.below(payers) as u32).collect();
+        }
+        let mut sum = 0.0;
+        let sums: Vec<f64> = (1..=payers)
+            .map(|rank| {
+                sum += 1.0 / rank as f64;
+                sum
+            })
+            .collect();
+        let point = |random: &mut Random| random.next_u64() as f64 / u64::MAX as f64 * sum;
+        (0..count)
+            .map(|_| {
+                let point = point(random);
+                sums.partition_point(|upto| *upto < point).min(payers as usize - 1) as u32
+            })
+            .collect()
+    }
+
+    /// How often each payer comes.
+    fn counts(payers: u64, order: &[u32]) -> Vec<u32> {
+        let mut counts = vec![0; payers as usize];
+        order.iter().for_each(|payer| counts[*payer as usize] += 1);
+        counts
+    }
+}
+
+/// A payee with many payers, each with a fund and what is to come from it.
 struct Payers {
     till: Till,
     funds: Vec<Fund>,
-    payments: Vec<VecDeque<Payment>>,
-    ticks: Vec<VecDeque<Tick>>,
+    coming: Vec<VecDeque<Coming>>,
 }
 
 const UNIT: u64 = 1_000_000_000_000_000;
 
 impl Payers {
-    fn new(count: u64, payments: u64, ticks: u64) -> Self {
+    /// One for each wish, made on all cores.
+    fn new(wishes: &[Wish]) -> Self {
         let payee = Arc::new(SecretKey::from_bytes(&[9; 32]).expect("in range"));
         let settings = till::Settings { max_funds: 2_000_000, ..till::Settings::default() };
         let till = Till::open_with(CHAIN, payee.clone(), MemDisk::default(), settings).expect("empty");
-        let mut all = Self { till, funds: Vec::new(), payments: Vec::new(), ticks: Vec::new() };
-        for number in 0..count {
-            let key = SecretKey::from_bytes(keccak(number.to_be_bytes()).as_slice())
-                .expect("nearly all words are keys");
-            let fund = Fund {
-                payer: key.address(),
-                reserve_sequence: 1,
-                initial: TFuelWei::whole(1_000),
-                used: TFuelWei::ZERO,
-                resource_ids: vec!["edge1/any".into()],
-                end_height: 1_000,
-                settled: Vec::new(),
-            };
-            let mut purse = Purse::open(CHAIN, Arc::new(key), MemDisk::default()).expect("empty");
-            purse.adopt(&fund).expect("fresh");
-            let job = Hash::ZERO;
-            purse.promise(job, TFuelWei::whole(900)).expect("it has so much");
-            let mut queue = VecDeque::new();
-            if ticks > 0 {
-                let seed = keccak(number.to_le_bytes()).0;
-                let payment =
-                    purse.open_ticks(&job, payee.address(), TFuelWei::wei(UNIT), ticks as u32, seed);
-                queue.push_back(payment.expect("promised"));
-            }
-            for item in 0..payments {
-                let item = Hash::from(U256::from(item + 1));
-                let payment = purse.pay(&job, payee.address(), item, TFuelWei::whole(1)).expect("promised");
-                let receipt = &payment.receipt;
-                purse.acknowledged(payee.address(), 1, receipt.amount).expect("in memory");
-                queue.push_back(payment);
-            }
-            let ticks = (0..ticks).map(|_| purse.tick(&payee.address()).expect("in the window"));
-            all.ticks.push(ticks.collect());
-            all.payments.push(queue);
+        let mut all = Self { till, funds: Vec::new(), coming: Vec::new() };
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let part = wishes.len().div_ceil(cores).max(1);
+        let payee = payee.address();
+        let parts: Vec<Vec<_>> = std::thread::scope(|scope| {
+            let parts = wishes.chunks(part).enumerate().map(|(number, wishes)| {
+                scope.spawn(move || {
+                    let first = (number * part) as u64;
+                    let payers = (first..).zip(wishes);
+                    payers.map(|(number, wish)| Self::payer(number, *wish, payee)).collect::<Vec<_>>()
+                })
+            });
+            let parts: Vec<_> = parts.collect();
+            parts.into_iter().map(|part| part.join().expect("no panic")).collect()
+        });
+        for (fund, coming) in parts.into_iter().flatten() {
             all.funds.push(fund);
+            all.coming.push(coming);
         }
         all
+    }
+
+    fn payer(number: u64, wish: Wish, payee: Address) -> (Fund, VecDeque<Coming>) {
+        let key = SecretKey::from_bytes(keccak(number.to_be_bytes()).as_slice())
+            .expect("nearly all words are keys");
+        let fund = Fund {
+            payer: key.address(),
+            reserve_sequence: 1,
+            initial: TFuelWei::whole(1_000),
+            used: TFuelWei::ZERO,
+            resource_ids: vec!["edge1/any".into()],
+            end_height: 1_000,
+            settled: Vec::new(),
+        };
+        let mut purse = Purse::open(CHAIN, Arc::new(key), MemDisk::default()).expect("empty");
+        purse.adopt(&fund).expect("fresh");
+        let job = Hash::ZERO;
+        purse.promise(job, TFuelWei::whole(900)).expect("it has so much");
+        let mut coming = VecDeque::new();
+        if wish.ticks > 0 {
+            let seed = keccak(number.to_le_bytes()).0;
+            let payment = purse.open_ticks(&job, payee, TFuelWei::wei(UNIT), wish.ticks, seed);
+            coming.push_back(Coming::Payment(Box::new(payment.expect("promised"))));
+        }
+        for item in 0..wish.receipts {
+            let item = Hash::from(U256::from(item + 1));
+            let payment = purse.pay(&job, payee, item, wish.amount).expect("promised");
+            purse.acknowledged(payee, 1, payment.receipt.amount).expect("in memory");
+            coming.push_back(Coming::Payment(Box::new(payment)));
+        }
+        for tick in 0..wish.ticks {
+            if tick > 0 && tick % WINDOW == 0 {
+                let payment = purse.roll_up(&payee).expect("in memory");
+                coming.push_back(Coming::Payment(Box::new(payment)));
+            }
+            coming.push_back(Coming::Tick(purse.tick(&payee).expect("in the window")));
+        }
+        (fund, coming)
     }
 
     fn accept_all(&mut self) {
@@ -408,88 +485,141 @@ impl Payers {
     }
 
     /// Takes the next payment of a payer, as it comes in an envelope of its own.
-    fn accept(&mut self, payer: usize) -> bool {
-        let Some(payment) = self.payments[payer].pop_front() else { return false };
+    fn accept(&mut self, payer: usize) {
+        let Some(Coming::Payment(payment)) = self.coming[payer].pop_front() else {
+            unreachable!("as many as were drawn")
+        };
         let fund = &self.funds[payer];
         self.till.accept_from_payer(fund.payer, &payment, fund, 100).expect("it is good");
-        true
+    }
+
+    /// Takes the next tick of a payer, and the receipt before it where its window was full.
+    fn tick(&mut self, payer: usize) {
+        while let Some(Coming::Payment(_)) = self.coming[payer].front() {
+            self.accept(payer);
+        }
+        let Some(Coming::Tick(tick)) = self.coming[payer].pop_front() else {
+            unreachable!("as many as were drawn")
+        };
+        assert!(!self.till.tick(0, self.funds[payer].payer, &tick).expect("it is good").is_zero());
     }
 }
 
+/// Receipts in the order of draws.
+fn pay_receipt(id: &str, payers: u64, draw: Draw, count: usize, limit: f64) {
+    let order = draw.order(payers, count, &mut Random::new(SEED));
+    let amount = TFuelWei::wei(UNIT);
+    let counts = Draw::counts(payers, &order);
+    let wishes: Vec<Wish> =
+        counts.iter().map(|count| Wish { receipts: (*count).into(), amount, ticks: 0 }).collect();
+    let mut all = Payers::new(&wishes);
+    let mut times = Vec::new();
+    for part in order.chunks((order.len() / 20).max(1)) {
+        let ((), time) = busy(|| part.iter().for_each(|payer| all.accept(*payer as usize)));
+        times.push(time.div_f64(part.len() as f64));
+    }
+    let book = all.till.earnings().expect("it adds up");
+    assert!(book.balances());
+    assert_eq!(book.earned, amount.checked_mul(count as u64).expect("small"));
+    report(id, "receipts", 1.0, Times::of(times), limit);
+}
+
+/// Ticks in the order of draws; one that fills a payer's window brings a receipt with it.
+fn pay_tick(id: &str, payers: u64, draw: Draw, count: usize) {
+    let order = draw.order(payers, count, &mut Random::new(SEED));
+    let counts = Draw::counts(payers, &order);
+    // Who sends none has no chain, and nothing to begin with.
+    let wish = |count: &u32| Wish { receipts: 0, amount: TFuelWei::ZERO, ticks: *count };
+    let mut all = Payers::new(&counts.iter().map(wish).collect::<Vec<_>>());
+    for (payer, count) in counts.iter().enumerate() {
+        if *count > 0 {
+            all.accept(payer);
+        }
+    }
+    let mut times = Vec::new();
+    for part in order.chunks((order.len() / 21).max(1)) {
+        let ((), time) = busy(|| part.iter().for_each(|payer| all.tick(*payer as usize)));
+        times.push(time.div_f64(part.len() as f64));
+    }
+    let book = all.till.earnings().expect("it adds up");
+    let expected = TFuelWei::wei(UNIT).checked_mul(order.len() as u64).expect("small");
+    assert_eq!(book.earned, expected);
+    report(id, "ticks", 1.0, Times::of(times), 1.0 / prim::permutation().as_secs_f64());
+}
+
+/// One claim of each payer, settled; what the transactions pay and what the book says then is what was owed, to the wei.
+fn pay_settle(id: &str, payers: u64, draw: Draw, limit: f64) {
+    let amount = |rank: u64| {
+        let more = match draw {
+            Draw::Uniform => TFuelWei::wei(rank * 7_919 % 1_000_000_007),
+            Draw::Zipf => {
+                TFuelWei::whole(800).checked_ratio(U256::from(1), U256::from(rank + 1)).expect("a part of it")
+            }
+        };
+        more.checked_add(TFuelWei::whole(1)).expect("small")
+    };
+    let owed = (0..payers).map(amount);
+    let owed = owed.fold(TFuelWei::ZERO, |sum, more| sum.checked_add(more).expect("small"));
+    let wishes: Vec<Wish> =
+        (0..payers).map(|rank| Wish { receipts: 1, amount: amount(rank), ticks: 0 }).collect();
+    let mut all = Payers::new(&wishes);
+    all.accept_all();
+    let fee = TFuelWei::wei(300_000_000_000_000_000_u64);
+    let due = all.till.due(100, fee, true);
+    assert_eq!(due.len() as u64, payers);
+    let places: HashMap<Address, usize> =
+        all.funds.iter().enumerate().map(|(place, fund)| (fund.payer, place)).collect();
+    let (mut times, mut paid) = (Vec::new(), TFuelWei::ZERO);
+    for part in due.chunks((due.len() / 20).max(1)) {
+        let (claims, time) = busy(|| {
+            let settle = |due: &Due| {
+                let fund = &all.funds[places[&due.payer]];
+                all.till.settle(due, fund, fee, 100).expect("it is due")
+            };
+            part.iter().map(settle).collect::<Vec<_>>()
+        });
+        times.push(time.div_f64(part.len() as f64));
+        // The chain carries them out.
+        for (due, claim) in part.iter().zip(claims) {
+            let Transaction::ServicePayment(payment) = claim.transaction else { unreachable!("a claim") };
+            let settled = Settled::of(&payment).expect("no more than there can be");
+            paid = paid.checked_add(settled.amount).expect("small");
+            let fund = &mut all.funds[places[&due.payer]];
+            fund.settled.push(settled);
+            all.till.observe(fund).expect("in memory");
+            fund.settled.clear();
+        }
+    }
+    let book = all.till.earnings().expect("it adds up");
+    assert!(book.balances());
+    assert_eq!((paid, book.earned, book.accrued), (owed, owed, TFuelWei::ZERO));
+    // One signature each; the limit is as for a receipt.
+    report(id, "settlements", 1.0, Times::of(times), limit);
+}
+
 fn pay(_criterion: &mut Criterion) {
-    let ceiling = || 1.0 / (prim::verify() + 2 * prim::permutation()).as_secs_f64();
-    let sizes: &[(&str, u64)] =
-        if only_test() { &[("1e3", 10)] } else { &[("1e3", 1_000), ("1e5", 100_000)] };
-    for (name, payers) in sizes {
-        let id = format!("pay/receipt/{name}");
-        if asked_for(&id) {
-            let each = if *payers > 10_000 { 3 } else { 60 };
-            let mut all = Payers::new(*payers, each, 0);
-            let (mut times, limit) = (Vec::new(), ceiling());
-            let mut random = Random::new(SEED);
-            let per_round = (*payers as usize * each as usize / 25).max(1);
-            for _ in 0..20 {
-                let chosen: Vec<usize> = (0..per_round).map(|_| random.below(*payers) as usize).collect();
-                let (taken, time) = busy(|| chosen.iter().filter(|payer| all.accept(**payer)).count());
-                if taken > 0 {
-                    times.push(time.div_f64(taken as f64));
-                }
+    let limit = 1.0 / (prim::verify() + 2 * prim::permutation()).as_secs_f64();
+    // Receipts and ticks of a payer, on average.
+    let sizes: &[(&str, u64, usize, usize)] = if only_test() {
+        &[("1e3", 10, 60, 300)]
+    } else {
+        &[("1e3", 1_000, 60, 250), ("1e5", 100_000, 3, 12), ("1e6", 1_000_000, 1, 1)]
+    };
+    for (name, payers, receipts, ticks) in sizes {
+        for (draw, suffix) in [(Draw::Uniform, ""), (Draw::Zipf, "/zipf")] {
+            let count = *payers as usize;
+            let id = format!("pay/receipt/{name}{suffix}");
+            if asked_for(&id) {
+                pay_receipt(&id, *payers, draw, count * receipts, limit);
             }
-            assert!(all.till.earnings().expect("it adds up").balances());
-            report(&id, "receipts", 1.0, Times::of(times), limit);
-        }
-        let id = format!("pay/tick/{name}");
-        if asked_for(&id) {
-            let each = if *payers > 10_000 { 12 } else { 250 };
-            let mut all = Payers::new(*payers, 0, each);
-            all.accept_all();
-            let mut random = Random::new(SEED);
-            // In the order of arrival, from uniform payers.
-            let mut order: Vec<usize> =
-                (0..*payers as usize).flat_map(|payer| vec![payer; each as usize]).collect();
-            for place in (1..order.len()).rev() {
-                order.swap(place, random.below(place as u64 + 1) as usize);
+            let id = format!("pay/tick/{name}{suffix}");
+            if asked_for(&id) {
+                pay_tick(&id, *payers, draw, count * ticks);
             }
-            let mut times = Vec::new();
-            for part in order.chunks((order.len() / 21).max(1)) {
-                let ticks: Vec<_> = part
-                    .iter()
-                    .map(|payer| {
-                        (all.funds[*payer].payer, all.ticks[*payer].pop_front().expect("as many as asked"))
-                    })
-                    .collect();
-                let ((), time) = busy(|| {
-                    for (payer, tick) in &ticks {
-                        assert!(!all.till.tick(0, *payer, tick).expect("it is good").is_zero());
-                    }
-                });
-                times.push(time.div_f64(part.len() as f64));
+            let id = format!("pay/settle/{name}{suffix}");
+            if asked_for(&id) {
+                pay_settle(&id, *payers, draw, limit);
             }
-            let book = all.till.earnings().expect("it adds up");
-            let expected = TFuelWei::wei(UNIT).checked_mul(order.len() as u64).expect("small");
-            assert_eq!(book.exposed, expected);
-            report(&id, "ticks", 1.0, Times::of(times), 1.0 / prim::permutation().as_secs_f64());
-        }
-        let id = format!("pay/settle/{name}");
-        if asked_for(&id) {
-            let mut all = Payers::new(*payers, 1, 0);
-            all.accept_all();
-            let fee = TFuelWei::wei(300_000_000_000_000_000_u64);
-            let due = all.till.due(100, fee, true);
-            assert_eq!(due.len() as u64, *payers);
-            let funds: std::collections::HashMap<_, _> =
-                all.funds.iter().map(|fund| (fund.payer, fund)).collect();
-            let mut times = Vec::new();
-            for part in due.chunks((due.len() / 20).max(1)) {
-                let ((), time) = busy(|| {
-                    for due in part {
-                        black_box(all.till.settle(due, funds[&due.payer], fee, 100).expect("it is due"));
-                    }
-                });
-                times.push(time.div_f64(part.len() as f64));
-            }
-            // One signature each; the limit is as for a receipt.
-            report(&id, "settlements", 1.0, Times::of(times), ceiling());
         }
     }
 }

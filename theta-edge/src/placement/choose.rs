@@ -36,6 +36,7 @@ impl Placement {
             now,
             deadline,
             wait_ms,
+            full: false,
             run_ms,
             bid: row.bid,
             overhead: self.settings.overhead,
@@ -73,8 +74,8 @@ impl Placement {
         p95 >= CHOOSY.0 && waited < p95.saturating_mul(PASSES_OVER) && self.is_short(shape)
     }
 
-    /// Whether a task should go to a pool, and to which.
-    pub(super) fn spill(&mut self, task: u32, now: Millis) -> Option<(u32, Spill)> {
+    /// Whether a task should go to a pool, and to which; `full` where no node has room for it now.
+    pub(super) fn spill(&mut self, task: u32, full: bool, now: Millis) -> Option<(u32, Spill)> {
         let job = &self.state.jobs[self.state.tasks[task as usize].job as usize];
         if self.settings.pools.is_empty() || job.spill == 0 {
             return None;
@@ -83,7 +84,7 @@ impl Placement {
             return None;
         }
         let (shape, deadline) = (job.shape, job.deadline);
-        let ask = self.question(shape, deadline, now);
+        let ask = Question { full, ..self.question(shape, deadline, now) };
         let pools = self.settings.pools.iter().enumerate();
         let free = pools.filter(|(index, pool)| {
             let slots = self.machines.get(*index).copied().flatten().unwrap_or(pool.slots).min(pool.slots);
@@ -97,7 +98,7 @@ impl Placement {
     /// how long it should have taken, for a second attempt.
     pub(super) fn place(&mut self, task: u32, beside: Option<(u32, Millis)>, now: Millis, step: &mut Step) {
         if beside.is_none()
-            && let Some((pool, why)) = self.spill(task, now)
+            && let Some((pool, why)) = self.spill(task, false, now)
         {
             self.give(task, POOLS + pool, Some(why), now, step);
             return;
@@ -168,6 +169,14 @@ impl Placement {
                 self.wait_choosy(task, seq, now);
             }
             None => {
+                // Until a node was looked for nobody knew that none has room, and how long the others wait.
+                self.state.queue.block(job_shape);
+                if let Some((pool, why)) = self.spill(task, true, now) {
+                    // The next one may be late, too.
+                    self.state.queue.unblock(job_shape);
+                    self.give(task, POOLS + pool, Some(why), now, step);
+                    return;
+                }
                 let spills = self.state.jobs[self.state.tasks[task as usize].job as usize].spill > 0;
                 if spills && !self.settings.pools.is_empty() && !std::mem::replace(&mut self.spilling, true) {
                     self.wheel.set(now.saturating_add(SPILL_MS), Timer::Spill);

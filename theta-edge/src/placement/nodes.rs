@@ -171,7 +171,7 @@ impl Placement {
                 self.wait_choosy(task, seq, now);
                 continue;
             }
-            if let Some((pool, why)) = self.spill(task, now) {
+            if let Some((pool, why)) = self.spill(task, false, now) {
                 self.give(task, POOLS + pool, Some(why), now, step);
                 continue;
             }

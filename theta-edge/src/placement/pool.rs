@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::SPILL_MS;
 use crate::Millis;
 
 /// Percent by which a pool has to be cheaper before it is preferred, so that prices that move a little move no work.
@@ -31,6 +32,8 @@ pub(super) struct Question {
     pub(super) deadline: Millis,
     /// For how long a task of this shape waits at the edge.
     pub(super) wait_ms: Millis,
+    /// Whether no node has room now, so that it waits at least until the next look.
+    pub(super) full: bool,
     /// 95th percentile of its run time.
     pub(super) run_ms: Millis,
     /// What it may cost.
@@ -75,7 +78,10 @@ impl Pool {
         if ask.edge_tier.is_none_or(|tier| tier < ask.tier) {
             return Some(Spill::Tier);
         }
-        if edge > limit {
+        // How long the edge takes is known from what it has done, and one that stands still does nothing: what the pool
+        // could not do any more at the next look goes there now.
+        let last_look = ask.full && pool.saturating_add(SPILL_MS) > limit;
+        if edge > limit || last_look {
             return Some(Spill::Deadline);
         }
         let edge_price = u64::from(ask.bid) * (100 + ask.overhead);
@@ -97,6 +103,7 @@ mod tests {
             now: 0,
             deadline: u64::MAX,
             wait_ms: 0,
+            full: false,
             run_ms: 2_000,
             bid: 100,
             overhead: 8,
@@ -114,6 +121,14 @@ mod tests {
         assert_eq!(pool.wants(&late), Some(Spill::Deadline));
         assert_eq!(pool.wants(&Question { wait_ms: 2_500, ..late }), None, "the edge makes it");
         assert_eq!(pool.wants(&Question { deadline: 2_400, ..late }), None, "neither makes it");
+        let last = Question { deadline: 2_749, full: true, ..ask() };
+        assert_eq!(
+            pool.wants(&last),
+            Some(Spill::Deadline),
+            "it takes 2,000, 500 are left over, and 250 to the next look"
+        );
+        assert_eq!(pool.wants(&Question { deadline: 2_750, ..last }), None);
+        assert_eq!(pool.wants(&Question { full: false, ..last }), None);
         assert_eq!(pool.wants(&Question { tier: 2, ..ask() }), Some(Spill::Tier));
         assert_eq!(pool.wants(&Question { tier: 4, ..ask() }), None);
         // 109 x 1.08 x 0.85 is just above 100.

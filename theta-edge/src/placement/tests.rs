@@ -685,6 +685,40 @@ fn work_spills_to_a_pool_within_its_budget_and_comes_back() {
 }
 
 #[test]
+fn work_spills_in_time_from_an_edge_that_stands_still() {
+    let pool = Pool { name: "cloud".into(), slots: 9, price: 10, startup_ms: 500, speed: 100, tier: 3 };
+    let mut world = World::new(Settings { pools: vec![pool], ..Settings::default() });
+    world.node(0, Conduct::Works(600_000), Offer { credits: 1, ..Offer::default() });
+    world.submit(job(1, 1));
+    world.submit(JobRequest { spill: 2, deadline: Some(5_000), ..job(2, 3) });
+    // It takes 200, and the edge may still have room.
+    world.run(3_000);
+    assert_eq!((world.spilled.len(), world.placement.queued()), (0, 3));
+    world.run(4_400);
+    assert_eq!((world.spilled.len(), world.placement.queued()), (2, 1), "as many as may");
+    assert!(world.spilled.iter().all(|(_, _, why)| *why == Spill::Deadline));
+}
+
+#[test]
+fn work_spills_from_an_edge_whose_queue_is_too_long_though_nothing_ends_there() {
+    let pool = Pool { name: "cloud".into(), slots: 9, price: 10, startup_ms: 500, speed: 100, tier: 3 };
+    let mut world = World::new(Settings { pools: vec![pool], ..Settings::default() });
+    world.node(0, Conduct::Works(100), Offer { credits: 1, ..Offer::default() });
+    world.submit(job(1, 30));
+    world.run(4_000);
+    assert_eq!(world.paid.len(), 30);
+    // Ten of them end in a second, and this one does not.
+    world.conduct.insert(id(0), Conduct::Works(600_000));
+    world.submit(job(2, 1));
+    let begun = world.now;
+    world.submit(JobRequest { spill: 9, deadline: Some(begun + 2_000), ..job(3, 20) });
+    world.run(begun + 300);
+    let (there, here) = (world.spilled.len(), world.placement.queued());
+    assert!(there > 3 && there + here == 20 && there <= 9, "{there} there, {here} here");
+    assert!(world.spilled.iter().all(|(_, _, why)| *why == Spill::Deadline));
+}
+
+#[test]
 fn a_decision_can_be_explained() {
     let mut world = World::new(Settings::default());
     for number in 0..10 {
