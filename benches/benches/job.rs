@@ -76,6 +76,28 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
+/// Keeps so many in flight until the time is over: how many ended in a second, and how long each took.
+async fn closed_loop<F: Future<Output = Duration> + Send>(
+    in_flight: usize,
+    time: Duration,
+    one: impl Fn() -> F + Clone + Send + 'static,
+) -> (f64, Vec<Duration>) {
+    let begin = Instant::now();
+    let mut clients = JoinSet::new();
+    for _ in 0..in_flight {
+        let one = one.clone();
+        clients.spawn(async move {
+            let mut times = Vec::new();
+            while begin.elapsed() < time {
+                times.push(one().await);
+            }
+            times
+        });
+    }
+    let times = clients.join_all().await.concat();
+    (times.len() as f64 / begin.elapsed().as_secs_f64(), times)
+}
+
 /// Starts a process whose first line of output is JSON, and gives that and where the next ones come from.
 async fn ready(command: &mut Command) -> Option<(Child, Value, Lines<BufReader<ChildStdout>>)> {
     let mut child = command.stdout(Stdio::piped()).kill_on_drop(true).spawn().ok()?;
@@ -212,21 +234,15 @@ impl Network {
 
     /// Keeps so many jobs in flight until the time is over.
     async fn round(self: &Arc<Self>, in_flight: usize, time: Duration) -> Round {
-        let usual = Arc::new(AtomicU64::new(0));
-        let (begin, busy) = (Instant::now(), self.busy());
-        let mut clients = JoinSet::new();
-        for _ in 0..in_flight {
-            let (this, usual) = (self.clone(), usual.clone());
-            clients.spawn(async move {
-                let mut times = Vec::new();
-                while begin.elapsed() < time {
-                    times.push(this.job(&usual).await);
-                }
-                times
-            });
-        }
-        let mut times = clients.join_all().await.concat();
-        let rate = times.len() as f64 / begin.elapsed().as_secs_f64();
+        let (usual, busy) = (Arc::new(AtomicU64::new(0)), self.busy());
+        let job = {
+            let this = self.clone();
+            move || {
+                let (this, usual) = (this.clone(), usual.clone());
+                async move { this.job(&usual).await }
+            }
+        };
+        let (rate, mut times) = closed_loop(in_flight, time, job).await;
         times.sort_unstable();
         Round { rate, times, busy: self.busy().saturating_sub(busy) }
     }
@@ -415,22 +431,17 @@ async fn engine() {
         let rounds = if only_test() { 1 } else { PAIRS };
         let (mut rates, mut times) = (Vec::new(), Vec::new());
         for _ in 0..rounds {
-            let begin = Instant::now();
-            let mut slots = JoinSet::new();
-            for _ in 0..SLOTS {
+            let (engine, alone) = (engine.clone(), alone.clone());
+            let task = move || {
                 let (engine, alone) = (engine.clone(), alone.clone());
-                slots.spawn(async move {
-                    let mut times = Vec::new();
-                    while begin.elapsed() < time {
-                        let begin = Instant::now();
-                        alone.run(&engine).await;
-                        times.push(begin.elapsed());
-                    }
-                    times
-                });
-            }
-            let round = slots.join_all().await.concat();
-            rates.push(round.len() as f64 / begin.elapsed().as_secs_f64());
+                async move {
+                    let begin = Instant::now();
+                    alone.run(&engine).await;
+                    begin.elapsed()
+                }
+            };
+            let (rate, round) = closed_loop(SLOTS as usize, time, task).await;
+            rates.push(rate);
             times.extend(round);
         }
         let p50 = micros(Times::of(times).median);

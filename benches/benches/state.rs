@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use theta_benches::{
-    Random, SEED, Times, asked_for, busy, chain, only_test, prim, report, report_time,
+    Random, SEED, Times, asked_for, busy, chain, named, only_test, prim, report, report_time,
     state::{address, changes, entry, permutations, write_nodes},
     timed,
 };
@@ -33,8 +33,7 @@ fn sizes() -> &'static [(u64, &'static str)] {
 
 /// The largest size as well, where it is named: it takes minutes and 10 GB to lay out.
 fn sizes_on_disk() -> Vec<(u64, &'static str)> {
-    let named = std::env::args().any(|argument| argument.contains("1e7"));
-    sizes().iter().copied().chain(named.then_some((10_000_000, "1e7"))).collect()
+    sizes().iter().copied().chain(named("1e7").then_some((10_000_000, "1e7"))).collect()
 }
 
 fn changed() -> &'static [usize] {

@@ -59,6 +59,11 @@ pub fn asked_for(id: &str) -> bool {
     parts.peek().is_none() || parts.any(|part| id.contains(&part) || says_more(&part))
 }
 
+/// Whether a result was asked for by a part of its id: what takes minutes is only done then.
+pub fn named(part: &str) -> bool {
+    std::env::args().any(|argument| argument.contains(part))
+}
+
 /// Least and median time.
 #[derive(Clone, Copy, Debug)]
 pub struct Times {

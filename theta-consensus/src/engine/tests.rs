@@ -566,7 +566,10 @@ fn what_a_crash_may_have_kept_back_is_said_again_at_once() {
     let mut effects = bench.step(Input::Tick);
     let (hash, post) = (block.header.hash(), Some(bench.post.clone()));
     effects.extend(bench.step(Input::Executed { hash, post }));
-    let again = |effect: &Effect| matches!(effect, Effect::Sign { intent: Intent::Vote { vote, .. }, .. } if vote.block == hash);
+    let again = |effect: &Effect| match effect {
+        Effect::Sign { intent: Intent::Vote { vote, .. }, .. } => vote.block == hash,
+        _ => false,
+    };
     assert_eq!(effects.iter().filter(|effect| again(effect)).count(), 1, "{effects:?}");
     assert!(!effects.iter().any(|effect| matches!(effect, Effect::Append(_))), "it is in the log");
 }

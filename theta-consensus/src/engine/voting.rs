@@ -165,7 +165,8 @@ impl Engine {
     /// Whether a block and its parent each came in the epoch after the one before. Where an epoch has passed without a
     /// certificate nodes may have different locks, and expect different proposers.
     fn is_steady(&self, header: &Header) -> bool {
-        let follows = |header: &Header, parent: &Header| parent.epoch.checked_add(1) == Some(header.epoch);
+        let follows =
+            |header: &Header, parent: &Header| vote::settles_parent(header, parent, Pace::Responsive);
         let Some(parent) = self.tree.header(&header.parent) else { return false };
         // Of genesis there is nothing before.
         let before = self.tree.header(&parent.parent);

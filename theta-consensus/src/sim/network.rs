@@ -62,9 +62,8 @@ pub(super) struct Network {
     shares: Shares,
     checkpoint_keys: Vec<Option<bls::SecretKey>>,
     audit: Audit,
-    born: BTreeMap<Vec<u8>, Millis>,
-    /// When a transaction came up, and how many honest nodes it has settled at.
-    spread: BTreeMap<Vec<u8>, (Millis, usize)>,
+    /// When a transaction came up, and at how many honest nodes it has settled.
+    born: BTreeMap<Vec<u8>, (Millis, usize)>,
     /// Since the network is whole: of each epoch that an honest node was in the highest lock there and whether the proposer
     /// drawn on that is faulty.
     drawn: BTreeMap<u64, (u64, bool)>,
@@ -146,7 +145,6 @@ impl Network {
             checkpoint_keys,
             audit,
             born: BTreeMap::new(),
-            spread: BTreeMap::new(),
             drawn: BTreeMap::new(),
             #[cfg(test)]
             lose_disks_at_blackout: false,
@@ -300,7 +298,8 @@ impl Network {
                     self.come_back();
                 }
                 self.nodes[node].has_restarted = true;
-                for (transaction, _) in self.born.iter().filter(|(_, born)| **born != Millis::MAX) {
+                // What has settled need not be offered to it.
+                for (transaction, _) in self.born.iter().filter(|(_, (_, settled))| *settled == 0) {
                     self.nodes[node].offer(transaction);
                 }
                 let outcome = self.nodes[node].start(DAWN + self.now);
@@ -333,8 +332,7 @@ impl Network {
             }
             Event::Transaction(transaction) => {
                 self.report.transactions += 1;
-                self.born.insert(transaction.clone(), self.now);
-                self.spread.insert(transaction.clone(), (self.now, 0));
+                self.born.insert(transaction.clone(), (self.now, 0));
                 for node in 0..self.nodes.len() {
                     self.nodes[node].offer(&transaction);
                     self.turn(node, |node, now, dice| node.work(now, dice));
@@ -428,19 +426,15 @@ impl Network {
                 let most = &mut self.report.votes_in_headers;
                 *most = (most.0.max(guardians), most.1.max(elite));
                 for transaction in &block.transactions {
-                    if let Some((born, nodes)) = self.spread.get_mut(transaction) {
-                        *nodes += 1;
-                        if *nodes == live {
-                            self.report.everywhere.push(self.now - *born);
-                        }
+                    let Some((born, nodes)) = self.born.get_mut(transaction) else { continue };
+                    let took = self.now - *born;
+                    *nodes += 1;
+                    if *nodes == 1 {
+                        self.report.latencies.push(took);
+                        self.report.settled_after.push((*born, took));
                     }
-                    if let Some(born) = self.born.get_mut(transaction)
-                        && *born != Millis::MAX
-                    {
-                        self.report.latencies.push(self.now - *born);
-                        self.report.settled_after.push((*born, self.now - *born));
-                        // Settled; nodes that start later need not be offered it.
-                        *born = Millis::MAX;
+                    if *nodes == live {
+                        self.report.everywhere.push(took);
                     }
                 }
             }

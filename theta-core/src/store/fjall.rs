@@ -10,7 +10,7 @@ use fjall::{
 use super::{Batch, Rows, Store, StoreError, Table, failed, mark_format, writes};
 
 /// Bytes of blocks of the files that are kept in memory.
-const CACHE: u64 = 32 << 20;
+const CACHE: u64 = 64 << 20;
 
 /// Bytes of journals on disk. Where there are more, tables whose newest rows are in the oldest one alone are written out.
 const JOURNALS: u64 = 128 << 20;

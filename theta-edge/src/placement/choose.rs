@@ -182,7 +182,6 @@ impl Placement {
                     self.wheel.set(now.saturating_add(SPILL_MS), Timer::Spill);
                 }
                 self.state.enqueue(task);
-                self.state.queue.block(job_shape);
             }
         }
     }

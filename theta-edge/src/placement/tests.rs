@@ -684,10 +684,15 @@ fn work_spills_to_a_pool_within_its_budget_and_comes_back() {
     assert_eq!((world.placement.running(), world.placement.queued()), (0, 3));
 }
 
+/// With a pool that costs what is bid and begins within half a second.
+fn beside_a_cloud() -> World {
+    let pool = Pool { name: "cloud".into(), slots: 9, price: 10, startup_ms: 500, speed: 100, tier: 3 };
+    World::new(Settings { pools: vec![pool], ..Settings::default() })
+}
+
 #[test]
 fn work_spills_in_time_from_an_edge_that_stands_still() {
-    let pool = Pool { name: "cloud".into(), slots: 9, price: 10, startup_ms: 500, speed: 100, tier: 3 };
-    let mut world = World::new(Settings { pools: vec![pool], ..Settings::default() });
+    let mut world = beside_a_cloud();
     world.node(0, Conduct::Works(600_000), Offer { credits: 1, ..Offer::default() });
     world.submit(job(1, 1));
     world.submit(JobRequest { spill: 2, deadline: Some(5_000), ..job(2, 3) });
@@ -701,8 +706,7 @@ fn work_spills_in_time_from_an_edge_that_stands_still() {
 
 #[test]
 fn work_spills_from_an_edge_whose_queue_is_too_long_though_nothing_ends_there() {
-    let pool = Pool { name: "cloud".into(), slots: 9, price: 10, startup_ms: 500, speed: 100, tier: 3 };
-    let mut world = World::new(Settings { pools: vec![pool], ..Settings::default() });
+    let mut world = beside_a_cloud();
     world.node(0, Conduct::Works(100), Offer { credits: 1, ..Offer::default() });
     world.submit(job(1, 30));
     world.run(4_000);

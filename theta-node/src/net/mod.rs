@@ -1,11 +1,10 @@
 //! The network of nodes, on libp2p: TCP (or memory, inside one process), Noise, Yamux.
 //!
 //! Transactions, votes and blocks are gossip: a node passes on what its own checks accepted (`Port::judge`), and peers
-//! that send what is wrong lose their standing. Where a node stands, votes for whoever proposes next and blocks that somebody
-//! lacks go to single peers.
-//! Peers are found by the ones that are configured, and by Kademlia from there. All of it is one task (`swarm`); a
-//! `Port` is the way to it from any thread. Queues are bounded: what does not fit is lost, as on any network, and the
-//! protocols recover from that.
+//! that send what is wrong lose their standing. Where a node stands, votes for whoever proposes next and blocks that
+//! somebody lacks go to single peers. Peers are found by the ones that are configured, and by Kademlia from there. All of
+//! it is one task (`swarm`); a `Port` is the way to it from any thread. Queues are bounded: what does not fit is lost, as
+//! on any network, and the protocols recover from that.
 
 pub(crate) mod codec;
 mod swarm;

@@ -227,7 +227,7 @@ async fn stuck_devnet(folder: &std::path::Path) -> (Devnet, u64, Hash) {
             return (devnet, sequence, hash);
         }
     }
-    panic!("settled too early, thirty times");
+    panic!("none stayed in an unsettled block, thirty times");
 }
 
 #[tokio::test(flavor = "multi_thread")]

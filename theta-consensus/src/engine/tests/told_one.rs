@@ -25,14 +25,19 @@ fn at(bench: &mut Bench, after: Millis) -> Vec<Effect> {
     out
 }
 
+/// Everybody says that an epoch is over.
+fn all_end(bench: &mut Bench, epoch: u64) {
+    for voter in 0..4 {
+        let vote = bench.vote(voter, bench.genesis, 0, epoch);
+        bench.give_vote(vote);
+    }
+}
+
 /// A validator in the first epoch.
 fn begin(me: Address) -> Bench {
     let mut bench = Bench::new(ChainSpec::devnet(), Roles::validator(me), Vec::new());
     bench.step(Input::Tick);
-    for voter in 0..4 {
-        let vote = bench.vote(voter, bench.genesis, 0, 0);
-        bench.give_vote(vote);
-    }
+    all_end(&mut bench, 0);
     assert_eq!(bench.engine.epoch(), 1);
     bench
 }
@@ -75,10 +80,7 @@ fn where_nothing_has_been_certified_for_a_while_votes_are_for_everybody() {
     let mut bench = begin(me);
     // The first epoch passes without a block, and everybody says so.
     at(&mut bench, 2_000);
-    for voter in 0..4 {
-        let vote = bench.vote(voter, bench.genesis, 0, 1);
-        bench.give_vote(vote);
-    }
+    all_end(&mut bench, 1);
     assert_eq!(bench.engine.epoch(), 2);
     let genesis = (bench.genesis, 0);
     let late = bench.block(genesis, genesis, 2);
@@ -90,10 +92,7 @@ fn where_nothing_has_been_certified_for_a_while_votes_are_for_everybody() {
 fn after_an_epoch_without_a_certificate_the_votes_for_two_blocks_are_for_everybody() {
     let (.., me) = bystander();
     let mut bench = begin(me);
-    for voter in 0..4 {
-        let vote = bench.vote(voter, bench.genesis, 0, 1);
-        bench.give_vote(vote);
-    }
+    all_end(&mut bench, 1);
     assert_eq!((bench.engine.epoch(), bench.engine.timers.failing), (2, false));
     let mut on = (bench.genesis, 0);
     for (epoch, is_for_one) in [(2, false), (3, false), (4, true), (5, true)] {
@@ -163,10 +162,7 @@ fn whoever_lost_its_log_votes_again_for_what_its_signer_remembers() {
     let rival = bench.block(genesis, genesis, 5);
     let said = votes(&bench.apply(&rival, false));
     assert_eq!(said, [(lost.0, 5, None)], "not for the rival, but that it is in this epoch");
-    for voter in 0..4 {
-        let vote = bench.vote(voter, bench.genesis, 0, 5);
-        bench.give_vote(vote);
-    }
+    all_end(&mut bench, 5);
     let later = bench.block(genesis, genesis, 6);
     assert_eq!(votes(&bench.apply(&later, false)).first().map(|vote| vote.0), Some(later.header.hash()));
     // What the log remembers is not forgotten for less.
